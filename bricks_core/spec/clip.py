@@ -1,0 +1,76 @@
+"""Clip: videos become single-shot clips, and one picture of each."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from bricks_core.spec.strict import Row, Strict
+
+
+class ClipSpec(Strict):
+    """Where shots end, how long a clip may be, and how it is written."""
+
+    adaptive_threshold: float = Field(3.0, gt=0)
+    """PySceneDetect's AdaptiveDetector: how far a frame's change stands above its neighbours' to be a cut."""
+    content_threshold: float = Field(27.0, gt=0)
+    """PySceneDetect's ContentDetector: how much a frame changes to be a cut."""
+    min_frames: int = Field(15, ge=2)
+    """A shorter shot is dropped, with a reason."""
+    max_frames: int = Field(200, ge=2)
+    """A longer shot is split into even pieces."""
+    crf: int = Field(18, ge=0, le=51)
+    """x264's quality: lower is better and larger."""
+    preset: Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow"] = "veryfast"
+    """x264's effort."""
+
+    @model_validator(mode="after")
+    def _splittable(self) -> Self:
+        if self.max_frames < 2 * self.min_frames - 1:
+            raise ValueError(
+                f"max_frames {self.max_frames} is too near min_frames {self.min_frames}: a shot one frame longer than "
+                f"the longest clip has no even split. Set max_frames to {2 * self.min_frames - 1} or more."
+            )
+        return self
+
+
+class Shot(Row):
+    """A stretch of a video between two cuts, or an even piece of a long one; kept ones are clips of the same id."""
+
+    video_id: str
+    first_frame: int
+    end_frame: int
+    """One past the last; frames count in the order a decoder delivers them."""
+    state: Literal["clip", "dropped"]
+    reason: str = ""
+
+
+class Clip(Row):
+    """A kept shot, cut into a file of its own: H.264, upright, the source's size, no sound."""
+
+    video_id: str
+    first_frame: int
+    end_frame: int
+    num_frames: int
+    width_px: int
+    height_px: int
+    fps: float
+    key: str
+    """The file, relative to the artifact."""
+    size_bytes: int
+    sha256: str
+
+
+class Image(Row):
+    """The middle frame of a clip, so that the model learns how things look."""
+
+    clip_id: str
+    video_id: str
+    frame: int
+    """Counted in the video."""
+    width_px: int
+    height_px: int
+    key: str
+    size_bytes: int
+    sha256: str

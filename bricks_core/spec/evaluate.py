@@ -1,0 +1,48 @@
+"""Evaluate: the same prompts, seeds and noise at chosen checkpoints, and the report."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from bricks_core.spec.strict import Row, Strict
+
+
+class EvaluateSpec(Strict):
+    """What is asked of the model, and of which checkpoints."""
+
+    prompts: list[str] = Field(min_length=1)
+    seed: int = Field(42, ge=0)
+    """The noise of prompt i comes from (seed, i): the same for every checkpoint."""
+    num_frames: int = Field(16, ge=1)
+    resolution: str = "360p"
+    """One of latents.resolutions."""
+    aspect: str = "0.56"
+    """Height / width, as the resolution's table names it; not used where the resolution is one size."""
+    fps: float = Field(8.0, gt=0)
+    """The rate the model is told, and the videos' own."""
+    sampler: Literal["dpm-solver++", "iddpm"] = "dpm-solver++"
+    """iddpm is the reference's 100-step chain; dpm-solver++ needs a quarter of the steps."""
+    num_sampling_steps: int = Field(25, ge=1, le=1000)
+    guidance_scale: float = Field(7.0, ge=0)
+    guided_channels: Literal[3, 4] = 4
+    """3 leaves the fourth latent channel unguided, as the reference does."""
+    num_checkpoints: int = Field(5, ge=2)
+    """Columns of a panel: the base model, the last checkpoint, and evenly spaced ones between."""
+    weights: list[Literal["raw", "ema"]] = Field(["raw", "ema"], min_length=1)
+    batch_size: int = Field(4, ge=1)
+    """Prompts sampled together; the samples do not depend on it."""
+
+
+class Sample(Row):
+    """One generated video."""
+
+    prompt_index: int
+    prompt: str
+    step: int
+    weights: Literal["raw", "ema"]
+    seed: int
+    video_key: str
+    strip_key: str
+    """Its frames side by side, as a JPEG."""

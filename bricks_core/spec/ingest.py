@@ -1,0 +1,77 @@
+"""Ingest: your films become `Video` rows."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from bricks_core.spec.strict import Row, Strict
+
+
+class Source(Strict):
+    """Where films come from, and what you may do with them."""
+
+    path: str
+    """A file, a folder (searched through) or s3://bucket/prefix; a relative path starts where bricks is run."""
+    licence: str = "unknown"
+    """The films' licence, in SPDX's words where it has one (CC-BY-4.0). Never guessed: unknown unless you say so."""
+    credit: str = ""
+    """Whom to name, as the licence asks."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_path(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
+
+
+class IngestSpec(Strict):
+    """Which films, and how patiently each is read."""
+
+    sources: list[Source] = Field(min_length=1)
+    """Each one a path, or a mapping of path, licence and credit."""
+    min_side_px: int = Field(64, ge=16)
+    """A video whose shorter side is below this is left out, with a reason."""
+    decode_timeout_s: float = Field(600, gt=0)
+    """A video that takes longer to decode is left out, with a reason."""
+    decode_memory_bytes: int = Field(4 << 30, ge=256 << 20)
+    """A decoder that wants more is stopped, and its video left out, with a reason."""
+
+
+VideoState = Literal["ok", "damaged", "unreadable", "unusable"]
+
+
+class Video(Row):
+    """One film as found. ok and damaged ones go on to the clip stage; damaged ones as far as they can be read."""
+
+    name: str
+    """Path within its source."""
+    source: str
+    """The source's path as the run file gives it."""
+    licence: str
+    credit: str
+    sha256: str
+    size_bytes: int
+    state: VideoState
+    reason: str = ""
+    """Why it is not ok: one sentence."""
+    container: str = ""
+    codec: str = ""
+    pixel_format: str = ""
+    stream_index: int = -1
+    """The video stream used: the one with most pixels."""
+    width_px: int = 0
+    """Upright, that is, after rotation."""
+    height_px: int = 0
+    rotation_deg: int = 0
+    num_frames: int = 0
+    """Frames a decoder really delivers, the corrupt ones included."""
+    num_corrupt_frames: int = 0
+    fps: float = 0.0
+    """Mean rate, from timestamps."""
+    variable_frame_rate: bool = False
+    duration_s: float = 0.0
+    colour_primaries: str = ""
+    colour_transfer: str = ""
+    colour_range: str = ""
+    hdr: bool = False

@@ -1,0 +1,189 @@
+"""The run file: one YAML that says the whole path, on a laptop as on a cluster."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from bricks_core.errors import SpecError, nearest
+from bricks_core.spec.caption import CaptionSpec
+from bricks_core.spec.clip import ClipSpec
+from bricks_core.spec.evaluate import EvaluateSpec
+from bricks_core.spec.ingest import IngestSpec
+from bricks_core.spec.latents import LatentsSpec
+from bricks_core.spec.score import ScoreSpec
+from bricks_core.spec.stages import STAGES
+from bricks_core.spec.strict import Strict
+from bricks_core.spec.train import TrainSpec
+
+
+class Metadata(Strict):
+    """Kubernetes' object metadata, as far as a run uses it."""
+
+    name: str = Field(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", max_length=30)
+    """Names the run. Lower-case letters, digits and dashes, at most 30, as Kubernetes wants it."""
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+
+
+class TrackingSpec(Strict):
+    """Where the numbers also go. Changes nothing that is computed, and is not part of any digest."""
+
+    wandb: Literal["auto", "offline", "off"] = "auto"
+    """auto: to W&B when logged in, else to files that `wandb sync` sends later."""
+    wandb_project: str = "bricks"
+
+
+class RunSpec(Strict):
+    """The stages' settings. Whatever is not written has its default."""
+
+    ingest: IngestSpec
+    clip: ClipSpec = ClipSpec()
+    score: ScoreSpec = ScoreSpec()
+    caption: CaptionSpec = CaptionSpec()
+    latents: LatentsSpec = LatentsSpec()
+    train: TrainSpec | None = None
+    evaluate: EvaluateSpec | None = None
+    tracking: TrackingSpec = TrackingSpec()
+
+
+class BrickRun(Strict):
+    """A run: `bricks run FILE` on one machine, `kubectl apply -f FILE` on a cluster."""
+
+    apiVersion: Literal["bricks.dev/v1alpha1"]  # noqa: N815 (Kubernetes' spelling)
+    kind: Literal["BrickRun"]
+    metadata: Metadata
+    spec: RunSpec
+
+    @property
+    def name(self) -> str:
+        return self.metadata.name
+
+    def stage_spec(self, stage: str) -> Strict:
+        """The settings of one stage.
+
+        Raises:
+            SpecError: the run file has no such section, and it has no default.
+        """
+        section = getattr(self.spec, stage)
+        if section is None:
+            raise SpecError(
+                f"Run {self.name} has no spec.{stage}: write one (k8s/runs/quickstart.yaml shows it), or stop before it "
+                f"with --until {_before(stage)}."
+            )
+        return section
+
+
+def load_run(file: Path, overrides: list[str] | None = None) -> BrickRun:
+    """Read and check a run file. `overrides` are field=value pairs such as train.held_out.num_samples=8.
+
+    Raises:
+        SpecError: with the place of every mistake, and the nearest right word where there is one.
+    """
+    try:
+        document = yaml.safe_load(file.read_text())
+    except FileNotFoundError:
+        raise SpecError(f"{file} is not there; k8s/runs/quickstart.yaml is a run file to start from.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{file} cannot be read: {error}.") from None
+    except yaml.YAMLError as error:
+        raise SpecError(f"{file} is not YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(document, dict):
+        raise SpecError(f"{file} holds no run: it must begin with apiVersion, kind, metadata and spec.")
+    for override in overrides or []:
+        _override(document, override)
+    try:
+        return BrickRun.model_validate(document)
+    except ValidationError as error:
+        mistakes = [_sentence(detail) for detail in error.errors()]
+        raise SpecError("\n".join(f"{file}: {mistake}" for mistake in mistakes)) from None
+
+
+def run_schema() -> str:
+    """The run file's JSON schema, as committed in docs/brickrun.schema.json, for editors and for the cluster."""
+    return json.dumps(BrickRun.model_json_schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+def _before(stage: str) -> str:
+    names = list(STAGES)
+    return names[names.index(stage) - 1]
+
+
+def _override(document: dict[str, Any], override: str) -> None:
+    """Set one field of the document in place; list places are numbers, as in train.phases.0.steps=50."""
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise SpecError(f"--set {override} says nothing: write field=value, as in --set train.held_out.num_samples=8.")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SpecError(f"--set {override}: the value is not YAML: {' '.join(str(error).split())}.") from None
+    names = path.split(".")
+    place: Any = document if names[0] in {"metadata", "spec"} else document.setdefault("spec", {})
+    for depth, name in enumerate(names):
+        last = depth == len(names) - 1
+        if isinstance(place, list):
+            if not name.isdigit() or int(name) >= len(place):
+                raise SpecError(
+                    f"--set {override}: {'.'.join(names[:depth])} has places 0 to {len(place) - 1}, not {name}."
+                )
+            if last:
+                place[int(name)] = value
+            else:
+                place = place[int(name)]
+        elif isinstance(place, dict):
+            if last:
+                place[name] = value
+            else:
+                place = place.setdefault(name, {})
+        else:
+            raise SpecError(f"--set {override}: {'.'.join(names[:depth])} is a value and has nothing below it.")
+
+
+def _sentence(detail: ErrorDetails) -> str:
+    """One mistake of the run file in words a person can act on."""
+    place = ".".join(str(part) for part in detail["loc"] if part not in _DISCRIMINATORS)
+    if detail["type"] == "extra_forbidden":
+        known = _fields_at(detail["loc"][:-1])
+        name = str(detail["loc"][-1])
+        return f'unknown key "{place}"{nearest(name, known)}; known here: {", ".join(known)}.'
+    if detail["type"] == "missing":
+        return f"{place} is missing."
+    message = detail["msg"].removeprefix("Value error, ")
+    return f"{place} = {detail['input']!r}: {message}" if _is_short(detail["input"]) else f"{place}: {message}"
+
+
+_DISCRIMINATORS = ("constant", "cosine_constant", "one_cycle")
+
+
+def _is_short(value: Any) -> bool:
+    return isinstance(value, str | int | float | bool) and len(str(value)) <= 60
+
+
+def _fields_at(place: tuple[int | str, ...]) -> list[str]:
+    """The keys a run file may have at a place, found by walking the JSON schema."""
+    schema = BrickRun.model_json_schema()
+    node: dict[str, Any] = schema
+    for part in place:
+        if part in _DISCRIMINATORS:
+            node = _resolve(schema, {"$ref": node.get("discriminator", {}).get("mapping", {}).get(part, "")})
+        elif isinstance(part, int):
+            node = _resolve(schema, node.get("items", {}))
+        else:
+            node = _resolve(schema, node.get("properties", {}).get(part, {}))
+    return list(node.get("properties", {}))
+
+
+def _resolve(schema: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
+    """Follow a reference; of "this or null", take this."""
+    for choice in node.get("anyOf", []):
+        if "$ref" in choice:
+            return _resolve(schema, choice)
+    if "$ref" not in node:
+        return node
+    return schema["$defs"].get(node["$ref"].rpartition("/")[2], {})

@@ -1,0 +1,65 @@
+"""Score: clips get numbers; the run's filter keeps or drops by them; the held-out split is drawn."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from bricks_core.spec.strict import Row, Strict
+
+
+class Filter(Strict):
+    """What is kept. Every clip keeps its scores; a dropped one carries each reason."""
+
+    min_motion: float = Field(12.0, ge=0)
+    """Motion is the 90th percentile over neighbouring frames of the largest mean change of a block (of 255)."""
+    min_motion_percentile: float = Field(0.0, ge=0, le=100)
+    """Also drop the stillest clips of this data set, up to this percentile."""
+    min_sharpness_percentile: float = Field(0.0, ge=0, le=100)
+    """Drop the most blurred clips of this data set, up to this percentile."""
+    min_brightness: float = Field(8.0, ge=0, le=255)
+    """Mean luma; below it a clip is called black."""
+    max_brightness: float = Field(247.0, ge=0, le=255)
+    """Above it a clip is called white."""
+    max_plain_share: float = Field(0.8, ge=0, le=1)
+    """Share of pixels near the median luma: title cards and empty pictures are above it."""
+    max_duplicate_frame_share: float = Field(0.9, ge=0, le=1)
+    """Share of frames that repeat the one before: held pictures of stop motion are fine, a still is not."""
+    max_near_duplicate_distance: float = Field(10.0, ge=0, le=64)
+    """Bits between the perceptual hashes of two clips; at or below it the later one is dropped. 0 keeps all but equals."""
+
+
+class ScoreSpec(Strict):
+    """How clips are judged."""
+
+    filter: Filter = Filter()
+    held_out_share: float = Field(0.1, ge=0, lt=1)
+    """Share of source videos kept from training, to measure the loss on; whole videos, so that no scene is on both sides."""
+    split_seed: int = 0
+
+
+class Score(Row):
+    """The scores of the clip of the same id, and what the filter made of them."""
+
+    video_id: str
+    motion: float
+    motion_x: float
+    """Mean displacement, in frame widths per second; positive is to the right."""
+    motion_y: float
+    """In frame heights per second; positive is down."""
+    sharpness: float
+    """Variance of the Laplacian of luma at 320 pixels of width."""
+    brightness: float
+    contrast: float
+    plain_share: float
+    duplicate_frame_share: float
+    picture_fps: float
+    """Rate of new pictures: stop motion held for two frames has half its file's fps."""
+    perceptual_hash: list[str]
+    """64 bits in hexadecimal, for the frames at 20, 50 and 80 %."""
+    duplicate_of: str = ""
+    """The clip that this one repeats."""
+    state: Literal["kept", "dropped"]
+    reasons: list[str]
+    split: Literal["train", "held_out"]

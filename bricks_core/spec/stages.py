@@ -1,0 +1,73 @@
+"""The stages, their order, and what each reads. A stage's name is its address everywhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bricks_core.errors import UsageError, nearest
+from bricks_core.spec.caption import Caption
+from bricks_core.spec.clip import Clip, Image, Shot
+from bricks_core.spec.evaluate import Sample
+from bricks_core.spec.ingest import Video
+from bricks_core.spec.latents import Latent
+from bricks_core.spec.score import Score
+from bricks_core.spec.strict import Row
+from bricks_core.spec.train import BucketLossRow, CheckpointRow, HeldOutRow, StepRow
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage as the contract knows it."""
+
+    name: str
+    version: int
+    """Raised when the same question would get another answer: every later artifact then has a new address."""
+    needs: tuple[str, ...]
+    """Stages whose artifacts it reads."""
+    tables: dict[str, type[Row]]
+    """Its tables, by name, and what their rows are."""
+    sharded: bool
+    """Its work is cut into items that any shard can do alone."""
+
+
+STAGES: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        Stage("ingest", 1, (), {"videos": Video}, sharded=True),
+        Stage("clip", 1, ("ingest",), {"shots": Shot, "clips": Clip, "images": Image}, sharded=True),
+        Stage("score", 1, ("clip",), {"scores": Score}, sharded=True),
+        Stage("caption", 1, ("clip", "score"), {"captions": Caption}, sharded=True),
+        Stage("latents", 1, ("clip", "score", "caption"), {"latents": Latent}, sharded=True),
+        Stage(
+            "train",
+            1,
+            ("latents",),
+            {"steps": StepRow, "bucket_losses": BucketLossRow, "held_out": HeldOutRow, "checkpoints": CheckpointRow},
+            sharded=False,
+        ),
+        Stage(
+            "evaluate",
+            1,
+            ("ingest", "clip", "score", "caption", "latents", "train"),
+            {"samples": Sample},
+            sharded=False,
+        ),
+    )
+}
+
+
+def stage_named(name: str) -> Stage:
+    """The stage of that name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if name not in STAGES:
+        raise UsageError(f'There is no stage "{name}"{nearest(name, STAGES)}: {" ".join(STAGES)}.')
+    return STAGES[name]
+
+
+def until(name: str | None) -> list[Stage]:
+    """The stages up to and with the named one; all of them when none is named."""
+    stages = list(STAGES.values())
+    return stages if name is None else stages[: stages.index(stage_named(name)) + 1]

@@ -1,0 +1,20 @@
+"""The two kinds of models that the contract is made of."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Strict(BaseModel):
+    """A part of the run file: frozen, and a key it does not know is refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Row(BaseModel):
+    """A row of a table. Its fields are the table's columns, their types the columns' types (storage/tables.py)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    id: str
+    """Names the row for good; made from content, so the same thing has the same id everywhere."""

@@ -1,0 +1,211 @@
+"""Train: latents become a fine-tuned STDiT2, through phases, with checkpoints that hold everything."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from bricks_core.spec.strict import Row, Strict
+
+
+class ModelSpec(Strict):
+    """STDiT2's size. The defaults are Open-Sora 1.1's STDiT2-XL/2, 0.77 billion parameters."""
+
+    hidden_size: int = Field(1152, multiple_of=12)
+    depth: int = Field(28, ge=1)
+    num_heads: int = Field(16, ge=1)
+    mlp_ratio: float = Field(4.0, gt=0)
+    input_sq_size_px: int = Field(512, ge=8)
+    """Pixel size at which the position embedding has its natural scale."""
+
+    @model_validator(mode="after")
+    def _whole_heads(self) -> Self:
+        if self.hidden_size % self.num_heads or (self.hidden_size // self.num_heads) % 2:
+            raise ValueError(
+                f"hidden_size {self.hidden_size} does not split into {self.num_heads} heads of even width."
+            )
+        return self
+
+
+class TrainBucket(Strict):
+    """Samples of one shape that every step of a phase takes together.
+
+    latents  (batch_size, 4, num_frames, height_px / 8, width_px / 8)
+    """
+
+    num_frames: int = Field(ge=1)
+    """1 takes the images."""
+    resolution: str
+    """One of latents.resolutions."""
+    frame_interval: int = Field(1, ge=1)
+    """Every how many frames of a clip one is taken; the model is told the rate that results."""
+    batch_size: int = Field(ge=1)
+    """Samples per step over all processes, so that the run file does not depend on their number."""
+    micro_batch_size: int | None = Field(None, ge=1)
+    """At most this many at once in one process, for memory; the gradients of a step are the same."""
+
+
+class Constant(Strict):
+    """One learning rate from first to last."""
+
+    kind: Literal["constant"] = "constant"
+    lr: float = Field(gt=0)
+
+
+class CosineConstant(Strict):
+    """Cosine from min_lr up to lr, then constant: the reference's 64-frame run, which spares the optimizer a shock."""
+
+    kind: Literal["cosine_constant"] = "cosine_constant"
+    lr: float = Field(gt=0)
+    min_lr: float = Field(1e-7, ge=0)
+    warmup_steps: int = Field(ge=0)
+
+
+class OneCycle(Strict):
+    """Cosine from min_lr up to max_lr, then cosine down to lr: the reference's 32-frame run."""
+
+    kind: Literal["one_cycle"] = "one_cycle"
+    min_lr: float = Field(1e-7, ge=0)
+    max_lr: float = Field(gt=0)
+    lr: float = Field(gt=0)
+    warmup_steps: int = Field(ge=0)
+    cooldown_steps: int = Field(ge=0)
+
+
+Schedule = Annotated[Constant | CosineConstant | OneCycle, Field(discriminator="kind")]
+
+
+class Phase(Strict):
+    """A stretch of training with its own data, buckets and learning rate."""
+
+    name: str
+    steps: int = Field(ge=1)
+    buckets: list[TrainBucket] = Field(min_length=1)
+    schedule: Schedule
+
+
+class MaskRatios(Strict):
+    """How often which frames of a sample stay clean, so that the model also learns to continue and to connect.
+
+    The rest of the samples has none. Numbers as in Open-Sora 1.1's recipe.
+    """
+
+    quarter_random: float = Field(0.025, ge=0, le=1)
+    quarter_head: float = Field(0.025, ge=0, le=1)
+    quarter_tail: float = Field(0.025, ge=0, le=1)
+    quarter_head_tail: float = Field(0.05, ge=0, le=1)
+    image_random: float = Field(0.025, ge=0, le=1)
+    image_head: float = Field(0.025, ge=0, le=1)
+    image_tail: float = Field(0.025, ge=0, le=1)
+    image_head_tail: float = Field(0.05, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _at_most_all(self) -> Self:
+        total = sum(self.model_dump().values())
+        if total > 1 + 1e-9:
+            raise ValueError(f"mask_ratios add up to {total:g}; they are shares of the samples, at most 1 together.")
+        return self
+
+
+class HeldOutSpec(Strict):
+    """The loss that tells: on videos kept from training, at fixed timesteps, with fixed noise."""
+
+    every_steps: int = Field(250, ge=1)
+    """Also before the first step and after the last."""
+    num_samples: int = Field(32, ge=1)
+    """Per bucket, at most."""
+    num_timestep_bins: int = Field(5, ge=1, le=100)
+    """The 1,000 timesteps are cut into this many bins."""
+    timesteps_per_bin: int = Field(2, ge=1)
+    batch_size: int = Field(8, ge=1)
+
+
+class TrainSpec(Strict):
+    """What is trained, on which buckets, for how long."""
+
+    model: ModelSpec = ModelSpec()
+    init_from: str = ""
+    """Weights to begin with: a safetensors file, a folder with one, or a checkpoint's key in the store. Empty: random."""
+    phases: list[Phase] = Field(min_length=1)
+    seed: int = Field(42, ge=0)
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    """Of activations; weights, moments, EMA and loss are float32."""
+    caption_dropout: float = Field(0.1, ge=0, le=1)
+    """Share of samples whose caption is replaced by the null caption: what guidance needs."""
+    mask_ratios: MaskRatios | None = MaskRatios()
+    """null trains without masks."""
+    beta1: float = Field(0.9, ge=0, lt=1)
+    beta2: float = Field(0.999, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0)
+    gradient_clip: float = Field(1.0, gt=0)
+    """Largest global L2 norm of a step's gradients."""
+    ema_horizon_share: float = Field(0.1, gt=0, le=1)
+    """The EMA forgets over this share of the run's steps, so that a short run's EMA is not still the base model."""
+    activation_checkpointing: bool = False
+    """Recompute each block in the backward pass: less memory, a third more work."""
+    held_out: HeldOutSpec = HeldOutSpec()
+    checkpoint_every_steps: int = Field(250, ge=1)
+    """Also before the first step and after the last. Each keeps weights and EMA; the newest also the optimizer."""
+    log_every_steps: int = Field(10, ge=1)
+
+    @property
+    def num_steps(self) -> int:
+        return sum(phase.steps for phase in self.phases)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        names = [phase.name for phase in self.phases]
+        if len(set(names)) != len(names):
+            raise ValueError(f"two phases are called the same in {names}.")
+        for phase in self.phases:
+            shapes = [(b.num_frames, b.resolution, b.frame_interval) for b in phase.buckets]
+            if len(set(shapes)) != len(shapes):
+                raise ValueError(f"phase {phase.name} has the same bucket twice; give one of them a larger batch_size.")
+        return self
+
+
+class StepRow(Row):
+    """A logged training step."""
+
+    step: int
+    """Steps done when it was taken: the first is 0."""
+    phase: str
+    loss: float
+    mse: float
+    vb: float
+    learning_rate: float
+    gradient_norm: float
+    num_samples: int
+
+
+class BucketLossRow(Row):
+    """The training loss of one bucket in a logged step."""
+
+    step: int
+    bucket: str
+    loss: float
+
+
+class HeldOutRow(Row):
+    """Held-out loss of one bucket in one bin of timesteps."""
+
+    step: int
+    weights: Literal["raw", "ema"]
+    bucket: str
+    first_timestep: int
+    end_timestep: int
+    loss: float
+    mse: float
+    vb: float
+    num_samples: int
+
+
+class CheckpointRow(Row):
+    """A checkpoint of the run; its id is its folder, relative to the artifact."""
+
+    step: int
+    phase: str
+    weights_key: str
+    ema_key: str
+    state_key: str
