@@ -1,0 +1,214 @@
+"""Where artifacts live: a folder or `s3://bucket/prefix`, behind one small class; and the sources they are made from.
+
+This file is the contract; `folder.py` and `s3.py` are the two ways to keep it. Both promise:
+
+- An object appears whole or not at all, also when the writer is killed or the power goes.
+- `put(..., if_absent=True)` has exactly one winner, however many try at once.
+- Every failure is one of `errors.py`, in one sentence: what, where, how to mend it.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import unquote
+
+from bricks_core.errors import SpecError
+from bricks_core.spec.manifest import StoredObject
+
+MAX_KEY_BYTES = 1024  # S3's limit, prefix included
+MAX_PART_BYTES = 255  # NAME_MAX of every common file system
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
+
+
+class Entry(NamedTuple):
+    """An object as a listing shows it."""
+
+    key: str
+    size_bytes: int
+    etag: str
+    """Changes when the content does (S3: its ETag; folder: size, times and inode). Only ever compare it."""
+
+
+class Store(ABC):
+    """Objects by key. Safe to use from many threads; a copy sent to another process opens the same place anew.
+
+    A key is a relative path with `/` between its parts, in any script (spaces and the like are fine). Parts that begin
+    with a dot belong to the store itself. A key cannot be the folder of another one (`a` and `a/b`).
+    """
+
+    uri: str
+    """As given. It never holds a secret: those come from the environment only."""
+
+    @abstractmethod
+    def get(self, key: str) -> bytes:
+        """The content, whole. NoSuchObject when absent."""
+
+    @abstractmethod
+    def put(self, key: str, data: bytes, *, if_absent: bool = False) -> bool:
+        """Write atomically. With `if_absent`: False says that somebody was first, and that nothing was written."""
+
+    @abstractmethod
+    def put_file(self, key: str, path: Path) -> StoredObject:
+        """Write a local file's content atomically, in bounded memory; its sha256 is computed on the way.
+
+        The StoredObject's key is the one given here, from the store's root.
+        """
+
+    @abstractmethod
+    def local(self, key: str, *, sha256: str | None = None) -> AbstractContextManager[Path]:
+        """A local file to read, gone (or not yours any more) at the end of the `with`; never write into it.
+
+        With `sha256`, the content is checked first: AlteredObject names the key. NoSuchObject when absent.
+        """
+
+    @abstractmethod
+    def list(self, prefix: str = "") -> Iterator[Entry]:
+        """All objects whose key begins with `prefix`, sorted by key, in bounded memory. Nothing there: no entries."""
+
+    @abstractmethod
+    def head(self, key: str) -> Entry | None:
+        """The object's entry, or None when there is none."""
+
+    @abstractmethod
+    def delete(self, keys: Iterable[str]) -> int:
+        """Delete them; returns how many keys were given. A key that is not there is as good as deleted."""
+
+    @abstractmethod
+    def sha256(self, key: str) -> str:
+        """sha256 of the content now, in hex; read once, then remembered for as long as the object is unchanged."""
+
+    @abstractmethod
+    def sweep(self) -> int:
+        """Remove what killed writers left behind (never visible, only taking room); returns how many pieces."""
+
+    def __reduce__(self) -> tuple[Callable[[str], Store], tuple[str]]:
+        return open_store, (self.uri,)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.uri}>"
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One file of a source: somebody else's folder or bucket, which we only read."""
+
+    name: str
+    """Relative to the source, `/` between parts; for a source that is one file, that file's name."""
+
+    size_bytes: int
+    uri: str
+    _fingerprint: Callable[[], str] = field(repr=False, compare=False)
+    _sha256: Callable[[], str] = field(repr=False, compare=False)
+    _local: Callable[[], AbstractContextManager[Path]] = field(repr=False, compare=False)
+
+    def fingerprint(self) -> str:
+        """Changes when the content does. Folder: `sha256:...` (read once, then remembered). S3: `etag:...`, unread."""
+        return self._fingerprint()
+
+    def sha256(self) -> str:
+        """sha256 of the content, in hex; read once, then remembered."""
+        return self._sha256()
+
+    def local(self) -> AbstractContextManager[Path]:
+        """A local file to read (S3: downloaded, and removed at the end of the `with`), with the same suffix."""
+        return self._local()
+
+
+def open_store(uri: str) -> Store:
+    """Open a folder (`some/folder`, `file:///some/folder`) or `s3://bucket/prefix`.
+
+    A folder is made by the first `put`, its parent must be there; a bucket must be there. S3's endpoint, keys and
+    region come from the standard AWS_* settings. SpecError: the URI is no such thing.
+    """
+    scheme, rest = _split(uri)
+    if scheme == "s3":
+        from bricks_core.storage.s3 import S3Store  # boto3 takes most of a second to import
+
+        bucket, prefix = split_s3(uri, rest)
+        check_prefix(prefix)
+        return S3Store(uri, bucket, prefix)
+    from bricks_core.storage.folder import FolderStore
+
+    return FolderStore(uri, Path(rest))
+
+
+def list_source(uri: str) -> Iterator[SourceFile]:
+    """The files of a source, sorted by name: a file, a folder with all its folders, or an S3 object or prefix.
+
+    Hidden files and folders (a name beginning with a dot) are left out, and so is what is no regular file.
+    SpecError: nothing is there. StoreDenied, StoreUnavailable: it cannot be read.
+    """
+    scheme, rest = _split(uri)
+    if scheme == "s3":
+        from bricks_core.storage.s3 import source_objects
+
+        bucket, prefix = split_s3(uri, rest)
+        return source_objects(uri, bucket, prefix)
+    from bricks_core.storage.folder import source_files
+
+    return source_files(uri, Path(rest))
+
+
+def check_key(key: str) -> str:
+    """The key itself; SpecError when it is none (see Store)."""
+    parts = key.split("/")
+    if not key or any(not part or part.startswith(".") for part in parts):
+        raise SpecError(
+            f"{key!r} is no key for a store: it needs parts with one slash between them, none of them empty or "
+            "beginning with a dot."
+        )
+    try:
+        too_long = len(key.encode()) > MAX_KEY_BYTES or any(len(part.encode()) > MAX_PART_BYTES for part in parts)
+    except UnicodeEncodeError:
+        raise SpecError(f"{key!r} is no key for a store: it is not valid Unicode. Rename it.") from None
+    if too_long:
+        raise SpecError(
+            f"{key!r} is too long a key for a store: a part has at most {MAX_PART_BYTES} bytes, "
+            f"the whole {MAX_KEY_BYTES}. Shorten it."
+        )
+    if not key.isprintable() and any(ord(letter) < 0x20 or 0x7F <= ord(letter) < 0xA0 for letter in key):
+        raise SpecError(f"{key!r} is no key for a store: it holds a control character. Rename it.")
+    return key
+
+
+def check_prefix(prefix: str) -> str:
+    """The prefix itself; SpecError when no key can begin so."""
+    if prefix:
+        check_key(prefix.removesuffix("/"))
+    return prefix
+
+
+def split_s3(uri: str, rest: str) -> tuple[str, str]:
+    """`bucket/some/prefix/` -> `("bucket", "some/prefix")`."""
+    bucket, _, prefix = rest.partition("/")
+    if "@" in bucket:  # not shown: what stands before the @ is a secret
+        raise SpecError(
+            "An s3:// address must not hold keys (there is an @ in its bucket): "
+            "give them as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment."
+        )
+    if not _BUCKET.fullmatch(bucket):
+        raise SpecError(f"{uri!r} names no bucket: write s3://bucket/prefix.")
+    return bucket, prefix.strip("/")
+
+
+def _split(uri: str) -> tuple[str, str]:
+    """-> ("s3", "bucket/prefix") or ("file", path)."""
+    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", uri)
+    if match is None:
+        if not uri or "\0" in uri:
+            raise SpecError(f"{uri!r} is no place: write a folder, file:///folder or s3://bucket/prefix.")
+        return "file", str(Path(uri).expanduser())
+    scheme, rest = match[1].lower(), uri[match.end() :]
+    if scheme == "s3":
+        return "s3", rest
+    path = unquote(rest.removeprefix("localhost"))
+    if scheme == "file" and path.startswith("/") and "\0" not in path:
+        return "file", path
+    shown = re.sub(r"//[^/@]*@", "//", uri)
+    raise SpecError(f"{shown!r} is no place known here: write a folder, file:///folder or s3://bucket/prefix.")
