@@ -118,6 +118,9 @@ class FolderStore(Store):
         with told(self._path(key), "read", key):
             return sha256_of_file(self._path(key))
 
+    def known_sha256(self, entry: Entry) -> str | None:
+        return self.sha256(entry.key)
+
     def sweep(self) -> int:
         num_removed = 0
         for folder, _, names in os.walk(self._root):

@@ -17,9 +17,7 @@ from pathlib import Path
 
 SETTLED_S = 3.0  # the coarsest grain of a file time in use is FAT's 2 s
 _LOCK_WAIT_S = 2.0
-_SCHEMA = (
-    "CREATE TABLE IF NOT EXISTS sha256 (name TEXT PRIMARY KEY, state TEXT NOT NULL, hex TEXT NOT NULL) WITHOUT ROWID"
-)
+_COLUMNS = "name TEXT PRIMARY KEY, state TEXT NOT NULL, hex TEXT NOT NULL"
 
 
 def file_state(stat: os.stat_result) -> str:
@@ -74,10 +72,8 @@ class HashCache:
         path = self._path or _default_path()
         path.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(path, timeout=_LOCK_WAIT_S, isolation_level=None)
-        connection.execute(
-            "PRAGMA synchronous = OFF"
-        )  # losing the cache in a power cut costs a second reading, no more
-        connection.execute(_SCHEMA)
+        connection.execute("PRAGMA synchronous = OFF")  # losing it in a power cut costs a second reading, no more
+        connection.execute(f"CREATE TABLE IF NOT EXISTS sha256 ({_COLUMNS}) WITHOUT ROWID")
         return connection
 
     def _start_anew(self) -> None:

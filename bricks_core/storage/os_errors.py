@@ -17,7 +17,7 @@ _SCARCE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN
 
 @contextmanager
 def told(path: Path, doing: str, key: str | None = None) -> Iterator[None]:
-    """Turn an OSError into one of ours. `doing` is a verb: read, write, list, delete. `key`: of the object at `path`."""
+    """Turn an OSError into one of ours. `doing`: read, write, list or delete. `key`: of the object at `path`."""
     try:
         yield
     except OSError as error:
@@ -26,11 +26,7 @@ def told(path: Path, doing: str, key: str | None = None) -> Iterator[None]:
 
 def _explained(error: OSError, path: Path, doing: str, key: str | None) -> BricksError:
     number, why = error.errno, error.strerror or str(error)
-    if (
-        doing == "read"
-        and key is not None
-        and isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError)
-    ):
+    if doing == "read" and key is not None and number in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR):
         return NoSuchObject(key)
     if number in (errno.ENOSPC, errno.EDQUOT):
         whose = "is full" if number == errno.ENOSPC else "has no quota left for you"
@@ -46,7 +42,8 @@ def _explained(error: OSError, path: Path, doing: str, key: str | None) -> Brick
         return StoreDenied(f"Cannot {doing} {path}: the file system is read-only. Remount it, or use another store.")
     if number in (errno.EACCES, errno.EPERM):
         return StoreDenied(
-            f"Cannot {doing} {path}: user {os.geteuid()} has no permission. Change the folder's owner or mode (chown, chmod)."
+            f"Cannot {doing} {path}: user {os.geteuid()} has no permission. "
+            "Change the folder's owner or mode (chown, chmod), or use another one."
         )
     if number == errno.ENAMETOOLONG:
         return SpecError(f"Cannot {doing} {path}: the name is too long for this file system. Shorten it.")
@@ -56,8 +53,8 @@ def _explained(error: OSError, path: Path, doing: str, key: str | None) -> Brick
         return TryLater(f"Cannot {doing} {path}: {why}. Something is used up on this machine; start again later.")
     if number in _AWAY:
         return StoreUnavailable(f"Cannot {doing} {path}: {why}. Is its disk or file server there?")
-    if doing == "write" and isinstance(error, FileExistsError | NotADirectoryError | IsADirectoryError):
+    if doing == "write" and number in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
         return SpecError(f"Cannot write {path}: a file is in the way of a folder, or a folder of a file. Move it away.")
-    if isinstance(error, FileNotFoundError):
+    if number == errno.ENOENT:
         return StoreDenied(f"Cannot {doing} {path}: it, or a folder above it, is not there. Was something unmounted?")
     return StoreUnavailable(f"Cannot {doing} {path}: {why} (error {number}).")

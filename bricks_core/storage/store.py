@@ -84,6 +84,13 @@ class Store(ABC):
         """sha256 of the content now, in hex; read once, then remembered for as long as the object is unchanged."""
 
     @abstractmethod
+    def known_sha256(self, entry: Entry) -> str | None:
+        """sha256 of a listed object where it can be told without a transfer, else None.
+
+        Folder: always, as `sha256` does. S3: when this machine has written or read an object with this very ETag.
+        """
+
+    @abstractmethod
     def sweep(self) -> int:
         """Remove what killed writers left behind (never visible, only taking room); returns how many pieces."""
 
