@@ -1,0 +1,1 @@
+"""Networks: the video transformer, and the encoders around it. They know nothing of stages or storage."""
