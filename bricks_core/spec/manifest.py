@@ -21,7 +21,7 @@ def canonical_json(value: Any) -> bytes:
 
 
 def content_id(*parts: str | int | float) -> str:
-    """16 hexadecimal digits that name a thing by what it is made of. 64 bits: a billion things, one in 37 of a clash."""
+    """16 hexadecimal digits that name a thing by what it is made of. 64 bits: no clash among a billion things."""
     return hashlib.sha256(canonical_json(parts)).hexdigest()[:16]
 
 

@@ -73,7 +73,7 @@ class BrickRun(Strict):
         section = getattr(self.spec, stage)
         if section is None:
             raise SpecError(
-                f"Run {self.name} has no spec.{stage}: write one (k8s/runs/quickstart.yaml shows it), or stop before it "
+                f"Run {self.name} has no spec.{stage}: write one (k8s/runs/quickstart.yaml has it), or stop before it "
                 f"with --until {_before(stage)}."
             )
         return section

@@ -27,7 +27,7 @@ class Filter(Strict):
     max_duplicate_frame_share: float = Field(0.9, ge=0, le=1)
     """Share of frames that repeat the one before: held pictures of stop motion are fine, a still is not."""
     max_near_duplicate_distance: float = Field(10.0, ge=0, le=64)
-    """Bits between the perceptual hashes of two clips; at or below it the later one is dropped. 0 keeps all but equals."""
+    """Bits between the perceptual hashes of two clips: at or below it, the later clip is dropped."""
 
 
 class ScoreSpec(Strict):
@@ -35,7 +35,7 @@ class ScoreSpec(Strict):
 
     filter: Filter = Filter()
     held_out_share: float = Field(0.1, ge=0, lt=1)
-    """Share of source videos kept from training, to measure the loss on; whole videos, so that no scene is on both sides."""
+    """Share of source videos kept from training, to measure the loss on: whole videos, so no scene is on both sides."""
     split_seed: int = 0
 
 

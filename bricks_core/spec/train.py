@@ -126,7 +126,7 @@ class TrainSpec(Strict):
 
     model: ModelSpec = ModelSpec()
     init_from: str = ""
-    """Weights to begin with: a safetensors file, a folder with one, or a checkpoint's key in the store. Empty: random."""
+    """Weights to begin with: a safetensors file, a folder with one, or a key in the store. Empty: random."""
     phases: list[Phase] = Field(min_length=1)
     seed: int = Field(42, ge=0)
     precision: Literal["float32", "bfloat16"] = "bfloat16"

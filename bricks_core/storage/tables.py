@@ -1,0 +1,63 @@
+"""Rows to Parquet and back. A row class is its table's schema; nothing is inferred from the data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bricks_core.errors import CorruptManifest
+from bricks_core.spec.strict import Row
+
+R = TypeVar("R", bound=Row)
+
+ROWS_PER_GROUP = 4096
+_SCALARS = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+
+
+def schema_of(row: type[Row]) -> pa.Schema:
+    """The Parquet schema of a row class: its fields in their order, none of them nullable."""
+    hints = get_type_hints(row)
+    return pa.schema([pa.field(name, _arrow_type(hints[name]), nullable=False) for name in row.model_fields])
+
+
+def write_rows(path: Path, row: type[R], rows: Iterable[R]) -> int:
+    """Write a table, a row group at a time, so that memory does not grow with it. Returns the number of rows.
+
+    The same rows make the same bytes.
+    """
+    schema = schema_of(row)
+    num_rows = 0
+    rows = iter(rows)
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        while group := list(islice(rows, ROWS_PER_GROUP)):
+            writer.write_table(pa.Table.from_pylist([each.model_dump() for each in group], schema=schema))
+            num_rows += len(group)
+    return num_rows
+
+
+def read_rows(path: Path, row: type[R]) -> Iterator[R]:
+    """The rows of a table, a row group at a time.
+
+    Raises:
+        CorruptManifest: the file is not such a table.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(ROWS_PER_GROUP):
+                yield from map(row.model_validate, batch.to_pylist())
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise CorruptManifest(f"{path.name} is no table of {row.__name__} rows: {error}".rstrip(".") + ".") from error
+
+
+def _arrow_type(annotation: Any) -> pa.DataType:
+    origin = get_origin(annotation)
+    if origin is Literal:
+        return pa.string()
+    if origin is list:
+        return pa.list_(pa.field("item", _arrow_type(get_args(annotation)[0]), nullable=False))
+    return _SCALARS[annotation]
