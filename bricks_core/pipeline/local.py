@@ -37,13 +37,11 @@ def run_path(
             # Seen only when it was read, in the middle of a later stage: look at everything again, and mend.
             log.warning("%s Looking for its artifact, to rebuild what is broken.", error)
             _mend_all(run, store, stop_after)
-    raise DataError(
-        f"The store {store.uri} keeps changing what is written to it: after {MAX_REPAIRS} repairs it is broken."
-    )
+    raise DataError(f"{store.uri} alters what is written to it: broken again after {MAX_REPAIRS} repairs.")
 
 
 def run_alone(
-    run: BrickRun, store: Store, stage: str, *, shard: int, num_shards: int, commit: bool | None
+    run: BrickRun, store: Store, stage: str, *, shard: int = 0, num_shards: int = 1, commit: bool = False
 ) -> Manifest | None:
     """Run one stage of a run, or one shard of it.
 
@@ -128,6 +126,9 @@ def _work(run: BrickRun, store: Store, address: Address, shard: int = 0, num_sha
         except BricksError as error:  # a status that cannot be told must not end the work it tells of
             log.debug("no status: %s", error)
 
+    # Says what this run is after, before it is there, so that garbage collection leaves work under way alone.
+    wanted = address.pointer().model_dump_json(indent=1).encode()
+    store.put(f"runs/{run.name}/wanted/{address.stage.name}.json", wanted)
     return Work(
         store=store,
         stage=address.stage,

@@ -1,0 +1,57 @@
+# Everything a person types. Needs Python 3.11 or later, nothing else.
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+RUN ?= k8s/runs/quickstart.yaml
+FILMS := examples/films
+# Two workers with one thread each: the suite's processes would otherwise fight over the cores.
+TEST_WORKERS ?= 2
+
+.PHONY: demo test test-s3 check install films lock schema bench clean help
+
+help:  ## say what there is to make
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+demo: install films  ## generated films -> dataset -> tuned model -> report
+	$(BIN)/bricks run $(RUN)
+
+films: install
+	@$(BIN)/python examples/make_films.py $(FILMS)
+
+test: install  ## the whole suite
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_WORKERS)
+
+test-s3: install  ## the store's tests against Ceph's S3 gateway (Debian, root)
+	OMP_NUM_THREADS=1 BRICKS_TEST_CEPH=1 $(BIN)/pytest tests/storage -m s3
+
+check: install  ## lint, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+install: $(VENV)/installed
+
+# pip takes exactly what requirements.lock says. On Linux, PyPI's torch is the CUDA build (several GB); where you have
+# no GPU, point pip at PyTorch's CPU index first (docs/install.md).
+$(VENV)/installed: pyproject.toml requirements.lock
+	@command -v $(PYTHON) >/dev/null || { echo "Bricks needs Python 3.11: install it, or name another: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV) (two to four minutes the first time)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[dev]'
+	@touch $@
+
+lock: install  ## resolve requirements.lock again
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile --quiet --no-header --no-annotate --extra dev pyproject.toml -o requirements.lock
+	sed -i 's/^\(torch==[0-9.]*\)+.*/\1/' requirements.lock
+
+schema: install  ## write docs/brickrun.schema.json again
+	$(BIN)/bricks schema > docs/brickrun.schema.json
+
+bench: install  ## measure what docs/benchmarks claims, and add dated results
+	for script in benchmarks/*.py; do $(BIN)/python $$script --save || exit 1; done
+
+clean:  ## remove the environment, the films and the store
+	rm -rf $(VENV) $(FILMS) bricks-store

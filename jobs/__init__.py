@@ -1,0 +1,1 @@
+"""The doors: flags in, exit code out, nothing else. Nothing imports this package."""

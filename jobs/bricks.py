@@ -1,0 +1,118 @@
+"""bricks: from a folder of films to a fine-tuned text-to-video model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from jobs.door import DEFAULT_STORE, SetFlag, StoreFlag, VerboseFlag, serve
+
+app = typer.Typer(
+    help=__doc__,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+FileArgument = Annotated[Path, typer.Argument(help="The run's YAML, such as k8s/runs/quickstart.yaml.", metavar="FILE")]
+UntilFlag = Annotated[str | None, typer.Option("--until", help="Stop after this stage.", metavar="STAGE")]
+
+
+@app.command()
+def run(
+    file: FileArgument,
+    store: StoreFlag = DEFAULT_STORE,
+    overrides: SetFlag = [],  # noqa: B006 (typer reads it)
+    until: UntilFlag = None,
+    verbose: VerboseFlag = False,
+) -> None:
+    """Run what is not done yet of a run, and tell what came of it."""
+    from bricks_core.pipeline.local import run_path
+    from bricks_core.pipeline.screen import announce, final_screen
+    from bricks_core.progress import configure_logging
+    from bricks_core.spec.run import load_run
+    from bricks_core.storage.store import open_store
+
+    configure_logging(verbose)
+    loaded = load_run(file, overrides)
+    opened = open_store(store)
+    manifests = run_path(loaded, opened, until, tell=announce)
+    final_screen(file, loaded, opened, manifests)
+
+
+@app.command()
+def plan(
+    file: FileArgument,
+    store: StoreFlag = DEFAULT_STORE,
+    overrides: SetFlag = [],  # noqa: B006 (typer reads it)
+    until: UntilFlag = None,
+    thorough: Annotated[bool, typer.Option("--thorough", help="Read every object to check it.")] = False,
+) -> None:
+    """Say what a run would do and why, and how many clips each training bucket can use."""
+    from bricks_core.pipeline.plan import make_plan
+    from bricks_core.pipeline.screen import plan_screen
+    from bricks_core.spec.run import load_run
+    from bricks_core.storage.store import open_store
+
+    loaded = load_run(file, overrides)
+    opened = open_store(store)
+    plan_screen(loaded, opened, make_plan(loaded, opened, until, thorough=thorough))
+
+
+@app.command()
+def status(
+    name: Annotated[str | None, typer.Argument(help="One run; all when left out.", metavar="RUN")] = None,
+    store: StoreFlag = DEFAULT_STORE,
+) -> None:
+    """Say how far the store's runs have come."""
+    from bricks_core.pipeline.screen import status_screen
+    from bricks_core.storage.store import open_store
+
+    status_screen(open_store(store), name)
+
+
+@app.command()
+def show(
+    artifact: Annotated[str, typer.Argument(help="RUN/STAGE, or STAGE/DIGEST (its first digits do).")],
+    store: StoreFlag = DEFAULT_STORE,
+    rows: Annotated[int, typer.Option(help="Rows to show of each table.", min=0)] = 5,
+    thorough: Annotated[bool, typer.Option("--thorough", help="Read every object to check it.")] = False,
+) -> None:
+    """Show an artifact: its counts and reasons, the head of its tables, and whether it is whole."""
+    from bricks_core.pipeline.screen import artifact_screen
+    from bricks_core.storage.store import open_store
+
+    artifact_screen(open_store(store), artifact, rows, thorough)
+
+
+@app.command()
+def gc(
+    store: StoreFlag = DEFAULT_STORE,
+    delete: Annotated[bool, typer.Option("--delete", help="Really delete; without it, only say.")] = False,
+) -> None:
+    """Find the artifacts that no run reaches any more."""
+    from bricks_core.pipeline.garbage import collect
+    from bricks_core.pipeline.screen import garbage_screen
+    from bricks_core.storage.store import open_store
+
+    garbage_screen(collect(open_store(store), delete=delete), deleted=delete)
+
+
+@app.command()
+def schema() -> None:
+    """Print the run file's JSON schema, for editors."""
+    from bricks_core.spec.run import run_schema
+
+    typer.echo(run_schema(), nl=False)
+
+
+def main() -> NoReturn:
+    serve(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""What every door does the same: flags, logging, signals, and an exit code for every end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from bricks_core.errors import BricksError, Stopped, UsageError
+
+DEFAULT_STORE = "bricks-store"
+
+# typer carries a click of its own; this is its class for a wrong flag, wherever it lives.
+_WrongFlag: type[Exception] = typer.BadParameter.__mro__[1]
+
+StoreFlag = Annotated[
+    str,
+    typer.Option(
+        "--store",
+        envvar="BRICKS_STORE",
+        help="Where artifacts live: a folder or s3://bucket/prefix.",
+        show_default=True,
+        metavar="URI",
+    ),
+]
+SetFlag = Annotated[
+    list[str],
+    typer.Option("--set", help="Override a field: --set caption.max_sentences=3. Repeatable.", metavar="FIELD=VALUE"),
+]
+VerboseFlag = Annotated[bool, typer.Option("--verbose", "-v", help="Tell more on standard error.")]
+
+
+def serve(app: typer.Typer) -> NoReturn:
+    """Run a command line and leave with its exit code: one sentence for what a user can mend, a trace for our bugs."""
+    name = Path(sys.argv[0]).stem
+    try:
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, _stop)
+        app(standalone_mode=False)
+        sys.stdout.flush()
+    except BricksError as error:
+        _leave(error.exit_code, f"{name}: {error}")
+    except _WrongFlag as error:
+        message = getattr(error, "format_message", lambda: str(error))()
+        _leave(UsageError.exit_code, f"{name}: {message.rstrip('.')}. Try {name} --help.")
+    except typer.Exit as error:
+        _leave(error.exit_code)
+    except typer.Abort:
+        _leave(128 + signal.SIGINT)
+    except BrokenPipeError:
+        # Whoever read our output has seen enough (head, less). Not an error; keep Python from flushing into the void.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _leave(0)
+    except Exception:
+        traceback.print_exc()
+        _leave(70, f"{name}: this is a bug in Bricks. Please report it with the lines above.")
+    _leave(0)
+
+
+def stage_door(stage: str, what: str | None) -> Callable[[], NoReturn]:
+    """The door of a stage: python -m jobs.<stage> --run FILE [--shard I --num-shards N | --commit]."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+    @app.command(help=what)
+    def main(
+        run: Annotated[Path, typer.Option("--run", help="The run's YAML.", metavar="FILE")],
+        store: StoreFlag = DEFAULT_STORE,
+        overrides: SetFlag = [],  # noqa: B006 (typer reads it)
+        shard: Annotated[int, typer.Option(help="Which shard, from 0.", min=0, envvar="JOB_COMPLETION_INDEX")] = 0,
+        num_shards: Annotated[int, typer.Option(help="Of how many.", min=1)] = 1,
+        commit: Annotated[bool, typer.Option("--commit", help="Only join finished shards and commit.")] = False,
+        verbose: VerboseFlag = False,
+    ) -> None:
+        from bricks_core.pipeline.local import run_alone
+        from bricks_core.progress import configure_logging
+        from bricks_core.spec.run import load_run
+        from bricks_core.spec.stages import STAGES
+        from bricks_core.storage.store import open_store
+
+        configure_logging(verbose)
+        if shard >= num_shards:
+            raise UsageError(f"--shard {shard} of --num-shards {num_shards} is none: shards count from 0.")
+        if num_shards > 1 and not STAGES[stage].sharded:
+            raise UsageError(f"{stage} is not cut into shards; leave --num-shards out.")
+        loaded = load_run(run, overrides)
+        manifest = run_alone(loaded, open_store(store), stage, shard=shard, num_shards=num_shards, commit=commit)
+        if manifest:
+            typer.echo(f"artifacts/{manifest.stage}/{manifest.digest}")
+
+    return lambda: serve(app)
+
+
+def _stop(signal_number: int, frame: Any) -> None:
+    # Everything is written whole or not at all, so the work can be left at any line.
+    signal.signal(signal_number, signal.SIG_IGN)
+    raise Stopped(signal_number)
+
+
+def _leave(code: int, words: str = "") -> NoReturn:
+    if words:
+        print(words, file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not sys.exit: library threads that never end (a loader, a client's pool) must not keep a finished Job alive.
+    os._exit(code)
