@@ -28,7 +28,7 @@ from bricks_core.errors import (
 from bricks_core.spec.manifest import StoredObject
 from bricks_core.storage.hashes import file_state, sha256_of_file
 from bricks_core.storage.os_errors import told
-from bricks_core.storage.store import Entry, SourceFile, Store, check_key, check_prefix
+from bricks_core.storage.store import Entry, SourceFile, Store, check_key, check_prefix, is_key
 
 _CHUNK_BYTES = 1 << 20
 _OTHER_MACHINES_S = 24 * 3600.0  # nobody pauses for a day while writing an object
@@ -91,7 +91,8 @@ class FolderStore(Store):
     def list(self, prefix: str = "") -> Iterator[Entry]:
         folder, _, beginning = check_prefix(prefix).rpartition("/")
         for found in _walk(self._root / folder, f"{folder}/" if folder else "", beginning):
-            yield Entry(found.name, found.stat.st_size, file_state(found.stat))
+            if is_key(found.name):
+                yield Entry(found.name, found.stat.st_size, file_state(found.stat))
 
     def head(self, key: str) -> Entry | None:
         with told(self._path(key), "read", key):

@@ -23,6 +23,8 @@ from bricks_core.spec.manifest import StoredObject
 
 MAX_KEY_BYTES = 1024  # S3's limit, prefix included
 MAX_PART_BYTES = 255  # NAME_MAX of every common file system
+# Control characters, lone surrogates (a file name that is not UTF-8) and what XML, which S3 speaks, cannot say.
+_UNWRITABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 
 
@@ -164,24 +166,15 @@ def list_source(uri: str) -> Iterator[SourceFile]:
 
 def check_key(key: str) -> str:
     """The key itself; SpecError when it is none (see Store)."""
-    parts = key.split("/")
-    if not key or any(not part or part.startswith(".") for part in parts):
-        raise SpecError(
-            f"{key!r} is no key for a store: it needs parts with one slash between them, none of them empty or "
-            "beginning with a dot."
-        )
-    try:
-        too_long = len(key.encode()) > MAX_KEY_BYTES or any(len(part.encode()) > MAX_PART_BYTES for part in parts)
-    except UnicodeEncodeError:
-        raise SpecError(f"{key!r} is no key for a store: it is not valid Unicode. Rename it.") from None
-    if too_long:
-        raise SpecError(
-            f"{key!r} is too long a key for a store: a part has at most {MAX_PART_BYTES} bytes, "
-            f"the whole {MAX_KEY_BYTES}. Shorten it."
-        )
-    if not key.isprintable() and any(ord(letter) < 0x20 or 0x7F <= ord(letter) < 0xA0 for letter in key):
-        raise SpecError(f"{key!r} is no key for a store: it holds a control character. Rename it.")
+    why = _why_no_key(key)
+    if why is not None:
+        raise SpecError(f"{key!r} is no key for a store: {why}.")
     return key
+
+
+def is_key(key: str) -> bool:
+    """Whether an object found in a store can be one of ours."""
+    return _why_no_key(key) is None
 
 
 def check_prefix(prefix: str) -> str:
@@ -202,6 +195,17 @@ def split_s3(uri: str, rest: str) -> tuple[str, str]:
     if not _BUCKET.fullmatch(bucket):
         raise SpecError(f"{uri!r} names no bucket: write s3://bucket/prefix.")
     return bucket, prefix.strip("/")
+
+
+def _why_no_key(key: str) -> str | None:
+    parts = key.split("/")
+    if not all(parts) or any(part.startswith(".") for part in parts):
+        return "it needs parts with one slash between them, none of them empty or beginning with a dot"
+    if _UNWRITABLE.search(key):
+        return "it holds a control character, or what is no character at all. Rename it"
+    if len(key.encode()) > MAX_KEY_BYTES or any(len(part.encode()) > MAX_PART_BYTES for part in parts):
+        return f"it is too long: a part has at most {MAX_PART_BYTES} bytes, the whole {MAX_KEY_BYTES}. Shorten it"
+    return None
 
 
 def _split(uri: str) -> tuple[str, str]:
