@@ -47,7 +47,7 @@ def serve(app: typer.Typer) -> NoReturn:
     except BricksError as error:
         _leave(error.exit_code, f"{name}: {error}")
     except _WrongFlag as error:
-        message = getattr(error, "format_message", lambda: str(error))()
+        message = str(getattr(error, "message", error))
         _leave(UsageError.exit_code, f"{name}: {message.rstrip('.')}. Try {name} --help.")
     except typer.Exit as error:
         _leave(error.exit_code)

@@ -15,17 +15,15 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from bricks_core.errors import DataError, NoSuchObject, UsageError, nearest
+from bricks_core.pipeline.coverage import bucket_coverage
 from bricks_core.pipeline.garbage import Garbage
 from bricks_core.pipeline.plan import Step, read_pointer
-from bricks_core.spec.clip import Clip
 from bricks_core.spec.manifest import Manifest
 from bricks_core.spec.run import BrickRun
-from bricks_core.spec.score import Score
 from bricks_core.spec.stages import STAGES, Stage, stage_named
 from bricks_core.spec.train import HeldOutRow
 from bricks_core.storage.artifacts import Artifact, artifact_prefix, open_artifact, problems
 from bricks_core.storage.store import Store
-from bricks_core.video.buckets import Coverage, coverage
 
 
 def announce(step: Step) -> None:
@@ -137,37 +135,11 @@ def garbage_screen(garbage: Garbage, *, deleted: bool) -> None:
     if deleted:
         console.print(f"Deleted {num} artifacts, {_bytes(garbage.size_bytes)}; {garbage.num_reached} are in use.")
     else:
-        more = " Delete them with bricks gc --delete." if num else ""
         console.print(
-            f"{num} artifacts, {_bytes(garbage.size_bytes)}, are reached by no run; {garbage.num_reached} are in use.{more}"
+            f"{num} artifacts, {_bytes(garbage.size_bytes)}, are reached by no run; {garbage.num_reached} are in use."
         )
-
-
-def bucket_coverage(run: BrickRun, store: Store, steps: list[Step]) -> tuple[str, Coverage] | None:
-    """How many clips each training bucket can use, from the last stage that knows: its name, and the coverage.
-
-    None while no stage has cut clips.
-    """
-    if run.spec.train is None:
-        return None
-    manifests = {step.address.stage.name: step.manifest for step in steps if step.state == "cached" and step.manifest}
-    if "clip" not in manifests:
-        return None
-    kept = None
-    if "score" in manifests:
-        scores = Artifact(store, manifests["score"]).rows("scores", Score)
-        kept = {score.id for score in scores if score.state == "kept"}
-    clips = (
-        (clip.num_frames, clip.height_px, clip.width_px)
-        for clip in Artifact(store, manifests["clip"]).rows("clips", Clip)
-        if kept is None or clip.id in kept
-    )
-    buckets = {
-        (bucket.num_frames, bucket.resolution, bucket.frame_interval)
-        for phase in run.spec.train.phases
-        for bucket in phase.buckets
-    }
-    return "clip" if kept is None else "score", coverage(clips, sorted(buckets), run.spec.latents.min_scale)
+        if num:
+            console.print("bricks gc --delete deletes them.")
 
 
 def _coverage_screen(console: Console, run: BrickRun, store: Store, steps: list[Step]) -> None:
@@ -207,7 +179,7 @@ def _held_out_screen(console: Console, train: Artifact) -> None:
         before, after = (_mean(losses[weights, step]) for step in (first, last))
         change = (after - before) / before
         console.print(
-            f"Held-out loss, {weights:3} weights  {before:.4f} at step {first} → {after:.4f} at step {last}  ({change:+.1%})",
+            f"Held-out loss, {weights:3}  {before:.4f} at step {first} → {after:.4f} at step {last}  ({change:+.1%})",
             highlight=False,
         )
 
