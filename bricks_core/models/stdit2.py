@@ -102,7 +102,8 @@ class STDiT2Config:
 def sinusoid(value: Tensor) -> Tensor:
     """Scalars as waves of 128 frequencies, cosines first, float32.  (M,) -> (M, 256)  [3]"""
     half = SINUSOID_WIDTH // 2
-    frequency = torch.exp(torch.arange(half, device=value.device, dtype=torch.float32) * (-math.log(10000.0) / half))
+    # In float32 and in this order: at 999 radians another rounding of a frequency shows in the fourth digit.
+    frequency = torch.exp(-math.log(10000.0) * torch.arange(half, device=value.device, dtype=torch.float32) / half)
     angle = value.float()[:, None] * frequency
     return torch.cat([angle.cos(), angle.sin()], dim=-1)
 
