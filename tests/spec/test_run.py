@@ -1,0 +1,103 @@
+"""The run file: what it takes, and what it says when it is wrong."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bricks_core.errors import SpecError
+from bricks_core.spec.run import load_run, run_schema
+
+ROOT = Path(__file__).parents[2]
+
+SMALLEST = {
+    "apiVersion": "bricks.dev/v1alpha1",
+    "kind": "BrickRun",
+    "metadata": {"name": "small"},
+    "spec": {"ingest": {"sources": ["films"]}},
+}
+
+
+@pytest.fixture
+def run_file(tmp_path):
+    def write(document):
+        file = tmp_path / "run.yaml"
+        file.write_text(yaml.safe_dump(document))
+        return file
+
+    return write
+
+
+def wrong(file, *overrides):
+    with pytest.raises(SpecError) as caught:
+        load_run(file, list(overrides))
+    assert caught.value.exit_code == 78
+    return str(caught.value)
+
+
+def test_a_source_may_be_a_bare_path_and_its_licence_is_then_unknown(run_file):
+    source = load_run(run_file(SMALLEST)).spec.ingest.sources[0]
+    assert (source.path, source.licence) == ("films", "unknown")
+
+
+def test_an_unknown_key_is_refused_with_the_nearest_right_one(run_file):
+    document = SMALLEST | {"spec": SMALLEST["spec"] | {"captoin": {}}}
+    assert 'unknown key "spec.captoin" (did you mean "caption"?)' in wrong(run_file(document))
+
+
+def test_an_unknown_key_deep_in_a_list_is_refused_with_the_nearest_right_one(run_file):
+    phase = {"name": "a", "stepps": 3, "steps": 3, "schedule": {"kind": "constant", "lr": 1e-3}, "buckets": []}
+    document = SMALLEST | {"spec": SMALLEST["spec"] | {"train": {"phases": [phase]}}}
+    assert 'unknown key "spec.train.phases.0.stepps" (did you mean "steps"?)' in wrong(run_file(document))
+
+
+def test_an_unknown_key_of_a_schedule_is_named_among_those_of_its_kind(run_file):
+    schedule = {"kind": "cosine_constant", "lr": 1e-3, "warmup_steps": 5, "warmup_step": 5}
+    phase = {"name": "a", "steps": 3, "schedule": schedule, "buckets": [{"num_frames": 1, "resolution": "360p", "batch_size": 1}]}
+    document = SMALLEST | {"spec": SMALLEST["spec"] | {"train": {"phases": [phase]}}}
+    assert 'schedule.warmup_step" (did you mean "warmup_steps"?)' in wrong(run_file(document))
+
+
+def test_every_mistake_is_told_at_once(run_file):
+    message = wrong(run_file(SMALLEST), "clip.min_frames=1", "score.held_out_share=2")
+    assert "spec.clip.min_frames = 1" in message
+    assert "spec.score.held_out_share = 2" in message
+
+
+def test_a_missing_file_says_where_to_start(tmp_path):
+    assert "k8s/runs/quickstart.yaml" in wrong(tmp_path / "nowhere.yaml")
+
+
+@pytest.mark.parametrize("text", ["a: [", "just words", "- a list"])
+def test_a_file_that_is_no_run_is_refused_in_a_sentence(tmp_path, text):
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    assert str(file) in wrong(file)
+
+
+def test_set_overrides_any_field_also_inside_lists(run_file):
+    run = load_run(run_file(SMALLEST), ["clip.min_frames=20", "ingest.sources.0=other", "metadata.name=again"])
+    assert (run.spec.clip.min_frames, run.spec.ingest.sources[0].path, run.name) == (20, "other", "again")
+
+
+@pytest.mark.parametrize("override", ["clip.min_frames", "=3", "ingest.sources.7=x", "metadata.name.x=3", "clip.min_frames=[", "clip.min_frame=3"])
+def test_an_override_that_says_nothing_is_refused_in_a_sentence(run_file, override):
+    assert wrong(run_file(SMALLEST), override)
+
+
+def test_the_caption_stage_needs_a_model_for_openai(run_file):
+    assert "caption.model" in wrong(run_file(SMALLEST), "caption.provider=openai")
+
+
+def test_a_stage_without_a_section_says_what_to_write(run_file):
+    with pytest.raises(SpecError, match="no spec.train.*--until latents"):
+        load_run(run_file(SMALLEST)).stage_spec("train")
+
+
+def test_the_committed_schema_is_fresh():
+    assert (ROOT / "docs/brickrun.schema.json").read_text() == run_schema(), "make schema writes it again"
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "k8s/runs").glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_example_run_is_valid(file):
+    assert load_run(file).name == file.stem
