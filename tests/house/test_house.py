@@ -1,0 +1,74 @@
+"""The house (docs/house.md), checked: every stage has all its rooms, and no room has a name that says nothing."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bricks_core.spec.run import RunSpec
+from bricks_core.spec.stages import STAGES
+
+ROOT = Path(__file__).parents[2]
+NAMES_THAT_SAY_NOTHING = {"utils", "util", "common", "helpers", "helper", "manager", "base", "misc", "core"}
+HEAVY = {"av", "boto3", "cv2", "diffusers", "openai", "pyarrow", "torch", "transformers", "wandb"}
+
+
+def python_files():
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard", "*.py"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    return [Path(line) for line in listed.stdout.splitlines() if (ROOT / line).exists()]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_has_a_room_on_every_floor(stage):
+    rooms = {
+        "door": ROOT / "jobs" / f"{stage}.py",
+        "contract": ROOT / "bricks_core/spec" / f"{stage}.py",
+        "work": ROOT / "bricks_core/stages" / stage / "stage.py",
+        "tests": ROOT / "tests/stages" / stage,
+        "page": ROOT / "docs" / f"{stage}.md",
+    }
+    assert [name for name, path in rooms.items() if not path.exists()] == []
+    assert stage in RunSpec.model_fields
+
+
+def test_no_room_has_a_name_that_says_nothing():
+    parts = {part.removesuffix(".py") for file in python_files() for part in file.parts}
+    assert parts & NAMES_THAT_SAY_NOTHING == set()
+
+
+def test_the_command_line_starts_without_anything_heavy():
+    code = "import sys, jobs.bricks; print(*{name.partition('.')[0] for name in sys.modules})"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert set(loaded.stdout.split()) & HEAVY == set()
+
+
+def test_the_contract_and_the_store_load_no_torch():
+    code = (
+        "import sys, bricks_core.spec.run, bricks_core.storage.work, bricks_core.pipeline.local, "
+        "bricks_core.pipeline.screen; print(*{name.partition('.')[0] for name in sys.modules})"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert set(loaded.stdout.split()) & {"torch", "diffusers", "transformers", "av", "cv2", "wandb", "openai"} == set()
+
+
+def test_every_exit_code_that_a_class_has_is_explained_to_users():
+    from bricks_core import errors
+
+    codes = {
+        value.exit_code for value in vars(errors).values() if isinstance(value, type) and hasattr(value, "exit_code")
+    }
+    page = (ROOT / "docs/exit-codes.md").read_text()
+    assert [code for code in codes if not re.search(rf"^\| {code} ", page, re.M)] == []
+
+
+def test_every_page_named_in_the_readme_and_the_docs_is_there():
+    broken = []
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+            if not (page.parent / link).exists():
+                broken.append(f"{page.relative_to(ROOT)}: {link}")
+    assert broken == []
