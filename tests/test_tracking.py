@@ -1,0 +1,182 @@
+"""W&B gets a copy of the numbers, or it does not; the run goes on either way."""
+
+import json
+import logging
+import math
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from wandb.proto import wandb_internal_pb2
+
+from bricks_core import tracking
+from bricks_core.spec.run import BrickRun
+from bricks_core.tracking import open_tracker, tracking_folder
+
+
+@pytest.fixture(autouse=True)
+def _no_account(monkeypatch, tmp_path):
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    for name in ("WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / name.lower()))
+
+
+def a_run(wandb: str) -> BrickRun:
+    return BrickRun.model_validate(
+        {
+            "apiVersion": "bricks.dev/v1alpha1",
+            "kind": "BrickRun",
+            "metadata": {"name": "walk"},
+            "spec": {"ingest": {"sources": ["films"]}, "tracking": {"wandb": wandb, "wandb_project": "toys"}},
+        }
+    )
+
+
+def records(file: Path):
+    """The records of W&B's offline file: 7 bytes, then LevelDB's log (blocks of 32 KiB, pieces with heads of 7)."""
+    data = file.read_bytes()
+    assert data[:4] == b":W&B"
+    position, message = 7, b""
+    while position + 7 <= len(data):
+        left_in_block = 32768 - position % 32768
+        if left_in_block < 7:
+            position += left_in_block
+            continue
+        _, size, kind = struct.unpack("<IHB", data[position : position + 7])
+        if kind == 0:
+            return
+        message += data[position + 7 : position + 7 + size]
+        position += 7 + size
+        if kind in (1, 4):  # whole, or its last piece
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(message)
+            message = b""
+            yield record
+
+
+def history(folder: Path) -> list[dict]:
+    """What was logged, call by call."""
+    (file,) = folder.glob("wandb/offline-run-*/*.wandb")
+    return [
+        {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+        for record in records(file)
+        if record.WhichOneof("record_type") == "history"
+    ]
+
+
+def numbers_of(rows: list[dict]) -> list[dict]:
+    return [{key: value for key, value in row.items() if not key.startswith("_")} for row in rows]
+
+
+def test_offline_the_numbers_in_the_file_are_the_numbers_that_were_logged_to_the_last_bit(tmp_path):
+    logged = [(step, {"train/loss": math.pi / (step + 1), "train/learning_rate": 1e-7 * step}) for step in range(5)]
+    tracker = open_tracker(a_run("offline"), "train", tmp_path)
+    for step, numbers in logged:
+        tracker.log(step, numbers)
+    tracker.finish()
+    assert numbers_of(history(tmp_path)) == [{"step": step, **numbers} for step, numbers in logged]
+
+
+def test_after_a_resume_earlier_steps_are_logged_again_and_none_is_dropped(tmp_path):
+    tracker = open_tracker(a_run("offline"), "train", tmp_path)
+    for step in (0, 10, 20, 10, 20, 30):
+        tracker.log(step, {"loss": float(step)})
+    tracker.finish()
+    assert [row["step"] for row in history(tmp_path)] == [0, 10, 20, 10, 20, 30]
+
+
+def test_pictures_are_copied_so_that_theirs_may_go(tmp_path):
+    picture = tmp_path / "panel.png"
+    Image.fromarray(np.full((8, 8, 3), 200, np.uint8)).save(picture)
+    tracker = open_tracker(a_run("offline"), "evaluate", tmp_path)
+    tracker.image(250, "panels/0", picture, "a red car")
+    picture.unlink()
+    tracker.finish()
+    (row,) = history(tmp_path)
+    assert row["step"] == 250
+    (copy,) = tmp_path.glob("wandb/offline-run-*/files/media/images/**/*.png")
+    with Image.open(copy) as image:
+        assert np.array(image).mean() == 200
+
+
+def test_the_file_says_which_run_and_stage_it_is_of(tmp_path):
+    open_tracker(a_run("offline"), "train", tmp_path).finish()
+    (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    (run,) = [record.run for record in records(file) if record.WhichOneof("record_type") == "run"]
+    assert (run.project, run.display_name, run.run_group, run.job_type) == ("toys", "walk-train", "walk", "train")
+    assert {each.key: json.loads(each.value_json) for each in run.config.update}["metadata"]["name"] == "walk"
+
+
+def test_off_leaves_nothing(tmp_path):
+    tracker = open_tracker(a_run("off"), "train", tmp_path)
+    tracker.log(0, {"loss": 1.0})
+    tracker.finish()
+    assert not tracker.active
+    assert not (tmp_path / "wandb").exists()
+
+
+def test_auto_without_a_key_writes_files(tmp_path):
+    tracker = open_tracker(a_run("auto"), "train", tmp_path)
+    tracker.log(0, {"loss": 1.0})
+    tracker.finish()
+    assert numbers_of(history(tmp_path)) == [{"step": 0, "loss": 1.0}]
+
+
+def test_auto_obeys_wandbs_own_switch(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert not open_tracker(a_run("auto"), "train", tmp_path).active
+
+
+@pytest.mark.parametrize(("host", "found"), [("api.wandb.ai", True), ("wandb.example.org", False)])
+def test_a_key_in_netrc_counts_for_its_own_server_only(tmp_path, host, found):
+    (tmp_path / "netrc").write_text(f"machine {host}\n  login user\n  password {'k' * 40}\n")
+    (tmp_path / "netrc").chmod(0o600)
+    assert tracking.logged_in() is found
+
+
+def test_a_key_in_the_environment_counts(monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    assert tracking.logged_in()
+
+
+def test_a_server_that_is_away_makes_it_offline_and_is_told_once(tmp_path, monkeypatch, caplog):
+    # A key, and a port that nobody listens on.
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr(tracking, "INIT_TIMEOUT_S", 1.0)
+    with caplog.at_level(logging.WARNING, "bricks"):
+        tracker = open_tracker(a_run("auto"), "train", tmp_path)
+        tracker.log(1, {"loss": 0.5})
+        tracker.finish()
+    assert numbers_of(history(tmp_path)) == [{"step": 1, "loss": 0.5}]
+    assert len([record for record in caplog.records if record.name == "bricks"]) == 1
+    assert "k" * 40 not in caplog.text
+
+
+def test_a_failure_in_the_middle_is_told_once_and_ends_nothing(tmp_path, caplog):
+    tracker = open_tracker(a_run("offline"), "train", tmp_path)
+    with caplog.at_level(logging.WARNING, "bricks"):
+        tracker.image(0, "panels/0", tmp_path / "not there.png")
+        tracker.log(1, {"loss": 0.5})
+        tracker.finish()
+    assert not tracker.active
+    assert len([record for record in caplog.records if record.name == "bricks"]) == 1
+
+
+def test_a_folder_that_cannot_be_made_is_told_and_ends_nothing(tmp_path, caplog):
+    (tmp_path / "file").write_text("")
+    tracker = open_tracker(a_run("offline"), "train", tmp_path / "file" / "below")
+    tracker.log(0, {"loss": 1.0})
+    assert not tracker.active
+    assert "goes on without it" in caplog.text
+
+
+def test_files_lie_in_the_stores_folder_or_in_the_working_directory_for_a_bucket(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert tracking_folder("some/store") == Path("some/store")
+    assert tracking_folder("file:///some/store") == Path("/some/store")
+    assert tracking_folder("s3://bucket/prefix") == tmp_path
