@@ -109,7 +109,7 @@ def test_t5_that_overflows_is_refused_not_stored(tmp_path):
     with torch.no_grad():
         network.encoder.final_layer_norm.weight.fill_(60000.0)
     network.save_pretrained(folder)
-    with pytest.raises(DataError, match="overflows on the caption .*set latents.text.dtype"):
+    with pytest.raises(DataError, match=r"overflows on the caption .*set latents.text.dtype"):
         T5(str(folder), dtype="float16").encode(CAPTIONS)
 
 

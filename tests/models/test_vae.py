@@ -176,7 +176,7 @@ def test_the_type_is_what_the_run_file_says_and_latents_are_float32(vae_folder, 
 
 def test_an_autoencoder_of_another_shape_is_refused_with_a_sentence(tmp_path):
     tiny_vae(latent_channels=16).save_pretrained(tmp_path / "wide")
-    with pytest.raises(SpecError, match="16 channels at 1/8.*sd-vae-ft-ema"):
+    with pytest.raises(SpecError, match=r"16 channels at 1/8.*sd-vae-ft-ema"):
         SdVae(str(tmp_path / "wide"))
 
 
