@@ -11,7 +11,9 @@ CLIP = STAGES["clip"]
 
 
 def test_the_same_question_has_the_same_address():
-    assert artifact_digest(CLIP, ClipSpec(), {"ingest": "a"}) == artifact_digest(CLIP, ClipSpec(crf=18), {"ingest": "a"})
+    assert artifact_digest(CLIP, ClipSpec(), {"ingest": "a"}) == artifact_digest(
+        CLIP, ClipSpec(crf=18), {"ingest": "a"}
+    )
 
 
 @given(crf=st.integers(0, 51).filter(lambda crf: crf != 18))

@@ -53,7 +53,12 @@ def test_an_unknown_key_deep_in_a_list_is_refused_with_the_nearest_right_one(run
 
 def test_an_unknown_key_of_a_schedule_is_named_among_those_of_its_kind(run_file):
     schedule = {"kind": "cosine_constant", "lr": 1e-3, "warmup_steps": 5, "warmup_step": 5}
-    phase = {"name": "a", "steps": 3, "schedule": schedule, "buckets": [{"num_frames": 1, "resolution": "360p", "batch_size": 1}]}
+    phase = {
+        "name": "a",
+        "steps": 3,
+        "schedule": schedule,
+        "buckets": [{"num_frames": 1, "resolution": "360p", "batch_size": 1}],
+    }
     document = SMALLEST | {"spec": SMALLEST["spec"] | {"train": {"phases": [phase]}}}
     assert 'schedule.warmup_step" (did you mean "warmup_steps"?)' in wrong(run_file(document))
 
@@ -80,7 +85,10 @@ def test_set_overrides_any_field_also_inside_lists(run_file):
     assert (run.spec.clip.min_frames, run.spec.ingest.sources[0].path, run.name) == (20, "other", "again")
 
 
-@pytest.mark.parametrize("override", ["clip.min_frames", "=3", "ingest.sources.7=x", "metadata.name.x=3", "clip.min_frames=[", "clip.min_frame=3"])
+@pytest.mark.parametrize(
+    "override",
+    ["clip.min_frames", "=3", "ingest.sources.7=x", "metadata.name.x=3", "clip.min_frames=[", "clip.min_frame=3"],
+)
 def test_an_override_that_says_nothing_is_refused_in_a_sentence(run_file, override):
     assert wrong(run_file(SMALLEST), override)
 
