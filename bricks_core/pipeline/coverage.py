@@ -8,7 +8,7 @@ from bricks_core.spec.run import BrickRun
 from bricks_core.spec.score import Score
 from bricks_core.storage.artifacts import Artifact
 from bricks_core.storage.store import Store
-from bricks_core.video.buckets import Coverage, coverage
+from bricks_core.video.buckets import ClipSize, Coverage, coverage
 
 
 def bucket_coverage(run: BrickRun, store: Store, steps: list[Step]) -> tuple[str, Coverage] | None:
@@ -26,13 +26,15 @@ def bucket_coverage(run: BrickRun, store: Store, steps: list[Step]) -> tuple[str
         scores = Artifact(store, manifests["score"]).rows("scores", Score)
         kept = {score.id for score in scores if score.state == "kept"}
     clips = (
-        (clip.num_frames, clip.height_px, clip.width_px)
+        ClipSize(clip.num_frames, clip.height_px, clip.width_px)
         for clip in Artifact(store, manifests["clip"]).rows("clips", Clip)
         if kept is None or clip.id in kept
     )
+    # A later phase may ask for the same shape again: it is one row.
     buckets = {
-        (bucket.num_frames, bucket.resolution, bucket.frame_interval)
+        (bucket.num_frames, bucket.resolution, bucket.frame_interval): bucket
         for phase in run.spec.train.phases
         for bucket in phase.buckets
     }
-    return "clip" if kept is None else "score", coverage(clips, sorted(buckets), run.spec.latents.min_scale)
+    counted = coverage(clips, list(buckets.values()), min_scale=run.spec.latents.min_scale)
+    return "clip" if kept is None else "score", counted

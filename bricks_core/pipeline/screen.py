@@ -150,15 +150,14 @@ def _coverage_screen(console: Console, run: BrickRun, store: Store, steps: list[
     stage, counted = found
     title = "kept clips" if stage == "score" else "clips, before the filter"
     grid = _grid("training bucket", "clips it can use", "too short", "too small")
-    for bucket, use in counted.buckets.items():
-        num_frames, resolution, interval = bucket
-        every = f", every {interval}" if interval > 1 else ""
-        style = "red" if use.num_usable == 0 else ""
+    for bucket in counted.buckets:
+        every = f", every {bucket.frame_interval}" if bucket.frame_interval > 1 else ""
+        frames = f"{bucket.num_frames} frames{every}" if bucket.num_frames > 1 else "images"
         grid.add_row(
-            f"{num_frames} frames{every} at {resolution}" if num_frames > 1 else f"images at {resolution}",
-            Text(f"{use.num_usable} of {counted.num_clips}", style),
-            str(use.num_too_short),
-            str(use.num_too_small),
+            f"{frames} at {bucket.resolution}",
+            Text(f"{bucket.num_usable} of {counted.num_clips}", "" if bucket.num_usable else "red"),
+            str(bucket.num_too_short),
+            str(bucket.num_too_small),
         )
     console.print(f"Bucket coverage of {counted.num_clips} {title}", style="bold", highlight=False)
     console.print(grid)

@@ -98,7 +98,7 @@ def test_the_caption_stage_needs_a_model_for_openai(run_file):
 
 
 def test_a_stage_without_a_section_says_what_to_write(run_file):
-    with pytest.raises(SpecError, match="no spec.train.*--until latents"):
+    with pytest.raises(SpecError, match=r"no spec\.train.*--until latents"):
         load_run(run_file(SMALLEST)).stage_spec("train")
 
 

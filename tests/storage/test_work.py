@@ -71,7 +71,7 @@ def test_every_item_belongs_to_exactly_one_shard(store, num_shards):
         [film.id for film in work_on(store, shard=shard, num_shards=num_shards).todo(films)]
         for shard in range(num_shards)
     ]
-    assert sorted(sum(shares, [])) == sorted(ITEMS)
+    assert sorted(item for share in shares for item in share) == sorted(ITEMS)
 
 
 def test_shards_leave_the_same_artifact_as_one_process(store, tmp_path):
