@@ -32,11 +32,14 @@ def guided_denoiser(
 ) -> Denoiser:
     """A network that is asked with and without its captions at every step, in one batch of 2B.
 
-    captions (B, 1, L, _), null_caption (at least L, _). What is known of a caption besides its features (its mask) is
-    the network's own affair and must serve both halves: the null caption is read at the caption's length [12].
+    captions      (B, 1, L, _)
+    null_caption  (L or more, _), or (B, 1, L or more, _) for one per sample
+
+    What is known of a caption besides its features (its mask) is the network's own affair and must serve both halves:
+    the null caption is read at the caption's length [12].
     """
     captions = captions.to(null_caption)
-    both = torch.cat([captions, null_caption[: captions.shape[2]].expand_as(captions)])
+    both = torch.cat([captions, null_caption[..., : captions.shape[2], :].expand_as(captions)])
 
     def denoise(x: Tensor, timestep: Tensor, x_mask: Tensor | None) -> Tensor:
         if scale == 1.0:

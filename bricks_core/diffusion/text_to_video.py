@@ -85,13 +85,8 @@ def sample_latents(
         answer: Tensor = model(x, timestep, y, caption_mask, x_mask, **sizes)
         return answer
 
-    denoise = guided_denoiser(
-        network,
-        captions,
-        model.y_embedder.y_embedding if null_caption is None else null_caption,
-        scale=guidance_scale,
-        num_channels=guided_channels,
-    )
+    null = model.y_embedder.y_embedding if null_caption is None else null_caption.to(device)
+    denoise = guided_denoiser(network, captions, null, scale=guidance_scale, num_channels=guided_channels)
     if method == "ddpm":
         return ancestral_chain(denoise, NoiseSchedule.of(num_steps).to(device), draw(), draw, on_step=on_step)
     return solver_chain(denoise, draw(), num_steps, on_step=on_step)
