@@ -1,0 +1,1 @@
+"""Clip: videos become single-shot clips. Open stage.py first."""

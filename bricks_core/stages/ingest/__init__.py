@@ -1,0 +1,1 @@
+"""Ingest: your films become rows. Open stage.py first."""

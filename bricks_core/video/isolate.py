@@ -1,0 +1,175 @@
+"""Work on files nobody vouches for, in a process of its own with limits on memory and time.
+
+A decoder that crashes, hangs or eats the memory then costs one film and leaves a sentence; it does not cost the stage.
+The processes are forked from a small server that has the libraries loaded and nothing else going on (threads, open
+connections), so a start costs some 20 ms.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from multiprocessing.connection import Connection
+from multiprocessing.connection import wait as wait_for
+from typing import Any, ParamSpec, Self, TypeVar
+
+from bricks_core.errors import BricksError, DataError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+I = TypeVar("I")  # noqa: E741 (an item)
+
+_PRELOADED = ["av", "cv2", "numpy", "scenedetect.detectors", "bricks_core.video.probe", "bricks_core.video.write"]
+_POLL_S = 0.25
+_PR_SET_PDEATHSIG = 1
+
+
+class Crash(DataError):
+    """The work did not come back: its process died, took too long, or wanted more memory than it may have."""
+
+
+class Isolation:
+    """A place to run functions apart from this process. Use it as a context: at its end nothing is left running.
+
+    Functions and their arguments and results are pickled. Safe to use from many threads at once.
+    """
+
+    def __init__(self, *, timeout_s: float, memory_bytes: int):
+        """`timeout_s`: wall clock for one call. `memory_bytes`: address space; libraries alone take some 800 MiB."""
+        self._timeout_s = timeout_s
+        self._memory_bytes = memory_bytes
+        self._closing = threading.Event()
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(_PRELOADED)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing.set()
+
+    def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What `function` returns.
+
+        Raises:
+            Crash: it did not come back.
+            BricksError: the one that `function` raised.
+        """
+        receiver, sender = self._context.Pipe(duplex=False)
+        process = self._context.Process(
+            target=_child, args=(sender, self._memory_bytes, function, args, kwargs), daemon=True
+        )
+        process.start()
+        sender.close()
+        try:
+            outcome = self._outcome(process, receiver)
+        finally:
+            if process.is_alive():
+                process.kill()
+            process.join()
+            process.close()
+            receiver.close()
+        if isinstance(outcome, BaseException):
+            raise outcome
+        result: T = outcome[0]
+        return result
+
+    def each(self, work: Callable[[I], None], items: Iterable[I], *, num_at_once: int | None = None) -> None:
+        """Call `work` on every item, several at once in threads: for work that waits for `call`, or for a store.
+
+        Items are taken as they are needed. The first failure ends everything and is raised.
+        """
+        num_at_once = num_at_once or num_cpus()
+        with ThreadPoolExecutor(num_at_once) as threads:
+            running: set[Future[None]] = set()
+            try:
+                for item in items:
+                    running.add(threads.submit(work, item))
+                    if len(running) >= num_at_once:
+                        running = _reaped(running)
+                while running:
+                    running = _reaped(running)
+            except BaseException:
+                # Also for a signal: without this the threads would wait for films that nobody wants any more.
+                self._closing.set()
+                raise
+
+    def _outcome(self, process: Any, receiver: Connection) -> Any:
+        until_s = time.monotonic() + self._timeout_s
+        while True:
+            ready = wait_for([receiver, process.sentinel], timeout=_POLL_S)
+            if receiver in ready:
+                with contextlib.suppress(EOFError):
+                    return receiver.recv()
+                process.join(_POLL_S)
+                return self._crash(process.exitcode)
+            if process.sentinel in ready:
+                return self._crash(process.exitcode)
+            if self._closing.is_set():
+                return Crash("It was stopped.")
+            if time.monotonic() > until_s:
+                return Crash(f"It took longer than {self._timeout_s:g} s.")
+
+    def _crash(self, exit_code: int | None) -> Crash:
+        if exit_code is not None and exit_code < 0:
+            with contextlib.suppress(ValueError):
+                return Crash(f"The decoder crashed ({signal.Signals(-exit_code).name}).")
+        return Crash(f"The decoder ended without an answer (exit code {exit_code}).")
+
+
+def num_cpus() -> int:
+    """CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _reaped(running: set[Future[None]]) -> set[Future[None]]:
+    done, rest = wait(running, return_when=FIRST_COMPLETED)
+    for each in done:
+        each.result()
+    return rest
+
+
+def _child(
+    sender: Connection, memory_bytes: int, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
+    """Runs in the new process: the limits, then the function, then its result (in a tuple) or its error."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    _die_with_parent()
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit = memory_bytes if hard == resource.RLIM_INFINITY else min(memory_bytes, hard)
+    if sys.platform == "linux":  # elsewhere the limit is not kept, or cannot be set
+        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    outcome: Any
+    try:
+        outcome = (function(*args, **kwargs),)
+    except BricksError as error:
+        outcome = error
+    except MemoryError:
+        outcome = Crash(f"It wants more than {memory_bytes / (1 << 20):.0f} MiB of memory.")
+    except OSError as error:
+        # A full disk is the machine's fault, not the film's: the parent must not write a row about it.
+        outcome = error
+    except Exception as error:
+        traceback.print_exc()
+        outcome = Crash(f"Reading it failed: {type(error).__name__}: {error}.")
+    sender.send(outcome)
+    sender.close()
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to kill this process when the fork server goes, which goes with the stage that started it."""
+    if sys.platform != "linux":
+        return
+    with contextlib.suppress(OSError):
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
