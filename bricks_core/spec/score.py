@@ -12,8 +12,8 @@ from bricks_core.spec.strict import Row, Strict
 class Filter(Strict):
     """What is kept. Every clip keeps its scores; a dropped one carries each reason."""
 
-    min_motion: float = Field(12.0, ge=0)
-    """Motion is the 90th percentile over neighbouring frames of the largest mean change of a block (of 255)."""
+    min_motion: float = Field(8.0, ge=0)
+    """Below it a clip is too still. A mouth and an arm that move give 10, what only flickers and shakes 5 to 7."""
     min_motion_percentile: float = Field(0.0, ge=0, le=100)
     """Also drop the stillest clips of this data set, up to this percentile."""
     min_sharpness_percentile: float = Field(0.0, ge=0, le=100)
@@ -27,7 +27,7 @@ class Filter(Strict):
     max_duplicate_frame_share: float = Field(0.9, ge=0, le=1)
     """Share of frames that repeat the one before: held pictures of stop motion are fine, a still is not."""
     max_near_duplicate_distance: float = Field(10.0, ge=0, le=64)
-    """Bits between the perceptual hashes of two clips: at or below it, the later clip is dropped."""
+    """Bits between the perceptual hashes of two clips: at or below it, only the longer or sharper one is kept."""
 
 
 class ScoreSpec(Strict):
@@ -35,7 +35,9 @@ class ScoreSpec(Strict):
 
     filter: Filter = Filter()
     held_out_share: float = Field(0.1, ge=0, lt=1)
-    """Share of source videos kept from training, to measure the loss on: whole videos, so no scene is on both sides."""
+    """Share of source videos kept from training, to measure the loss on: whole videos, so no scene is on both sides.
+
+    At least one of each side as soon as two videos have clips that are kept."""
     split_seed: int = 0
 
 
@@ -43,17 +45,28 @@ class Score(Row):
     """The scores of the clip of the same id, and what the filter made of them."""
 
     video_id: str
+    num_frames: int
     motion: float
+    """90th percentile over neighbouring frames of the largest mean change of a 16x16 block at about 320x180, of 255;
+    exposure and a shaking camera are taken out before."""
     motion_x: float
-    """Mean displacement, in frame widths per second; positive is to the right."""
+    """Mean displacement of what moves by itself, in frame widths per second; positive is to the right."""
     motion_y: float
+    """In frame heights per second; positive is down."""
+    camera_x: float
+    """The camera's way over what it sees, in frame widths per second; positive is to the right."""
+    camera_y: float
     """In frame heights per second; positive is down."""
     sharpness: float
     """Variance of the Laplacian of luma at 320 pixels of width."""
     brightness: float
+    """Mean luma, 0 to 255, of the middle one of all frames' means."""
     contrast: float
+    """Standard deviation of luma."""
     plain_share: float
+    """Share of pixels within 6 levels of the median luma."""
     duplicate_frame_share: float
+    """Share of frames that show what the one before showed."""
     picture_fps: float
     """Rate of new pictures: stop motion held for two frames has half its file's fps."""
     perceptual_hash: list[str]
@@ -62,4 +75,5 @@ class Score(Row):
     """The clip that this one repeats."""
     state: Literal["kept", "dropped"]
     reasons: list[str]
+    """Why it is dropped: every reason that holds, in plain words."""
     split: Literal["train", "held_out"]

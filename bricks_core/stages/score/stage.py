@@ -1,0 +1,139 @@
+"""Score every clip, alone; then judge them together: percentiles, repetitions, and the held-out split."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import closing
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import cv2
+
+from bricks_core.errors import DataError
+from bricks_core.spec.clip import Clip
+from bricks_core.spec.manifest import content_id
+from bricks_core.spec.score import Score, ScoreSpec
+from bricks_core.spec.strict import Row
+from bricks_core.stages.score.judgement import Judgement
+from bricks_core.stages.score.motion import Pixels, measure, to_luma
+from bricks_core.storage.work import Joined, Work
+from bricks_core.video.motion import small_size
+from bricks_core.video.read import Frame, frames
+
+MAX_CLIPS_PER_ITEM = 32
+
+
+class Task(NamedTuple):
+    """A clip to score."""
+
+    clip_id: str
+    key: str
+    num_frames: int
+    fps: float
+
+
+@dataclass(frozen=True)
+class ScoreItem:
+    """Clips of one video, at most 32: what a kill costs at most."""
+
+    id: str
+    video_id: str
+    tasks: tuple[Task, ...]
+
+
+def items(spec: ScoreSpec, work: Work) -> list[ScoreItem]:
+    """All clips, by video."""
+    by_video: dict[str, list[Task]] = {}
+    for clip in work.rows("clip", "clips", Clip):
+        by_video.setdefault(clip.video_id, []).append(Task(clip.id, clip.key, clip.num_frames, clip.fps))
+    found = []
+    for video_id, tasks in sorted(by_video.items()):
+        tasks.sort()
+        for first in range(0, len(tasks), MAX_CLIPS_PER_ITEM):
+            part = tuple(tasks[first : first + MAX_CLIPS_PER_ITEM])
+            found.append(ScoreItem(content_id("score", video_id, *(task.clip_id for task in part)), video_id, part))
+    return found
+
+
+def run(spec: ScoreSpec, work: Work) -> None:
+    """Measure every clip: one thread per core, each decoding and measuring one item's clips."""
+    cv2.setNumThreads(1)
+    num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    todo = work.todo(items(spec, work), unit="groups of clips")
+    with ThreadPoolExecutor(num_threads, thread_name_prefix="score") as pool:
+        waiting: set[Future[None]] = set()
+        try:
+            for item in todo:
+                waiting.add(pool.submit(_score, item, work))
+                if len(waiting) >= 2 * num_threads:
+                    waiting = _settled(waiting)
+            while waiting:
+                waiting = _settled(waiting)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # stopped: what is begun may end, nothing else begins
+            raise
+
+
+def join(spec: ScoreSpec, work: Work) -> Joined:
+    """Judge all clips together; rows sorted by id, one at a time in memory."""
+    judgement = Judgement(spec)
+    rows = sqlite3.connect("")  # a file of its own that grows on disk, not in memory, and vanishes when closed
+    rows.execute("CREATE TABLE scores (id TEXT PRIMARY KEY, place INTEGER, row TEXT) WITHOUT ROWID")
+    for place, score in enumerate(work.part_rows("scores", Score)):
+        rows.execute("INSERT INTO scores VALUES (?, ?, ?)", (score.id, place, score.model_dump_json()))
+        judgement.add(score)
+    judgement.judge()
+
+    def table() -> Iterator[Row]:
+        with closing(rows):
+            for place, row in rows.execute("SELECT place, row FROM scores ORDER BY id"):
+                yield judgement.of(place, Score.model_validate_json(row))
+
+    return Joined({"scores": table()}, counts=judgement.counts())
+
+
+def _score(item: ScoreItem, work: Work) -> None:
+    scores = []
+    for task in item.tasks:
+        with work.local("clip", task.key) as path, closing(frames(path)) as film:
+            scores.append(score_clip(task, item.video_id, film))
+    work.done(item.id, {"scores": list[Row](scores)}, note=f"motion {max(each.motion for each in scores):.0f}")
+
+
+def score_clip(task: Task, video_id: str, film: Iterable[Frame]) -> Score:
+    """A clip's numbers. Kept and in training for now: what is to become of it is known when all clips are.
+
+    Raises:
+        DataError: the clip has not the frames that its row says.
+    """
+    num_read = 0
+
+    def pictures() -> Iterator[Pixels]:
+        nonlocal num_read
+        for frame in film:
+            num_read += 1
+            yield to_luma(frame.small_bgr(*small_size(frame.picture.width, frame.picture.height)))
+
+    measured = measure(pictures(), task.num_frames, task.fps)
+    if num_read != task.num_frames:
+        raise DataError(f"{task.key} has {num_read} frames, its row says {task.num_frames}: run the clip stage again.")
+    return Score(
+        id=task.clip_id,
+        video_id=video_id,
+        num_frames=task.num_frames,
+        state="kept",
+        reasons=[],
+        split="train",
+        **measured,
+    )
+
+
+def _settled(waiting: set[Future[None]]) -> set[Future[None]]:
+    """Wait for at least one; its error, if it has one, is raised here. Returns the rest."""
+    done, rest = wait(waiting, return_when=FIRST_COMPLETED)
+    for each in done:
+        each.result()
+    return rest
