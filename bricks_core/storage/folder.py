@@ -28,11 +28,10 @@ from bricks_core.errors import (
 from bricks_core.spec.manifest import StoredObject
 from bricks_core.storage.hashes import file_state, sha256_of_file
 from bricks_core.storage.os_errors import told
-from bricks_core.storage.store import Entry, SourceFile, Store, check_key, check_prefix, is_key
+from bricks_core.storage.store import LEFTOVER_IDLE_S, Entry, SourceFile, Store, check_key, check_prefix, is_key
 
 _CHUNK_BYTES = 1 << 20
-_OTHER_MACHINES_S = 24 * 3600.0  # nobody pauses for a day while writing an object
-_THIS_MACHINES_S = 60.0  # its process is gone; unless two containers share a host name, but not their processes
+_DEAD_S = 60.0  # no such process here; but two containers may share a host name and not their processes
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
 _NO_SUCH_CALL = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL, errno.EXDEV, errno.ENOTTY}
@@ -122,12 +121,12 @@ class FolderStore(Store):
     def known_sha256(self, entry: Entry) -> str | None:
         return self.sha256(entry.key)
 
-    def sweep(self) -> int:
+    def sweep(self, *, idle_s: float = LEFTOVER_IDLE_S) -> int:
         num_removed = 0
         for folder, _, names in os.walk(self._root):
             for name in names:
                 path = Path(folder, name)
-                if name.startswith(".") and _is_leftover(path):
+                if name.startswith(".") and _is_leftover(path, idle_s):
                     with told(path, "delete"), suppress(FileNotFoundError):
                         path.unlink()
                         num_removed += 1
@@ -307,19 +306,18 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _is_leftover(path: Path) -> bool:
-    """Whether a hidden file is a killed writer's: `.PID@HOST-RANDOM.tmp`, no such process here, left alone since."""
+def _is_leftover(path: Path, idle_s: float) -> bool:
+    """Whether a hidden file is a killed writer's: `.PID@HOST-RANDOM.tmp`, and left alone, less long if it died here."""
     writer, at, rest = path.name[1:].partition("@")
     if not at or not writer.isdecimal() or not rest.endswith(".tmp"):
         return False
-    patience_s = _OTHER_MACHINES_S
     if rest.rpartition("-")[0] == socket.gethostname()[:64]:
         try:
             os.kill(int(writer), 0)
         except ProcessLookupError:
-            patience_s = _THIS_MACHINES_S
+            idle_s = min(idle_s, _DEAD_S)
         except OSError:
             pass
     with suppress(OSError):
-        return time.time() - path.stat().st_mtime > patience_s
+        return time.time() - path.stat().st_mtime > idle_s
     return False

@@ -56,15 +56,24 @@ class HashCache:
                 connection.execute("INSERT OR REPLACE INTO sha256 VALUES (?, ?, ?)", (name, state, sha256))
         except sqlite3.OperationalError:  # locked for too long, full, read-only: the next one may have more luck
             return
-        except (sqlite3.DatabaseError, UnicodeEncodeError):
-            self._start_anew()
+        except UnicodeEncodeError:  # a name that is not UTF-8
+            return
+        except sqlite3.DatabaseError:
+            self._throw_away()
+            self._of_thread.pid = None
 
     def _connection(self) -> sqlite3.Connection | None:
         mine = self._of_thread
         if getattr(mine, "pid", None) != os.getpid():  # SQLite's connections do not survive a fork
             mine.pid, mine.connection = os.getpid(), None
             with suppress(OSError, RuntimeError, sqlite3.Error):
-                mine.connection = self._open()
+                try:
+                    mine.connection = self._open()
+                except sqlite3.OperationalError:  # no place, read-only, locked
+                    raise
+                except sqlite3.DatabaseError:
+                    self._throw_away()
+                    mine.connection = self._open()
         connection: sqlite3.Connection | None = mine.connection
         return connection
 
@@ -76,11 +85,12 @@ class HashCache:
         connection.execute(f"CREATE TABLE IF NOT EXISTS sha256 ({_COLUMNS}) WITHOUT ROWID")
         return connection
 
-    def _start_anew(self) -> None:
-        """A damaged database is thrown away; whoever still has it open writes into the deleted file."""
-        with suppress(OSError, RuntimeError):
-            (self._path or _default_path()).unlink()
-        self._of_thread.pid = None
+    def _throw_away(self) -> None:
+        """Remove a damaged database; whoever still has it open writes into the removed file."""
+        path = self._path or _default_path()
+        for each in (path, path.with_name(path.name + "-journal")):  # a journal left alone would "repair" the next one
+            with suppress(OSError):
+                each.unlink()
 
 
 def _default_path() -> Path:

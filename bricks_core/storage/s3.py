@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -31,7 +32,7 @@ from bricks_core.spec.manifest import StoredObject
 from bricks_core.storage.hashes import CACHE, sha256_of_file
 from bricks_core.storage.os_errors import told as told_of_disk
 from bricks_core.storage.s3_errors import ABSENT, code_of, no_bucket, status_of, told
-from bricks_core.storage.store import Entry, SourceFile, Store, check_key, check_prefix, is_key
+from bricks_core.storage.store import LEFTOVER_IDLE_S, Entry, SourceFile, Store, check_key, check_prefix, is_key
 
 CONNECT_TIMEOUT_S = 4  # with four attempts and the pauses between, a dead endpoint is told after about 20 s
 READ_TIMEOUT_S = 30
@@ -39,7 +40,6 @@ NUM_ATTEMPTS = 4
 PART_BYTES = 16 << 20
 _MAX_PARTS = 9_000  # S3's limit is 10,000
 _CHUNK_BYTES = 1 << 20
-_ABANDONED = timedelta(days=1)
 _PROBE = ".conditional-put"  # a hidden key: no listing shows it
 
 
@@ -105,8 +105,8 @@ class S3Store(Store):
     def known_sha256(self, entry: Entry) -> str | None:
         return self._bucket.known_sha256(self._full(entry.key), entry.etag)
 
-    def sweep(self) -> int:
-        return self._bucket.abort_uploads(self._prefix, datetime.now(UTC) - _ABANDONED)
+    def sweep(self, *, idle_s: float = LEFTOVER_IDLE_S) -> int:
+        return self._bucket.abort_uploads(self._prefix, datetime.now(UTC) - timedelta(seconds=idle_s))
 
     def _full(self, key: str) -> str:
         return check_key(self._prefix + check_key(key))
@@ -143,16 +143,13 @@ class _Bucket:
 
     def __init__(self, name: str):
         self.name = name
-        self._clients: dict[int, Any] = {}
         self._is_there = False
 
     @property
     def client(self) -> Any:
-        """The client of this process: connections do not survive a fork. A boto3 client may be used by many threads."""
-        pid = os.getpid()
-        if pid not in self._clients:
-            self._clients[pid] = _new_client(self.name)
-        return self._clients[pid]
+        """This process's client for the settings of now: a boto3 client serves many threads, but survives no fork."""
+        settings = frozenset(item for item in os.environ.items() if item[0].startswith("AWS_"))
+        return _client(os.getpid(), settings)
 
     @property
     def place(self) -> str:
@@ -359,9 +356,10 @@ def _source_file(bucket: _Bucket, found: _Object, name: str) -> SourceFile:
     )
 
 
-def _new_client(bucket: str) -> Any:
+@lru_cache(maxsize=4)  # making one takes a quarter of a second
+def _client(pid: int, settings_of_now: frozenset[tuple[str, str]]) -> Any:
     botocore_session = botocore.session.get_session()
-    with told(f"bucket {bucket}", "open"):
+    with told("S3", "open"):
         settings = botocore_session.get_scoped_config()
         retries: dict[str, Any] = {}
         if "AWS_RETRY_MODE" not in os.environ and "retry_mode" not in settings:
@@ -379,7 +377,7 @@ def _new_client(bucket: str) -> Any:
                 # bucket.host rarely resolves where the server is one's own; host/bucket always does.
                 client = session.client("s3", config=config.merge(Config(s3={"addressing_style": "path"})))
         except ValueError as error:
-            raise SpecError(f"Cannot open bucket {bucket}: {error}. Correct AWS_ENDPOINT_URL_S3.") from error
+            raise SpecError(f"Cannot open S3: {error}. Correct AWS_ENDPOINT_URL_S3.") from error
     return client
 
 

@@ -21,6 +21,7 @@ from urllib.parse import unquote
 from bricks_core.errors import SpecError
 from bricks_core.spec.manifest import StoredObject
 
+LEFTOVER_IDLE_S = 24 * 3600.0  # nobody pauses for a day while writing an object
 MAX_KEY_BYTES = 1024  # S3's limit, prefix included
 MAX_PART_BYTES = 255  # NAME_MAX of every common file system
 # Control characters, lone surrogates (a file name that is not UTF-8) and what XML, which S3 speaks, cannot say.
@@ -93,8 +94,11 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def sweep(self) -> int:
-        """Remove what killed writers left behind (never visible, only taking room); returns how many pieces."""
+    def sweep(self, *, idle_s: float = LEFTOVER_IDLE_S) -> int:
+        """Remove what killed writers left behind (never visible, only taking room); returns how many pieces.
+
+        What was begun or touched within the last `idle_s` is taken to belong to a living writer.
+        """
 
     def __reduce__(self) -> tuple[Callable[[str], Store], tuple[str]]:
         return open_store, (self.uri,)
