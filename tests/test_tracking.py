@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import wandb
 from PIL import Image
 from wandb.proto import wandb_internal_pb2
 
@@ -58,12 +59,18 @@ def records(file: Path):
             yield record
 
 
+def records_below(folder: Path) -> list[wandb_internal_pb2.Record]:
+    """The records of the one offline run in a folder."""
+    wandb.teardown()  # finish() leaves the last block to W&B's own process, which writes it at the latest when it ends
+    (file,) = folder.glob("wandb/offline-run-*/*.wandb")
+    return list(records(file))
+
+
 def history(folder: Path) -> list[dict]:
     """What was logged, call by call."""
-    (file,) = folder.glob("wandb/offline-run-*/*.wandb")
     return [
         {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
-        for record in records(file)
+        for record in records_below(folder)
         if record.WhichOneof("record_type") == "history"
     ]
 
@@ -105,8 +112,7 @@ def test_pictures_are_copied_so_that_theirs_may_go(tmp_path):
 
 def test_the_file_says_which_run_and_stage_it_is_of(tmp_path):
     open_tracker(a_run("offline"), "train", tmp_path).finish()
-    (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
-    (run,) = [record.run for record in records(file) if record.WhichOneof("record_type") == "run"]
+    (run,) = [record.run for record in records_below(tmp_path) if record.WhichOneof("record_type") == "run"]
     assert (run.project, run.display_name, run.run_group, run.job_type) == ("toys", "walk-train", "walk", "train")
     assert {each.key: json.loads(each.value_json) for each in run.config.update}["metadata"]["name"] == "walk"
 
