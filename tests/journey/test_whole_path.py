@@ -1,0 +1,121 @@
+"""From films to a report with one command, and again for nothing."""
+
+import re
+import shutil
+
+import pytest
+
+from tests.journey.tiny_run import STAGES, artifacts
+
+
+def written(store):
+    return {file: file.stat().st_mtime_ns for file in store.rglob("*") if file.is_file()}
+
+
+def states(plan):
+    return dict(re.findall(r"^ ?(\w+) +(cached|to run|broken) ", plan, re.M))
+
+
+def test_every_stage_leaves_an_artifact_and_the_screen_says_where(finished):
+    screen = (finished.folder / "screen.txt").read_text()
+    assert {key.partition("/")[0] for key in artifacts(finished.folder / "bricks-store")} == set(STAGES)
+    report = re.search(r"Report +(\S+index\.html)", screen)
+    assert (finished.folder / report[1]).exists()
+    assert all(key in screen for key in artifacts(finished.folder / "bricks-store"))
+    assert re.search(r"Held-out loss, raw +[\d.]+ at step 0 → [\d.]+ at step 9", screen)
+    assert "bricks show tiny/caption" in screen
+
+
+def test_a_second_run_finds_everything_done_and_writes_nothing_but_its_own_record(finished):
+    store = finished.folder / "bricks-store"
+    before = written(store)
+    ended = finished.bricks("run", "tiny.yaml")
+    assert ended.err.count("found done") == len(STAGES)
+    changed = {file for file, time in written(store).items() if before.get(file) != time}
+    assert changed <= {store / "runs/tiny/run.json"}
+
+
+def test_the_plan_of_a_finished_run_is_all_cached_and_shows_bucket_coverage(finished):
+    plan = finished.bricks("plan", "tiny.yaml").out
+    assert states(plan) == dict.fromkeys(STAGES, "cached")
+    assert re.search(r"images at 48x80 +\d+ of \d+", plan)
+    assert re.search(r"\d+ clips fit no bucket", plan)
+
+
+def test_a_caption_setting_re_runs_caption_and_what_follows_and_nothing_before(finished):
+    plan = finished.bricks("plan", "tiny.yaml", "--set", "caption.max_sentences=4").out
+    assert states(plan) == dict.fromkeys(STAGES[:3], "cached") | dict.fromkeys(STAGES[3:], "to run")
+    assert "caption.max_sentences: 5 → 4" in plan
+    assert "caption runs again" in plan
+
+
+def test_a_training_setting_re_runs_training_alone(finished):
+    plan = finished.bricks("plan", "tiny.yaml", "--set", "train.phases.1.steps=6").out
+    assert states(plan) == dict.fromkeys(STAGES[:5], "cached") | dict.fromkeys(STAGES[5:], "to run")
+    assert "train.phases.1.steps: 5 → 6" in plan
+
+
+def test_another_run_with_the_same_question_shares_the_artifacts(finished, tiny):
+    (finished.folder / "other.yaml").write_text(tiny(name="other"))
+    assert states(finished.bricks("plan", "other.yaml").out) == dict.fromkeys(STAGES, "cached")
+
+
+def test_a_film_added_to_the_folder_is_noticed(new_runner, films, tmp_path):
+    folder = tmp_path / "films"
+    folder.mkdir()
+    shutil.copy(films / "film_00.mp4", folder)
+    runner = new_runner(sources=[str(folder)])
+    runner.bricks("run", "tiny.yaml", "--until", "clip")
+    shutil.copy(films / "film_01.mp4", folder)
+    plan = runner.bricks("plan", "tiny.yaml", "--until", "clip").out
+    assert states(plan) == {"ingest": "to run", "clip": "to run"}
+    assert "sources changed" in plan
+
+
+def test_until_stops_early_and_the_next_run_goes_on(runner):
+    runner.bricks("run", "tiny.yaml", "--until", "score")
+    ended = runner.bricks("run", "tiny.yaml", "--until", "caption")
+    assert ended.err.count("found done") == 3
+
+
+def test_status_show_and_gc_tell_what_is_there(finished):
+    status = finished.bricks("status").out
+    assert len(re.findall(r"\bdone\b", status)) == len(STAGES)
+    shown = finished.bricks("show", "tiny/clip", "--thorough").out
+    assert "rows of Clip" in shown
+    assert "Every object is there" in shown
+    assert "0 artifacts, 0 B, are reached by no run; 7 are in use." in finished.bricks("gc").out
+
+
+def test_gc_deletes_what_no_run_reaches_and_nothing_else(runner):
+    runner.bricks("run", "tiny.yaml", "--until", "clip")
+    runner.bricks("run", "tiny.yaml", "--until", "clip", "--set", "clip.crf=30")
+    store = runner.folder / "bricks-store"
+    assert len(artifacts(store)) == 3
+    assert "1 artifacts" in runner.bricks("gc").out
+    assert len(artifacts(store)) == 3
+    runner.bricks("gc", "--delete")
+    assert len(artifacts(store)) == 2
+    plan = runner.bricks("plan", "tiny.yaml", "--until", "clip", "--set", "clip.crf=30").out
+    assert states(plan) == {"ingest": "cached", "clip": "cached"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["rn"], 64, "run"),
+        (["run", "nowhere.yaml"], 78, "nowhere.yaml is not there"),
+        (["run", "tiny.yaml", "--set", "clip.min_frame=3"], 78, 'did you mean "min_frames"'),
+        (["run", "tiny.yaml", "--until", "trian"], 64, 'did you mean "train"'),
+        (["run", "tiny.yaml", "--set", "ingest.sources.0.path=no/such/folder"], 78, "no/such/folder"),
+        (["run", "tiny.yaml", "--store", "ftp://somewhere"], 78, "s3://bucket/prefix"),
+        (["show", "tiny/clip", "--store", "empty"], 65, "tiny"),
+        (["show", "nonsense"], 64, "RUN/STAGE"),
+        (["status", "tinny", "--store", "empty"], 65, "tinny"),
+    ],
+)
+def test_wrong_input_is_a_sentence_and_an_exit_code(runner, arguments, code, words):
+    ended = runner.bricks(*arguments, code=code)
+    assert words in ended.err
+    assert "Traceback" not in ended.err
+    assert len(ended.err.strip().splitlines()) <= 2
