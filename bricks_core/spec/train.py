@@ -8,6 +8,9 @@ from pydantic import Field, model_validator
 
 from bricks_core.spec.strict import Row, Strict
 
+IMAGE_FPS = 120.0
+"""The frame rate that a model is told of an image, in training as in sampling."""
+
 
 class ModelSpec(Strict):
     """STDiT2's size. The defaults are Open-Sora 1.1's STDiT2-XL/2, 0.77 billion parameters."""
@@ -44,6 +47,17 @@ class TrainBucket(Strict):
     """Samples per step over all processes, so that the run file does not depend on their number."""
     micro_batch_size: int | None = Field(None, ge=1)
     """At most this many at once in one process, for memory; the gradients of a step are the same."""
+
+    @property
+    def name(self) -> str:
+        """As tables and charts call it, such as 16f-360p or, of every second frame, 16f-360p-every2."""
+        every = f"-every{self.frame_interval}" if self.frame_interval > 1 else ""
+        return f"{self.num_frames}f-{self.resolution}{every}"
+
+    @property
+    def num_frames_spanned(self) -> int:
+        """Frames a clip must have at least."""
+        return (self.num_frames - 1) * self.frame_interval + 1
 
 
 class Constant(Strict):
@@ -141,7 +155,7 @@ class TrainSpec(Strict):
     gradient_clip: float = Field(1.0, gt=0)
     """Largest global L2 norm of a step's gradients."""
     ema_horizon_share: float = Field(0.1, gt=0, le=1)
-    """The EMA forgets over this share of the run's steps, so that a short run's EMA is not still the base model."""
+    """The EMA looks back over this share of the steps done, so that a short run's EMA is not still the base model."""
     activation_checkpointing: bool = False
     """Recompute each block in the backward pass: less memory, a third more work."""
     held_out: HeldOutSpec = HeldOutSpec()
@@ -166,21 +180,25 @@ class TrainSpec(Strict):
 
 
 class StepRow(Row):
-    """A logged training step."""
+    """A logged training step, with the losses of all steps since the row before."""
 
     step: int
     """Steps done when it was taken: the first is 0."""
     phase: str
     loss: float
+    """Mean over the samples since the row before, as mse and vb."""
     mse: float
     vb: float
     learning_rate: float
+    """Of this step."""
     gradient_norm: float
+    """Of this step, before it was clipped."""
     num_samples: int
+    """Samples since the row before."""
 
 
 class BucketLossRow(Row):
-    """The training loss of one bucket in a logged step."""
+    """The training loss of one bucket in the steps that a StepRow tells of."""
 
     step: int
     bucket: str
@@ -199,6 +217,7 @@ class HeldOutRow(Row):
     mse: float
     vb: float
     num_samples: int
+    """Clips or images, each at every one of the bin's timesteps."""
 
 
 class CheckpointRow(Row):

@@ -1,0 +1,1 @@
+"""Train: a network learns to denoise the latents of clips. Open stage.py first."""

@@ -1,0 +1,157 @@
+"""The loss that tells: on clips kept from training, at fixed timesteps, with fixed noise, for raw and EMA weights.
+
+The training loss says little: it depends far more on which timesteps were drawn than on what was learnt. Here nothing
+is drawn, so two numbers of the same bucket and bin differ by the weights alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from bricks_core.diffusion.noise_schedule import NUM_TIMESTEPS, NoiseSchedule
+from bricks_core.models.stdit2 import STDiT2
+from bricks_core.spec.latents import Latent
+from bricks_core.spec.train import HeldOutRow, HeldOutSpec, TrainBucket, TrainSpec
+from bricks_core.stages.train.dataloader import (
+    MicroBatch,
+    Purpose,
+    Sample,
+    collate,
+    number_of,
+    randomness,
+    usable,
+)
+from bricks_core.stages.train.parallel import Processes
+from bricks_core.stages.train.step import noised_loss
+from bricks_core.storage.shards import Packs
+
+log = logging.getLogger("bricks")
+
+
+@dataclass(frozen=True)
+class Bin:
+    """A stretch of timesteps, and those of it that are asked about."""
+
+    first: int
+    end: int
+    timesteps: list[int]
+
+
+def bins(spec: HeldOutSpec) -> list[Bin]:
+    """All 1000 timesteps in stretches as equal as can be, each asked about at evenly spaced places."""
+    edges = [round(NUM_TIMESTEPS * place / spec.num_timestep_bins) for place in range(spec.num_timestep_bins + 1)]
+    made = []
+    for first, end in itertools.pairwise(edges):
+        places = [(place + 0.5) / spec.timesteps_per_bin for place in range(spec.timesteps_per_bin)]
+        made.append(Bin(first, end, [first + int(place * (end - first)) for place in places]))
+    return made
+
+
+class HeldOut:
+    """Measures a network on the held-out clips of every distinct bucket of a run."""
+
+    def __init__(self, spec: TrainSpec, rows: Sequence[Latent], packs: Packs, everyone: Processes):
+        self._spec, self._packs, self._everyone = spec, packs, everyone
+        self._schedule = NoiseSchedule.of().to(everyone.device)
+        self._bins = bins(spec.held_out)
+        self._clips: dict[str, list[Latent]] = {}
+        self._buckets = {bucket.name: bucket for phase in spec.phases for bucket in phase.buckets}
+        for name, bucket in self._buckets.items():
+            fitting = [row for row in rows if row.split == "held_out" and usable(row, bucket)]
+            # Chosen by a hash of the clip, so that one more clip in the data changes one of these at most.
+            self._clips[name] = sorted(fitting, key=lambda row: number_of(row.id))[: spec.held_out.num_samples]
+            if not fitting and everyone.is_first:
+                log.warning("train: no held-out clip fits bucket %s, so it has no held-out loss.", name)
+
+    @property
+    def num_clips(self) -> dict[str, int]:
+        """How many clips each bucket is measured on."""
+        return {name: len(clips) for name, clips in self._clips.items()}
+
+    @torch.no_grad()
+    def measure(self, model: STDiT2, weights: Literal["raw", "ema"], step: int) -> list[HeldOutRow]:
+        """The losses of a network, by bucket and bin, over all processes; each measures its share of the batches."""
+        rows: list[HeldOutRow] = []
+        for name, clips in self._clips.items():
+            if clips:
+                rows += self._rows(name, len(clips), self._sums(model, self._buckets[name], clips), weights, step)
+        return rows
+
+    def _sums(self, model: STDiT2, bucket: TrainBucket, clips: Sequence[Latent]) -> Tensor:
+        """Summed loss, mse, vb and count of each bin.  -> (bins, 4) float64"""
+        device = self._everyone.device
+        sums = torch.zeros((len(self._bins), 4), dtype=torch.float64, device=device)
+        for number, (places, batch) in enumerate(self._batches(bucket, clips)):
+            if number % self._everyone.world_size == self._everyone.rank:
+                losses = noised_loss(model, self._schedule, batch().to(device), self._spec.precision)
+                each = torch.stack([losses.loss, losses.mse, losses.vb, torch.ones_like(losses.loss)], dim=1)
+                sums.index_add_(0, torch.tensor(places, device=device), each.double())
+        return self._everyone.summed(sums)
+
+    def _batches(self, bucket: TrainBucket, clips: Sequence[Latent]) -> Iterator[tuple[list[int], _Batch]]:
+        """The bins of a batch's samples, and what makes the batch: only the process that needs it reads it."""
+        by_shape: dict[tuple[int, ...], list[tuple[int, Latent, int]]] = defaultdict(list)
+        for clip in clips:
+            for place, each in enumerate(self._bins):
+                for timestep in each.timesteps:
+                    by_shape[clip.height_px, clip.width_px, clip.latent_height].append((place, clip, timestep))
+        size = self._spec.held_out.batch_size
+        for shape in sorted(by_shape):
+            for first in range(0, len(by_shape[shape]), size):
+                chosen = by_shape[shape][first : first + size]
+                samples = [(clip, timestep) for _, clip, timestep in chosen]
+                yield [place for place, _, _ in chosen], _Batch(self._spec.seed, bucket, samples, self._packs)
+
+    def _rows(
+        self, bucket: str, num_clips: int, sums: Tensor, weights: Literal["raw", "ema"], step: int
+    ) -> Iterator[HeldOutRow]:
+        for each, (loss, mse, vb, count) in zip(self._bins, sums.tolist(), strict=True):
+            yield HeldOutRow(
+                id=f"{step:08d}/{bucket}/{weights}/{each.first:03d}",
+                step=step,
+                weights=weights,
+                bucket=bucket,
+                first_timestep=each.first,
+                end_timestep=each.end,
+                loss=loss / count,
+                mse=mse / count,
+                vb=vb / count,
+                num_samples=num_clips,
+            )
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """A batch that is read when it is called."""
+
+    seed: int
+    bucket: TrainBucket
+    samples: Sequence[tuple[Latent, int]]
+    packs: Packs
+
+    def __call__(self) -> MicroBatch:
+        return collate(0, self.bucket, [self._sample(*each) for each in self.samples], self.packs, pin=False)
+
+    def _sample(self, row: Latent, timestep: int) -> Sample:
+        """The middle window of a clip, with the noise that this clip has at this timestep, always."""
+        noise = randomness(self.seed, Purpose.HELD_OUT, step=timestep, sample=number_of(row.id))
+        begin = (row.num_frames - self.bucket.num_frames_spanned) // 2
+        return Sample(row, begin, timestep, drop=False, frame_mask=None, noise=noise)
+
+
+def mean_loss(rows: Sequence[HeldOutRow], weights: Literal["raw", "ema"]) -> float | None:
+    """One number of a measurement: the mean over bins, then over buckets. None when nothing was measured."""
+    by_bucket: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        if row.weights == weights:
+            by_bucket[row.bucket].append(row.loss)
+    means = [sum(losses) / len(losses) for losses in by_bucket.values()]
+    return sum(means) / len(means) if means else None

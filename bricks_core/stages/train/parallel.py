@@ -1,0 +1,105 @@
+"""The processes that train together: one, or as many as torchrun started.
+
+torchrun says who is who in the environment (RANK, WORLD_SIZE, LOCAL_RANK). Every process takes its share of each step's
+samples; gradients are summed once per step, whatever the number of micro-batches. The first process writes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+T = TypeVar("T")
+
+BUCKET_MB = 256
+"""Gradients summed at once: larger than torch's 25, which costs a fifth of the wires' speed on four nodes."""
+TIMEOUT = timedelta(minutes=30)
+"""A held-out evaluation or a checkpoint of another process may take a while; a hang should still end."""
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Who this process is among those that train together."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+    control: dist.ProcessGroup | None = None
+    """For agreements on the CPU: asking a GPU would make it wait for all the work it has been given."""
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that writes."""
+        return self.rank == 0
+
+    def wrapped(self, model: nn.Module) -> nn.Module:
+        """The network, with gradients summed over all processes in its backward pass."""
+        if self.world_size == 1:
+            return model
+        return DistributedDataParallel(
+            model,
+            device_ids=[self.device.index] if self.device.type == "cuda" else None,
+            broadcast_buffers=False,  # the only buffer, the null caption, never changes
+            gradient_as_bucket_view=True,
+            bucket_cap_mb=BUCKET_MB,
+        )
+
+    def summed(self, numbers: Tensor) -> Tensor:
+        """The sum over all processes, in all of them."""
+        numbers = numbers.clone()
+        if self.world_size > 1:
+            dist.all_reduce(numbers)
+        return numbers
+
+    def any(self, flag: int) -> int:
+        """The largest flag of all processes: what one of them knows, all do."""
+        if self.world_size == 1:
+            return flag
+        told = torch.tensor(flag)
+        dist.all_reduce(told, op=dist.ReduceOp.MAX, group=self.control)
+        return int(told)
+
+    def told_by_first(self, word: T) -> T:
+        """What the first process says."""
+        if self.world_size == 1:
+            return word
+        words: list[Any] = [word]
+        dist.broadcast_object_list(words, src=0, group=self.control)
+        told: T = words[0]
+        return told
+
+    def wait_for_all(self) -> None:
+        """Go on when all processes have come here."""
+        if self.world_size > 1:
+            dist.barrier(group=self.control)
+
+
+@contextlib.contextmanager
+def processes() -> Iterator[Processes]:
+    """Meet the processes that torchrun started; without it, be the only one. A GPU is used when there is one."""
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    if world_size == 1:
+        yield Processes(0, 1, torch.device("cuda", torch.cuda.current_device()) if _has_gpu() else torch.device("cpu"))
+        return
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if _has_gpu() else torch.device("cpu")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    try:
+        control = dist.new_group(backend="gloo", timeout=TIMEOUT)
+        yield Processes(dist.get_rank(), world_size, device, control)
+    finally:
+        dist.destroy_process_group()
+
+
+def _has_gpu() -> bool:
+    return torch.cuda.is_available()

@@ -1,0 +1,150 @@
+"""One step of training: noise in, loss, gradients of all micro-batches, one update of weights and EMA.
+
+Numbers in brackets are sections of the specification, docs/stdit2.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from bricks_core.diffusion.loss import Losses, denoising_loss
+from bricks_core.diffusion.noise_schedule import NoiseSchedule
+from bricks_core.errors import DataError
+from bricks_core.models.stdit2 import STDiT2
+from bricks_core.spec.strict import Strict
+from bricks_core.spec.train import TrainSpec
+from bricks_core.stages.train.dataloader import MicroBatch
+from bricks_core.stages.train.ema import EMA
+from bricks_core.stages.train.optimizer import make_optimizer, set_learning_rate
+from bricks_core.stages.train.parallel import Processes
+
+
+class Tally(Strict):
+    """What some steps have come to, per bucket of the phase."""
+
+    loss: list[float]
+    """Sums over samples, as mse and vb."""
+    mse: list[float]
+    vb: list[float]
+    num_samples: list[int]
+
+
+class Trainer:
+    """A network being trained, with all that changes with it."""
+
+    def __init__(self, spec: TrainSpec, model: STDiT2, everyone: Processes):
+        self.spec, self.everyone = spec, everyone
+        self.model = model.to(everyone.device)
+        self.model.activation_checkpointing = spec.activation_checkpointing
+        self.ema = EMA(self.model, spec.ema_horizon_share)
+        self.optimizer = make_optimizer(self.model, spec)
+        self.num_steps_done = 0
+        self.gradient_norm = torch.zeros((), device=everyone.device)
+        self._schedule = NoiseSchedule.of().to(everyone.device)
+        self._wrapped = everyone.wrapped(self.model).train()
+        self._sums = self._no_sums(1)
+        self._first_broken = torch.full((), -1, dtype=torch.int64, device=everyone.device)
+
+    def step(self, micro_batches: Sequence[MicroBatch], num_samples: int, num_buckets: int, rate: float) -> None:
+        """Learn from a step's samples, of which all processes together have `num_samples`.
+
+        Every sample counts the same, whichever bucket, micro-batch or process it is in. The reference averaged the
+        means of its processes, so that an image among 256 counted a sixty-fourth of a clip among 4.
+        """
+        if len(self._sums) != num_buckets:
+            self._sums = self._no_sums(num_buckets)
+        set_learning_rate(self.optimizer, rate)
+        self.optimizer.zero_grad()
+        for place, cpu_batch in enumerate(micro_batches):
+            batch = cpu_batch.to(self.everyone.device)
+            with self._gradients_summed(place == len(micro_batches) - 1):
+                losses = noised_loss(self._wrapped, self._schedule, batch, self.spec.precision)
+                # The gradients of processes are averaged, so each must be larger by their number.
+                (losses.loss.sum() * (self.everyone.world_size / num_samples)).backward()
+            self._count(batch, losses)
+        parameters = [each for group in self.optimizer.param_groups for each in group["params"]]
+        # Scaled by max / (norm + 1e-6) where that is below 1, as in the reference [17].
+        self.gradient_norm = torch.nn.utils.clip_grad_norm_(parameters, self.spec.gradient_clip)
+        self._watch()
+        self.optimizer.step()
+        self.num_steps_done += 1
+        self.ema.update(self.model, self.num_steps_done)
+
+    def check_finite(self) -> None:
+        """Raise DataError if a loss or gradient was not finite since the last check.
+
+        Found in the step itself without making a GPU wait, asked for before anything is logged or written.
+        """
+        step = int(self._first_broken)
+        if step >= 0:
+            raise DataError(
+                f"Training broke down at step {step}: its loss or gradient is not a finite number. The checkpoint "
+                "before is whole, but the same settings will end here again: lower the learning rate or gradient_clip, "
+                "or set precision to float32."
+            )
+
+    def tally(self, *, empty: bool) -> Tally:
+        """What the steps since the last emptying have come to, over all processes; all must ask."""
+        sums = self.everyone.summed(self._sums)
+        if empty:
+            self._sums = self._no_sums(len(sums))
+        loss, mse, vb, count = sums.T.tolist()
+        return Tally(loss=loss, mse=mse, vb=vb, num_samples=[round(each) for each in count])
+
+    def put_back(self, tally: Tally) -> None:
+        """Continue from a tally: the first process has it all, the others nothing."""
+        self._sums = self._no_sums(len(tally.loss))
+        if self.everyone.is_first:
+            rows = [tally.loss, tally.mse, tally.vb, tally.num_samples]
+            self._sums += torch.tensor(rows, dtype=torch.float64, device=self.everyone.device).T
+
+    def _gradients_summed(self, now: bool) -> AbstractContextManager[None]:
+        wrapped = self._wrapped
+        if now or not isinstance(wrapped, torch.nn.parallel.DistributedDataParallel):
+            return contextlib.nullcontext()
+        waiting: AbstractContextManager[None] = wrapped.no_sync()
+        return waiting
+
+    def _count(self, batch: MicroBatch, losses: Losses) -> None:
+        # float64 holds sums of float32 losses without rounding, so the order of adding them up makes no difference.
+        each = torch.stack([losses.loss, losses.mse, losses.vb, torch.ones_like(losses.loss)]).detach().double()
+        self._sums[batch.bucket] += each.sum(dim=1)
+
+    def _watch(self) -> None:
+        broken = ~(torch.isfinite(self.gradient_norm) & torch.isfinite(self._sums).all())
+        found = torch.where(broken, self.num_steps_done, -1)
+        self._first_broken = torch.where(self._first_broken < 0, found, self._first_broken)
+
+    def _no_sums(self, num_buckets: int) -> Tensor:
+        return torch.zeros((num_buckets, 4), dtype=torch.float64, device=self.everyone.device)
+
+
+def noised_loss(
+    network: torch.nn.Module,
+    schedule: NoiseSchedule,
+    batch: MicroBatch,
+    precision: Literal["float32", "bfloat16"],
+) -> Losses:
+    """Put a batch's noise into its latents, ask the network for it, and say how far off it is.  [12, 13]
+
+    The network runs in `precision`, noise and loss in float32.
+    """
+    x0 = batch.latents.float().transpose(1, 2)  # (B, 4, T, H, W)
+    x_t = schedule.add_noise(x0, batch.noise, batch.timestep, batch.frame_mask)
+    with torch.autocast(x_t.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        output = network(
+            x_t,
+            batch.timestep,
+            batch.text.float()[:, None],
+            batch.text_mask,
+            batch.frame_mask,
+            drop=batch.drop,
+            **batch.sizes,
+        )
+    return denoising_loss(schedule, output, x0, x_t, batch.noise, batch.timestep, batch.frame_mask)

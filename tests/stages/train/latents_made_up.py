@@ -1,0 +1,93 @@
+"""A small latents artifact with a rule in it that a network can learn, made through the packs that training reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from bricks_core.progress import Progress
+from bricks_core.spec.latents import Latent, LatentsSpec, TextSpec
+from bricks_core.spec.manifest import content_id
+from bricks_core.spec.stages import STAGES
+from bricks_core.spec.train import TrainSpec
+from bricks_core.storage.artifacts import open_artifact
+from bricks_core.storage.shards import PackWriter
+from bricks_core.storage.store import Store
+from bricks_core.storage.work import Work
+
+TEXT_WIDTH = 24
+MAX_TOKENS = 12
+LATENTS_DIGEST = "0" * 31 + "1"
+
+
+def made_up_rows(
+    folder: Path, *, num_clips: int = 12, num_held_out: int = 4, sizes: tuple[tuple[int, int], ...] = ((8, 6),)
+) -> list[Latent]:
+    """Clips and their middle images, in one pack per size. A caption says which of four patterns a clip has."""
+    rows = []
+    for size_index, (height, width) in enumerate(sizes):
+        key = f"packs/{size_index}.bin"
+        (folder / "packs").mkdir(parents=True, exist_ok=True)
+        with PackWriter(folder / key) as pack:
+            for clip in range(size_index, num_clips + num_held_out, len(sizes)):
+                split = "held_out" if clip >= num_clips else "train"
+                rows += _clip(pack, key, clip, split, height, width)
+    return sorted(rows, key=lambda row: row.id)
+
+
+def _clip(pack: PackWriter, key: str, clip: int, split: str, height: int, width: int) -> list[Latent]:
+    rng = np.random.default_rng(clip)
+    pattern = clip % 4
+    num_frames = 9 + clip % 3
+    num_tokens = 3 + clip % 5
+    frames = np.full((num_frames, 4, height, width), 0.2) * rng.standard_normal((num_frames, 4, 1, 1))
+    frames[:, pattern] += 1.5
+    text = np.zeros((num_tokens, TEXT_WIDTH)) + 0.1 * rng.standard_normal((num_tokens, TEXT_WIDTH))
+    text[:, pattern] += 2.0
+    text_offset = pack.add_text(text)
+    made = []
+    for kind, latents in (("video", frames), ("image", frames[num_frames // 2 :][:1])):
+        offset = pack.add_latents([latents], len(latents), height, width)
+        made.append(
+            Latent(
+                id=content_id("latent", clip, kind),
+                clip_id=f"clip-{clip}",
+                video_id=f"video-{clip}",
+                kind=kind,
+                split=split,
+                resolution="64x48" if height >= width else "48x64",
+                aspect=f"{height * 8}x{width * 8}",
+                height_px=height * 8,
+                width_px=width * 8,
+                num_frames=len(latents),
+                latent_height=height,
+                latent_width=width,
+                fps=120.0 if kind == "image" else 12.0,
+                pack=key,
+                latents_offset_bytes=offset,
+                text_offset_bytes=text_offset,
+                num_tokens=num_tokens,
+                text_width=TEXT_WIDTH,
+                caption=f"pattern {pattern}",
+                caption_by="made up",
+                codec="made up",
+                text_encoder="made up",
+            )
+        )
+    return made
+
+
+def made_up_latents(store: Store, scratch: Path, **how: int) -> None:
+    """Put them into a store as a finished latents artifact."""
+    spec = LatentsSpec(resolutions=["64x48"], text=TextSpec(max_tokens=MAX_TOKENS))
+    rows = made_up_rows(scratch, **how)
+    work = Work(store, STAGES["latents"], spec, LATENTS_DIGEST, {}, {}, Progress("latents"))
+    objects = [work.put_file(key, scratch / key) for key in sorted({row.pack for row in rows})]
+    work.commit({"latents": rows}, objects=objects)
+
+
+def train_work(store: Store, spec: TrainSpec, digest: str = "0" * 31 + "2") -> Work:
+    """A working place of the train stage that reads them."""
+    inputs = {"latents": open_artifact(store, "latents", LATENTS_DIGEST)}
+    return Work(store, STAGES["train"], spec, digest, {"latents": LATENTS_DIGEST}, inputs, Progress("train"))
