@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections import defaultdict
 from collections.abc import Callable
@@ -42,3 +43,66 @@ def small_model(golden: Callable[[str], dict[str, Vectors]], golden_json: Callab
     model = STDiT2(STDiT2Config.from_dict(golden_json("small_config")))
     model.load_state_dict(golden("small_model")[""], strict=True)
     return model.eval()
+
+
+@pytest.fixture(scope="session")
+def tiny_vae() -> Callable[..., Path]:
+    """tiny_vae(folder, seed=0, **config): diffusers' real AutoencoderKL at its real depth (it shrinks by 8), with few
+    channels and random weights, saved to the folder."""
+    import torch
+    from diffusers import AutoencoderKL
+
+    def save(folder: Path, seed: int = 0, max_shard_size: str = "1GB", **config: Any) -> Path:
+        small = {
+            "block_out_channels": (8, 8, 8, 8),
+            "down_block_types": ("DownEncoderBlock2D",) * 4,
+            "up_block_types": ("UpDecoderBlock2D",) * 4,
+            "layers_per_block": 1,
+            "norm_num_groups": 4,
+            "latent_channels": 4,
+            "sample_size": 32,
+        }
+        torch.manual_seed(seed)
+        AutoencoderKL(**{**small, **config}).save_pretrained(folder, max_shard_size=max_shard_size)
+        return folder
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def tiny_t5() -> Callable[..., Path]:
+    """tiny_t5(folder, seed=0): transformers' real T5 encoder, 32 wide, with random weights, and a sentencepiece model
+    trained on the spot, in the layout of T5's published folders."""
+    import sentencepiece
+    import torch
+    from transformers import T5Config, T5EncoderModel
+
+    sentences = [
+        "A red brick car drives to the left.",
+        "Two bricks fall on blue ground, and a small figure walks slowly to the right of the yellow house.",
+    ]
+
+    def save(folder: Path, seed: int = 0) -> Path:
+        pieces = io.BytesIO()
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(sentences * 20),
+            model_writer=pieces,
+            vocab_size=60,
+            hard_vocab_limit=False,
+            model_type="unigram",
+            pad_id=0,
+            eos_id=1,
+            unk_id=2,
+            bos_id=-1,
+            num_threads=1,
+            minloglevel=2,
+        )
+        torch.manual_seed(seed)
+        gated = {"feed_forward_proj": "gated-gelu"}
+        config = T5Config(vocab_size=64, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, **gated)
+        T5EncoderModel(config).save_pretrained(folder)
+        (folder / "spiece.model").write_bytes(pieces.getvalue())
+        (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "T5Tokenizer", "extra_ids": 0}))
+        return folder
+
+    return save

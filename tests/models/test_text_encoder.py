@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import io
-import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ import sentencepiece
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import T5Config, T5EncoderModel
+from transformers import T5EncoderModel
 
 from bricks_core.errors import DataError, SpecError
 from bricks_core.models.text_encoder import T5, HashedWords, load_text_encoder, words_of
@@ -27,34 +26,8 @@ CAPTIONS = [
 ]
 
 
-def tiny_t5(folder: Path, seed: int = 0) -> Path:
-    """The real classes in the layout of T5's published folders: weights, and a sentencepiece model trained here."""
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(CAPTIONS * 20),
-        model_writer=model,
-        vocab_size=60,
-        hard_vocab_limit=False,
-        model_type="unigram",
-        pad_id=0,
-        eos_id=1,
-        unk_id=2,
-        bos_id=-1,
-        num_threads=1,
-        minloglevel=2,
-    )
-    torch.manual_seed(seed)
-    config = T5Config(
-        vocab_size=64, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, feed_forward_proj="gated-gelu"
-    )
-    T5EncoderModel(config).save_pretrained(folder)
-    (folder / "spiece.model").write_bytes(model.getvalue())
-    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "T5Tokenizer", "extra_ids": 0}))
-    return folder
-
-
 @pytest.fixture(scope="module")
-def t5_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def t5_folder(tiny_t5: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_t5(tmp_path_factory.mktemp("models") / "tiny-t5")
 
 
@@ -93,7 +66,7 @@ def test_a_captions_t5_features_do_not_depend_on_its_neighbours(t5_folder):
         np.testing.assert_allclose(together, pairs.encode([alone])[0], atol=1e-5)
 
 
-def test_t5_is_named_by_weights_type_and_length_not_by_where_it_lies(t5, t5_folder, tmp_path):
+def test_t5_is_named_by_weights_type_and_length_not_by_where_it_lies(t5, t5_folder, tiny_t5, tmp_path):
     same, other = T5(str(tiny_t5(tmp_path / "tiny-t5"))), T5(str(tiny_t5(tmp_path / "b" / "tiny-t5", seed=1)))
     assert same.id == t5.id
     assert other.id != t5.id
@@ -103,7 +76,7 @@ def test_t5_is_named_by_weights_type_and_length_not_by_where_it_lies(t5, t5_fold
     assert half.encode(["Snow."])[0].dtype == np.float32
 
 
-def test_t5_that_overflows_is_refused_not_stored(tmp_path):
+def test_t5_that_overflows_is_refused_not_stored(tiny_t5, tmp_path):
     folder = tiny_t5(tmp_path / "loud")
     network = T5EncoderModel.from_pretrained(folder)
     with torch.no_grad():

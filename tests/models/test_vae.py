@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,26 +17,9 @@ from bricks_core.models.vae import PatchDct, SdVae, load_codec
 from bricks_core.spec.latents import CodecSpec
 
 
-def tiny_vae(seed: int = 0, **changes: object) -> AutoencoderKL:
-    """The real class at the real depth (it shrinks by 8), with few channels and random weights."""
-    torch.manual_seed(seed)
-    settings = {
-        "block_out_channels": (8, 8, 8, 8),
-        "down_block_types": ("DownEncoderBlock2D",) * 4,
-        "up_block_types": ("UpDecoderBlock2D",) * 4,
-        "layers_per_block": 1,
-        "norm_num_groups": 4,
-        "latent_channels": 4,
-        "sample_size": 32,
-    }
-    return AutoencoderKL(**{**settings, **changes})
-
-
 @pytest.fixture(scope="module")
-def vae_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "tiny-vae"
-    tiny_vae().save_pretrained(folder)
-    return folder
+def vae_folder(tiny_vae: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_vae(tmp_path_factory.mktemp("models") / "tiny-vae")
 
 
 def picture(height: int, width: int) -> np.ndarray:
@@ -145,9 +129,9 @@ def test_sd_vae_is_the_mean_of_diffusers_posterior_times_the_scaling_factor(vae_
     assert torch.allclose(codec.decode(expected), pixels, atol=1e-5)
 
 
-def test_another_scaling_factor_in_the_models_config_is_used_and_named(tmp_path):
-    tiny_vae(scaling_factor=0.5).save_pretrained(tmp_path / "vae")
-    tiny_vae().save_pretrained(tmp_path / "usual")
+def test_another_scaling_factor_in_the_models_config_is_used_and_named(tiny_vae, tmp_path):
+    tiny_vae(tmp_path / "vae", scaling_factor=0.5)
+    tiny_vae(tmp_path / "usual")
     frames = picture(16, 16)
     half, usual = SdVae(str(tmp_path / "vae")), SdVae(str(tmp_path / "usual"))
     assert torch.allclose(half.encode(frames) / 0.5, usual.encode(frames) / 0.18215, atol=1e-4)
@@ -155,9 +139,9 @@ def test_another_scaling_factor_in_the_models_config_is_used_and_named(tmp_path)
     assert "scale=0.18215" in usual.id
 
 
-def test_sd_vae_is_named_by_its_weights_not_by_where_they_lie(vae_folder, tmp_path):
-    tiny_vae(seed=0).save_pretrained(tmp_path / "tiny-vae", max_shard_size="20KB")
-    tiny_vae(seed=1).save_pretrained(tmp_path / "other" / "tiny-vae")
+def test_sd_vae_is_named_by_its_weights_not_by_where_they_lie(vae_folder, tiny_vae, tmp_path):
+    tiny_vae(tmp_path / "tiny-vae", max_shard_size="20KB")
+    tiny_vae(tmp_path / "other" / "tiny-vae", seed=1)
     here, moved, other = (
         SdVae(str(path)).id for path in (vae_folder, tmp_path / "tiny-vae", tmp_path / "other" / "tiny-vae")
     )
@@ -174,8 +158,8 @@ def test_the_type_is_what_the_run_file_says_and_latents_are_float32(vae_folder, 
     assert f":{dtype}:" in codec.id
 
 
-def test_an_autoencoder_of_another_shape_is_refused_with_a_sentence(tmp_path):
-    tiny_vae(latent_channels=16).save_pretrained(tmp_path / "wide")
+def test_an_autoencoder_of_another_shape_is_refused_with_a_sentence(tiny_vae, tmp_path):
+    tiny_vae(tmp_path / "wide", latent_channels=16)
     with pytest.raises(SpecError, match=r"16 channels at 1/8.*sd-vae-ft-ema"):
         SdVae(str(tmp_path / "wide"))
 

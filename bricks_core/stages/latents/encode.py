@@ -1,0 +1,150 @@
+"""A group of clips becomes a pack: decoded, brought to size, encoded and written as a stream of frames."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+import cv2
+import numpy as np
+
+from bricks_core.errors import DataError
+from bricks_core.models.text_encoder import TextEncoder
+from bricks_core.models.vae import LatentCodec
+from bricks_core.spec.caption import Caption
+from bricks_core.spec.latents import Latent
+from bricks_core.spec.manifest import content_id
+from bricks_core.stages.latents.groups import Group, Source
+from bricks_core.storage.shards import PackWriter
+from bricks_core.video.buckets import Size
+from bricks_core.video.read import Pixels, frames
+from bricks_core.video.resize import fit
+
+CAPTIONS_AT_ONCE = 16
+CHUNKS_AHEAD = 2
+
+T = TypeVar("T")
+Locate = Callable[[str], AbstractContextManager[Path]]
+
+
+@dataclass(frozen=True)
+class Encoders:
+    """The two that make a pack."""
+
+    codec: LatentCodec
+    text: TextEncoder
+
+
+def encode_group(
+    group: Group, captions: Mapping[str, Caption], encoders: Encoders, locate: Locate, file: Path, key: str
+) -> list[Latent]:
+    """Write a group's pack to `file` and return its index; memory is that of a few chunks, whatever the group's size.
+
+    `captions` by source id; `locate` gives a source's file; `key` is what the pack will be called. Raises DataError: a
+    clip has another number of frames than its row says, or an encoder overflowed.
+    """
+    rows = []
+    size = group.shape.size
+    # Frames of different clips share chunks: all have one size, and an image costs no more than a frame.
+    pixels = _chunked(_all_frames(group.sources, size, locate), encoders.codec.chunk_frames)
+    with PackWriter(file) as pack, closing(_ahead(pixels)) as chunks:
+        latents = _latents(chunks, encoders.codec)
+        texts = _texts([captions[source.id].text for source in group.sources], encoders.text, pack)
+        for source in group.sources:
+            own = islice(latents, source.num_frames)
+            offset = pack.add_latents(own, source.num_frames, size.latent_height, size.latent_width)
+            text_offset, num_tokens = next(texts)
+            caption = captions[source.id]
+            rows.append(
+                Latent(
+                    id=content_id("latent", source.id, group.shape.resolution),
+                    clip_id=source.clip_id,
+                    video_id=source.video_id,
+                    kind=source.kind,
+                    split=source.split,
+                    resolution=group.shape.resolution,
+                    aspect=size.aspect,
+                    height_px=size.height_px,
+                    width_px=size.width_px,
+                    num_frames=source.num_frames,
+                    latent_height=size.latent_height,
+                    latent_width=size.latent_width,
+                    fps=source.fps,
+                    pack=key,
+                    latents_offset_bytes=offset,
+                    text_offset_bytes=text_offset,
+                    num_tokens=num_tokens,
+                    text_width=encoders.text.width,
+                    caption=caption.text,
+                    caption_by=caption.by,
+                    codec=encoders.codec.id,
+                    text_encoder=encoders.text.id,
+                )
+            )
+    return rows
+
+
+def read_image(path: Path) -> Pixels:
+    """(height, width, 3) in 0..255, of a JPEG or PNG. Raises DataError: it is none."""
+    bgr = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    if bgr is None:
+        raise DataError(f"{path.name} is no picture that can be read.")
+    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def _all_frames(sources: Iterable[Source], size: Size, locate: Locate) -> Generator[Pixels, None, None]:
+    """Every frame of every source in turn, brought to size: (height_px, width_px, 3)."""
+    for source in sources:
+        num_frames = 0
+        with locate(source.key) as path:
+            if source.kind == "image":
+                yield fit(read_image(path)[None], size.height_px, size.width_px)[0]
+                continue
+            with closing(frames(path)) as film:
+                for frame in film:
+                    num_frames += 1
+                    yield fit(frame.rgb()[None], size.height_px, size.width_px)[0]
+        if num_frames != source.num_frames:
+            raise DataError(
+                f"Clip {source.id} has {num_frames} frames, its row says {source.num_frames}: its file is not the one "
+                "that was cut. Run the clip stage again."
+            )
+
+
+def _chunked(pixels: Generator[Pixels, None, None], num_frames: int) -> Generator[Pixels, None, None]:
+    with closing(pixels):
+        while chunk := list(islice(pixels, num_frames)):
+            yield np.stack(chunk)
+
+
+def _ahead(chunks: Generator[T, None, None]) -> Generator[T, None, None]:
+    """The same chunks, made in a thread while the last one is used: decoding and encoding overlap."""
+    with closing(chunks), ThreadPoolExecutor(1, thread_name_prefix="decode") as pool:
+        coming: deque[Future[T | None]] = deque(pool.submit(next, chunks, None) for _ in range(CHUNKS_AHEAD))
+        while (chunk := coming.popleft().result()) is not None:
+            coming.append(pool.submit(next, chunks, None))
+            yield chunk
+
+
+def _latents(chunks: Iterator[Pixels], codec: LatentCodec) -> Iterator[np.ndarray]:
+    """Frame by frame, (1, 4, latent height, latent width)."""
+    for chunk in chunks:
+        for frame in codec.encode(chunk).cpu().numpy():
+            yield frame[None]
+
+
+def _texts(captions: list[str], encoder: TextEncoder, pack: PackWriter) -> Iterator[tuple[int, int]]:
+    """Where each caption's features begin in the pack, and how many rows they have; equal captions are encoded once."""
+    places: dict[str, tuple[int, int]] = {}
+    for start in range(0, len(captions), CAPTIONS_AT_ONCE):
+        some = captions[start : start + CAPTIONS_AT_ONCE]
+        new = [caption for caption in dict.fromkeys(some) if caption not in places]
+        for caption, features in zip(new, encoder.encode(new), strict=True):
+            places[caption] = pack.add_text(features), len(features)
+        yield from (places[caption] for caption in some)
