@@ -27,7 +27,7 @@ from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from bricks_core.errors import AlteredObject, SpecError, StoreDenied, TryLater
+from bricks_core.errors import AlteredObject, NoSuchObject, SpecError, StoreDenied, TryLater
 from bricks_core.spec.manifest import StoredObject
 from bricks_core.storage.hashes import CACHE, sha256_of_file
 from bricks_core.storage.os_errors import told as told_of_disk
@@ -186,7 +186,7 @@ class _Bucket:
         return CACHE.recall(self._cache_name(full), etag)
 
     def put(self, full: str, data: bytes, key: str) -> None:
-        with told(self.place, "write", key):
+        with self._told("write", key):
             answer = self.client.put_object(Bucket=self.name, Key=full, Body=data)
         self._remember(full, answer["ETag"].strip('"'), hashlib.sha256(data).hexdigest())
 
@@ -194,7 +194,7 @@ class _Bucket:
         """Put if there is nothing yet; False when there is."""
         me = uuid.uuid4().hex
         for attempt in range(20):
-            with told(self.place, "write", key):
+            with self._told("write", key):
                 try:
                     self.client.put_object(
                         Bucket=self.name, Key=full, Body=data, IfNoneMatch="*", Metadata={"bricks-writer": me}
@@ -212,7 +212,7 @@ class _Bucket:
 
     def put_parts(self, full: str, content: _Hashed, size_bytes: int, key: str) -> None:
         part_bytes = max(PART_BYTES, -(-size_bytes // _MAX_PARTS))
-        with told(self.place, "write", key):
+        with self._told("write", key):
             self.client.upload_fileobj(content, self.name, full, Config=_transfer(part_bytes))
 
     @contextmanager
@@ -222,14 +222,14 @@ class _Bucket:
             folder = tempfile.TemporaryDirectory(prefix="bricks-", ignore_cleanup_errors=True)
         with folder:
             path = Path(folder.name, "object" + Path(full).suffix)
-            with told_of_disk(path, "write"), told(self.place, "read", key):
+            with told_of_disk(path, "write"), self._told("read", key):
                 self.client.download_file(self.name, full, str(path), Config=_transfer(PART_BYTES))
             yield path
 
     def objects(self, prefix: str) -> Iterator[_Object]:
         pages = iter(self.client.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix))
         while True:
-            with told(self.place, "list"):
+            with self._told("list"):
                 page = next(pages, None)
             if page is None:
                 return
@@ -237,18 +237,18 @@ class _Bucket:
                 yield _Object(each["Key"], each["Size"], each["ETag"].strip('"'))
 
     def head(self, full: str, key: str) -> _Object | None:
-        with told(self.place, "read", key):
+        with self._told("read", key):
             try:
                 found = self.client.head_object(Bucket=self.name, Key=full)
             except ClientError as error:
                 if code_of(error) not in ABSENT:
                     raise
-                self._need_bucket()  # its absence looks the same
+                self._need_bucket()
                 return None
         return _Object(full, found["ContentLength"], found["ETag"].strip('"'))
 
     def delete(self, fulls: list[str]) -> None:
-        with told(self.place, "delete", f"{len(fulls)} objects"):
+        with self._told("delete", f"{len(fulls)} objects"):
             answer = self.client.delete_objects(
                 Bucket=self.name, Delete={"Objects": [{"Key": full} for full in fulls], "Quiet": True}
             )
@@ -258,7 +258,7 @@ class _Bucket:
 
     def abort_uploads(self, prefix: str, before: datetime) -> int:
         num_aborted = 0
-        with told(self.place, "list"):
+        with self._told("list"):
             pages = self.client.get_paginator("list_multipart_uploads").paginate(Bucket=self.name, Prefix=prefix)
             for upload in chain.from_iterable(page.get("Uploads", []) for page in pages):
                 if upload["Initiated"] < before:
@@ -270,7 +270,7 @@ class _Bucket:
         """Read it all; -> its ETag. botocore retries requests, not a body that breaks off: then we begin `anew`."""
         for attempt in range(1, NUM_ATTEMPTS + 1):
             take = anew()
-            with told(self.place, "read", key):
+            with self._told("read", key):
                 answer = self.client.get_object(Bucket=self.name, Key=full)
                 try:
                     with closing(answer["Body"]) as body:
@@ -282,6 +282,15 @@ class _Bucket:
                         raise
             time.sleep(0.2 * attempt)
         raise AssertionError("unreachable")
+
+    @contextmanager
+    def _told(self, doing: str, key: str | None = None) -> Iterator[None]:
+        try:
+            with told(self.place, doing, key):
+                yield
+        except NoSuchObject:
+            self._need_bucket()  # its absence can look the same
+            raise
 
     def _need_bucket(self) -> None:
         if self._is_there:
