@@ -179,35 +179,40 @@ def attention(q: Tensor, k: Tensor, v: Tensor, key_mask: Tensor | None = None) -
     key_mask (M, keys) bool: False hides a key; every row needs a True.  arXiv:1706.03762 eq. 1.
     """
     visible = None if key_mask is None else key_mask[:, None, None]
-    if _fused_attention_suits(q, k):
+    if fused_attention_suits(q, k):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=visible)
+    return attention_by_products(q, k, v, visible)
+
+
+def attention_by_products(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
+    """The same, with the whole matrix of weights in memory."""
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
     if visible is not None:
         scores = scores.masked_fill(~visible, float("-inf"))
     return scores.softmax(dim=-1, dtype=torch.float32).to(v.dtype) @ v
 
 
-def _fused_attention_suits(q: Tensor, k: Tensor) -> bool:
+def fused_attention_suits(q: Tensor, k: Tensor) -> bool:
+    """Whether torch's fused kernels can do this attention, and quickly."""
     if q.device.type == "cuda":
         # The kernels put M on an axis of the launch grid that ends at 65,535 (pytorch/pytorch issue 142228);
         # temporal attention over a batch of images is beyond that.
         return q.shape[0] < 65536
-    # The CPU's bfloat16 kernel takes two to ten times as long backwards as two plain products when keys are few
+    # The CPU's bfloat16 kernel takes twice to ten times as long, backwards, as two plain products when keys are few
     # (benchmarks/stdit2_step.py); with many keys the plain way would store too large a matrix.
     return q.dtype != torch.bfloat16 or k.shape[-2] > 256
 
 
 class RMSNorm(nn.Module):
-    """v / √(mean v² + ε) times a weight per channel, over the last axis.  arXiv:1910.07467 eq. 4"""
+    """v / √(mean v² + ε) times a weight per channel, over the last axis; mean in float32.  arXiv:1910.07467 eq. 4"""
 
     def __init__(self, width: int):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        exact = x.float()
-        normal = exact * torch.rsqrt(exact.square().mean(dim=-1, keepdim=True) + NORM_EPSILON)
-        return (normal.to(x.dtype) * self.weight).to(x.dtype)
+        # One kernel, as long as the types agree (under autocast the weight's would be wider).
+        return F.rms_norm(x, x.shape[-1:], self.weight.to(x.dtype), NORM_EPSILON)
 
 
 class SelfAttention(nn.Module):
