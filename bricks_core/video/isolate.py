@@ -1,4 +1,4 @@
-"""Work on files nobody vouches for, in a process of its own with limits on memory and time.
+"""Work on files nobody vouches for, in a process of its own with limits on memory and silence.
 
 A decoder that crashes, hangs or eats the memory then costs one film and leaves a sentence; it does not cost the stage.
 The processes are forked from a small server that has the libraries loaded and nothing else going on (threads, open
@@ -23,7 +23,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for
 from typing import Any, ParamSpec, Self, TypeVar
 
-from bricks_core.errors import BricksError, DataError
+from bricks_core.errors import BricksError, DataError, TryLater
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -31,11 +31,16 @@ I = TypeVar("I")  # noqa: E741 (an item)
 
 _PRELOADED = ["av", "cv2", "numpy", "scenedetect.detectors", "bricks_core.video.probe", "bricks_core.video.write"]
 _POLL_S = 0.25
+_SIGN_EVERY_S = 1.0
 _PR_SET_PDEATHSIG = 1
 
 
 class Crash(DataError):
     """The work did not come back: its process died, took too long, or wanted more memory than it may have."""
+
+
+class Abandoned(BricksError):
+    """The work was given up because all of it was: nothing is known about this piece."""
 
 
 class Isolation:
@@ -44,9 +49,12 @@ class Isolation:
     Functions and their arguments and results are pickled. Safe to use from many threads at once.
     """
 
-    def __init__(self, *, timeout_s: float, memory_bytes: int):
-        """`timeout_s`: wall clock for one call. `memory_bytes`: address space; libraries alone take some 800 MiB."""
-        self._timeout_s = timeout_s
+    def __init__(self, *, silence_s: float, memory_bytes: int):
+        """`silence_s`: longest time without a frame (see `sign_of_life`): long films may take long, not hang.
+
+        `memory_bytes`: address space of one process; the libraries alone take some 800 MiB of it.
+        """
+        self._silence_s = silence_s
         self._memory_bytes = memory_bytes
         self._closing = threading.Event()
         self._context = multiprocessing.get_context("forkserver")
@@ -63,7 +71,7 @@ class Isolation:
 
         Raises:
             Crash: it did not come back.
-            BricksError: the one that `function` raised.
+            BricksError, OSError: the one that `function` raised.
         """
         receiver, sender = self._context.Pipe(duplex=False)
         process = self._context.Process(
@@ -105,26 +113,52 @@ class Isolation:
                 raise
 
     def _outcome(self, process: Any, receiver: Connection) -> Any:
-        until_s = time.monotonic() + self._timeout_s
+        heard_s = time.monotonic()
         while True:
             ready = wait_for([receiver, process.sentinel], timeout=_POLL_S)
-            if receiver in ready:
-                with contextlib.suppress(EOFError):
-                    return receiver.recv()
-                process.join(_POLL_S)
-                return self._crash(process.exitcode)
-            if process.sentinel in ready:
-                return self._crash(process.exitcode)
             if self._closing.is_set():
-                return Crash("It was stopped.")
-            if time.monotonic() > until_s:
-                return Crash(f"It took longer than {self._timeout_s:g} s.")
+                return Abandoned("Stopped.")
+            if receiver in ready:
+                try:
+                    outcome = receiver.recv()
+                except EOFError:
+                    process.join()
+                    return self._crash(process.exitcode)
+                if outcome is not None:
+                    return outcome
+                heard_s = time.monotonic()
+            elif process.sentinel in ready:
+                return self._crash(process.exitcode)
+            if time.monotonic() > heard_s + self._silence_s:
+                return Crash(f"The decoder hangs: no frame for {self._silence_s:g} s.")
 
-    def _crash(self, exit_code: int | None) -> Crash:
+    def _crash(self, exit_code: int | None) -> BricksError:
+        if exit_code == -signal.SIGKILL:
+            # The machine's doing, not the film's: nothing is written down about the film.
+            return TryLater(
+                "A process that read a film was killed from outside; if memory ran out, give this machine more or run "
+                "with fewer CPUs. Start again: what is finished is kept."
+            )
         if exit_code is not None and exit_code < 0:
             with contextlib.suppress(ValueError):
                 return Crash(f"The decoder crashed ({signal.Signals(-exit_code).name}).")
         return Crash(f"The decoder ended without an answer (exit code {exit_code}).")
+
+
+def sign_of_life() -> None:
+    """Tell the waiting process, if there is one, that work goes on: called for every frame, sent once a second."""
+    if _life is not None and time.monotonic() - _life.sent_s > _SIGN_EVERY_S:
+        _life.sent_s = time.monotonic()
+        _life.sender.send(None)
+
+
+class _Life:
+    def __init__(self, sender: Connection):
+        self.sender = sender
+        self.sent_s = time.monotonic()
+
+
+_life: _Life | None = None  # set in an isolated process only
 
 
 def num_cpus() -> int:
@@ -143,7 +177,10 @@ def _child(
     sender: Connection, memory_bytes: int, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> None:
     """Runs in the new process: the limits, then the function, then its result (in a tuple) or its error."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    global _life
+    _life = _Life(sender)
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, signal.SIG_IGN)  # such as Ctrl-C, which reaches the whole group; the parent decides
     _die_with_parent()
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     limit = memory_bytes if hard == resource.RLIM_INFINITY else min(memory_bytes, hard)
@@ -159,7 +196,7 @@ def _child(
         outcome = Crash(f"It wants more than {memory_bytes / (1 << 20):.0f} MiB of memory.")
     except OSError as error:
         # A full disk is the machine's fault, not the film's: the parent must not write a row about it.
-        outcome = error
+        outcome = OSError(error.errno, error.strerror)
     except Exception as error:
         traceback.print_exc()
         outcome = Crash(f"Reading it failed: {type(error).__name__}: {error}.")

@@ -12,7 +12,7 @@ import av
 from av.video.reformatter import ColorPrimaries, ColorRange, ColorTrc
 
 from bricks_core.errors import DataError
-from bricks_core.video.read import Frame, colour_matrix, frames, is_full_range, video_stream
+from bricks_core.video.read import Frame, colour_matrix, frames, is_full_range, open_film, video_stream
 
 State = Literal["ok", "damaged", "unreadable"]
 
@@ -65,10 +65,17 @@ def probe(path: Path | str) -> Facts:
     """Decode a film from end to end and say what it is. Never raises for what is in the file.
 
     Costs a full decode on one thread: about 2 ms a frame of 720p H.264.
+
+    Raises:
+        OSError: the file cannot be read.
     """
     path = Path(path)
-    if reason := _unopened(path):
-        return Facts("unreadable", reason)
+    if path.stat().st_size == 0:
+        return Facts("unreadable", "The file is empty.")
+    try:
+        open_film(path).close()
+    except DataError:
+        return Facts("unreadable", _not_a_video(path))
     try:
         header = _header(path)
         counted = _Count()
@@ -172,7 +179,7 @@ def _damage(header: _Header, counted: _Count, duration_s: float) -> str:
 
 
 def _header(path: Path) -> _Header:
-    with av.open(str(path), metadata_errors="replace") as container:
+    with open_film(path) as container:
         stream = video_stream(container)
         if stream is None:
             raise DataError(f"It has no video stream{' (only sound)' if container.streams.audio else ''}.")
@@ -189,17 +196,6 @@ def _header(path: Path) -> _Header:
             start_s=float((stream.start_time or 0) * time_base),
             fps=float(stream.average_rate or 0),
         )
-
-
-def _unopened(path: Path) -> str:
-    """Why a file cannot even be opened, or nothing."""
-    if path.stat().st_size == 0:
-        return "The file is empty."
-    try:
-        av.open(str(path), metadata_errors="replace").close()
-    except (av.FFmpegError, OSError, ValueError):
-        return _not_a_video(path)
-    return ""
 
 
 def _not_a_video(path: Path) -> str:

@@ -7,6 +7,7 @@ file with bit errors, two threads flag 11 frames of 90 as corrupt, one thread 48
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -20,11 +21,18 @@ from av.video.reformatter import ColorRange, Colorspace, ColorTrc
 
 from bricks_core.errors import DataError
 from bricks_core.video import colour
+from bricks_core.video.isolate import sign_of_life
 
 Pixels = npt.NDArray[np.uint8]
 
 # Left to itself the library prints decoders' complaints to standard error; what matters of them is in Frame.is_damaged.
 av.logging.set_level(None)
+
+# FFmpeg's names. What is left out would open other files (hls, dash, concat), or call a text or a picture a film.
+_CONTAINERS = (
+    *("mov", "matroska", "webm", "avi", "gif", "mpegts", "mpeg", "mpegvideo", "flv", "live_flv", "asf", "ogg", "mxf"),
+    *("ivf", "nut", "rm", "dv", "apng", "h264", "hevc", "obu", "m4v", "yuv4mpegpipe", "wtv", "swf", "roq", "bink"),
+)
 
 _MATRIX_BT709, _MATRIX_BT2020 = 1, (9, 10)
 _MATRICES_OF_BT601 = (4, 5, 6)
@@ -107,12 +115,8 @@ def frames(path: Path | str, *, stream_index: int | None = None) -> Generator[Fr
     Raises:
         DataError: the file is no film. It says why in `probe.probe`.
     """
-    try:
-        container = av.open(str(path), metadata_errors="replace")
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise DataError(f"{Path(path).name} cannot be opened as a video: {error}.") from None
     # Close here, not in the garbage collector: left to it, PyAV's containers pile up (pyav.org, "Caveats").
-    with container:
+    with open_film(path) as container:
         stream = video_stream(container, stream_index)
         if stream is None:
             raise DataError(f"{Path(path).name} has no video stream.")
@@ -146,6 +150,22 @@ def read_rgb(path: Path | str, indices: Iterable[int] | None = None) -> Pixels:
     if missing:
         raise DataError(f"{Path(path).name} has no frame {missing[0]}.")
     return np.stack([found[index] for index in wanted])
+
+
+def open_film(path: Path | str) -> av.container.InputContainer:
+    """Open a film, and nothing else that FFmpeg can open: no playlist that names other files or addresses, no text.
+
+    Raises:
+        DataError: it is no film.
+        OSError: it cannot be read.
+    """
+    options = {"format_whitelist": ",".join(_CONTAINERS), "protocol_whitelist": "file"}
+    try:
+        return av.open(str(path), metadata_errors="replace", options=options)
+    except (av.FFmpegError, ValueError) as error:
+        if isinstance(error, OSError):
+            raise
+        raise DataError(f"{Path(path).name} is not a video in any format known here.") from None
 
 
 def video_stream(container: av.container.InputContainer, index: int | None = None) -> av.VideoStream | None:
@@ -204,6 +224,7 @@ def _decoded(container: av.container.InputContainer, stream: av.VideoStream) -> 
                 broken = False
             pts, duration = clock.tell(picture)
             rotation_deg = round(picture.rotation / 90) * 90 % 360
+            sign_of_life()
             yield Frame(index, pts, clock.time_base, duration, broken, rotation_deg, picture)
             index += 1
         del pictures
@@ -219,7 +240,8 @@ def _packets(
             packet = next(packets)
         except StopIteration:
             return
-        except (av.FFmpegError, ValueError, OSError):
+        except (av.FFmpegError, ValueError, OSError) as error:
+            _raise_if_out_of_memory(error)
             yield [], True  # the rest of the file cannot be taken apart
             yield _flushed(stream), True
             return
@@ -227,7 +249,8 @@ def _packets(
             pictures = list(stream.decode(packet))
         except av.EOFError:
             return
-        except (av.FFmpegError, ValueError):
+        except (av.FFmpegError, ValueError) as error:
+            _raise_if_out_of_memory(error)
             yield [], True
         else:
             yield pictures, False
@@ -238,6 +261,11 @@ def _flushed(stream: av.VideoStream) -> list[av.VideoFrame]:
         return list(stream.decode(None))
     except (av.FFmpegError, ValueError):
         return []
+
+
+def _raise_if_out_of_memory(error: Exception) -> None:
+    if getattr(error, "errno", None) == errno.ENOMEM:
+        raise MemoryError from error
 
 
 class _Clock:

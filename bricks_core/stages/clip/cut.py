@@ -25,8 +25,6 @@ class CutClip:
     """Counted in the film."""
     width_px: int
     height_px: int
-    image_width_px: int
-    image_height_px: int
     fps: float
     """Mean rate, from timestamps."""
 
@@ -100,8 +98,6 @@ class _Writing:
             image_frame=self._image_frame,
             width_px=self._size[0],
             height_px=self._size[1],
-            image_width_px=self._size[0],
-            image_height_px=self._size[1],
             fps=float((self.shot.num_frames - 1) / seconds) if seconds else 0.0,
         )
 

@@ -174,7 +174,7 @@ def _reason(kind: str, contrast: Floats) -> str:
 class _Change:
     """How much of a picture the motion from the last one does not explain.
 
-    Optical flow by OpenCV's DIS (Kroeger et al., arXiv:1603.03590) on 160x90; the last picture moved along it, compared.
+    Optical flow by OpenCV's DIS (Kroeger et al., arXiv:1603.03590) on 160x90; then the last picture is moved along it.
     """
 
     def __init__(self) -> None:
@@ -192,7 +192,7 @@ class _Change:
         self._last = small, grey
 
     def _unexplained(self, small: Pixels, grey: Pixels, last_small: Pixels, last_grey: Pixels) -> float:
-        flow = self._flow.calc(grey, last_grey, None)
+        flow = self._flow.calc(grey, last_grey, np.zeros((*grey.shape, 2), np.float32))
         moved = cv2.remap(
             last_small,
             self._x + flow[..., 0],

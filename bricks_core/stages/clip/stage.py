@@ -1,0 +1,169 @@
+"""Find each film's shots, cut those that can be clips, and take the middle frame of each as a picture."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+
+from bricks_core.errors import DataError
+from bricks_core.spec.clip import Clip, ClipSpec, Image, Shot
+from bricks_core.spec.ingest import Video
+from bricks_core.spec.manifest import StoredObject, content_id
+from bricks_core.spec.strict import Row
+from bricks_core.stages.clip import scenes
+from bricks_core.stages.clip.cut import CutClip, cut
+from bricks_core.storage.in_order import in_order
+from bricks_core.storage.os_errors import told
+from bricks_core.storage.store import SourceFile, list_source
+from bricks_core.storage.work import Joined, Work
+from bricks_core.video.isolate import Crash, Isolation
+from bricks_core.video.read import frames
+
+SILENCE_S = 300.0
+MEMORY_BYTES = 6 << 30
+
+
+@dataclass(frozen=True)
+class Film:
+    """A video to cut: where it is, and what it must be."""
+
+    id: str
+    source: str
+    name: str
+    sha256: str
+    num_frames: int
+
+
+def items(spec: ClipSpec, work: Work) -> Iterator[Film]:
+    """Every video that can be read, or a part of it."""
+    for video in work.rows("ingest", "videos", Video):
+        if video.state in ("ok", "damaged"):
+            yield Film(video.id, video.source, video.name, video.sha256, video.num_frames)
+
+
+def run(spec: ClipSpec, work: Work) -> None:
+    """Cut the videos, as many at once as there are CPUs, each in a process of its own."""
+    with Isolation(silence_s=SILENCE_S, memory_bytes=MEMORY_BYTES) as isolation:
+
+        def cut_one(found: tuple[Film, SourceFile]) -> None:
+            _cut_film(*found, spec, work, isolation)
+
+        isolation.each(cut_one, _found(work.todo(items(spec, work), unit="videos")))
+
+
+def join(spec: ClipSpec, work: Work) -> Joined:
+    """All parts' rows, by id."""
+    dropped: Counter[str] = Counter()
+    num_clips = 0
+    for shot in work.part_rows("shots", Shot):
+        if shot.state == "clip":
+            num_clips += 1
+        else:
+            dropped[_kind(shot.reason)] += 1
+    return Joined(
+        {
+            "shots": in_order(work.part_rows("shots", Shot), Shot),
+            "clips": in_order(work.part_rows("clips", Clip), Clip),
+            "images": in_order(work.part_rows("images", Image), Image),
+        },
+        counts={"clips": num_clips} | {f"dropped: {kind}": num for kind, num in sorted(dropped.items())},
+    )
+
+
+def find_and_cut(path: Path, folder: Path, spec: ClipSpec) -> tuple[list[scenes.Shot], list[CutClip]]:
+    """All shots of a film, and those among them that are clips, written into a folder. Runs in a process of its own."""
+    cv2.setNumThreads(1)
+    with closing(frames(path)) as film:
+        measured = scenes.measure(film, adaptive_threshold=spec.adaptive_threshold)
+    shots = list(
+        scenes.split_shots(scenes.find_shots(measured), min_frames=spec.min_frames, max_frames=spec.max_frames)
+    )
+    wanted = [shot for shot in shots if not shot.reason]
+    return shots, cut(path, wanted, folder, crf=spec.crf, preset=spec.preset)
+
+
+def _found(films: Iterator[Film]) -> Iterator[tuple[Film, SourceFile]]:
+    """The files of the videos, found again in their sources."""
+    wanted = {(film.source, film.name): film for film in films}
+    for source in sorted({source for source, _ in wanted}):
+        for file in list_source(source):
+            if film := wanted.pop((source, file.name), None):
+                yield film, file
+    for film in wanted.values():
+        raise DataError(f"{film.name} is not in {film.source} any more: put it back, or run again from ingest.")
+
+
+def _cut_film(film: Film, file: SourceFile, spec: ClipSpec, work: Work, isolation: Isolation) -> None:
+    with file.local() as path, work.scratch() as scratch:
+        if file.sha256() != film.sha256:
+            raise DataError(f"{film.name} in {film.source} is not what it was when it was ingested: run ingest again.")
+        try:
+            with told(Path(scratch), "write"):
+                shots, clips = isolation.call(find_and_cut, path, Path(scratch), spec)
+        except Crash as crash:
+            shots, clips = [scenes.Shot(0, film.num_frames, str(crash))], []
+        rows: dict[str, list[Row]] = {"shots": [_shot_row(film, shot) for shot in shots], "clips": [], "images": []}
+        objects: list[StoredObject] = []
+        for clip in clips:
+            clip_row, image_row, stored = _store(film, clip, work)
+            rows["clips"].append(clip_row)
+            rows["images"].append(image_row)
+            objects += stored
+    work.done(film.id, rows, objects, note=f"{len(clips)} clips from {film.name}")
+
+
+def _store(film: Film, clip: CutClip, work: Work) -> tuple[Clip, Image, list[StoredObject]]:
+    clip_id = _shot_id(film, clip.shot)
+    image_id = content_id(film.id, clip.image_frame, "image")
+    video = work.put_file(f"clips/{clip_id}.mp4", clip.file)
+    picture = work.put_file(f"images/{image_id}.jpg", clip.image_file)
+    clip_row = Clip(
+        id=clip_id,
+        video_id=film.id,
+        first_frame=clip.shot.first_frame,
+        end_frame=clip.shot.end_frame,
+        num_frames=clip.shot.num_frames,
+        width_px=clip.width_px,
+        height_px=clip.height_px,
+        fps=clip.fps,
+        key=video.key,
+        size_bytes=video.size_bytes,
+        sha256=video.sha256,
+    )
+    image_row = Image(
+        id=image_id,
+        clip_id=clip_id,
+        video_id=film.id,
+        frame=clip.image_frame,
+        width_px=clip.width_px,
+        height_px=clip.height_px,
+        key=picture.key,
+        size_bytes=picture.size_bytes,
+        sha256=picture.sha256,
+    )
+    return clip_row, image_row, [video, picture]
+
+
+def _shot_row(film: Film, shot: scenes.Shot) -> Shot:
+    return Shot(
+        id=_shot_id(film, shot),
+        video_id=film.id,
+        first_frame=shot.first_frame,
+        end_frame=shot.end_frame,
+        state="dropped" if shot.reason else "clip",
+        reason=shot.reason,
+    )
+
+
+def _shot_id(film: Film, shot: scenes.Shot) -> str:
+    return content_id(film.id, shot.first_frame, shot.end_frame)
+
+
+def _kind(reason: str) -> str:
+    """A reason without its numbers, to be counted."""
+    return " ".join(word for word in reason.split(":")[0].split() if not word.isdigit())
