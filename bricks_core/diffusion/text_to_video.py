@@ -20,9 +20,7 @@ from bricks_core.diffusion.guidance import Denoiser, guided_denoiser
 from bricks_core.diffusion.noise_schedule import NUM_TIMESTEPS, NoiseSchedule, base_betas
 from bricks_core.errors import SpecError
 from bricks_core.models.stdit2 import STDiT2
-
-IMAGE_FPS = 120.0
-"""The frame rate that images are trained and sampled with [2]."""
+from bricks_core.spec.train import IMAGE_FPS
 
 OnStep = Callable[[int, Tensor, Tensor], None]
 """Called after each step with its number (0 first), x (B, C, T, H, W), and the clean latents predicted in it."""
@@ -40,7 +38,7 @@ def sample_latents(
     fps: float,
     generators: Sequence[torch.Generator],
     null_caption: Tensor | None = None,
-    method: Literal["dpm-solver++", "ddpm"] = "dpm-solver++",
+    method: Literal["dpm-solver++", "iddpm"] = "dpm-solver++",
     num_steps: int = 25,
     guidance_scale: float = 7.0,
     guided_channels: int = 4,
@@ -57,7 +55,7 @@ def sample_latents(
     generators      one per sample, on the CPU: all of a sample's noise comes from its own, so a sample is the same in
                     any batch and on any device, but for rounding
     null_caption    (L or more, caption_channels); by default the model's own
-    method          ddpm is the reference's chain; with it 100 steps and 3 guided channels are the reference's samples
+    method          iddpm is the reference's chain; with it 100 steps and 3 guided channels are the reference's samples
     guided_channels of the 4 latent channels, the first to be guided
 
     For bfloat16, call within torch.autocast; what is done between the network's calls is float32 either way.
@@ -87,7 +85,7 @@ def sample_latents(
 
     null = model.y_embedder.y_embedding if null_caption is None else null_caption.to(device)
     denoise = guided_denoiser(network, captions, null, scale=guidance_scale, num_channels=guided_channels)
-    if method == "ddpm":
+    if method == "iddpm":
         return ancestral_chain(denoise, NoiseSchedule.of(num_steps).to(device), draw(), draw, on_step=on_step)
     return solver_chain(denoise, draw(), num_steps, on_step=on_step)
 

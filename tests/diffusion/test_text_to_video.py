@@ -126,7 +126,7 @@ def sampled(model: STDiT2, seeds: list[int], captions: Tensor | None = None, **c
     return sample_latents(model, features, mask, generators=generators, **(arguments | changed))
 
 
-@pytest.mark.parametrize("method", ["ddpm", "dpm-solver++"])
+@pytest.mark.parametrize("method", ["iddpm", "dpm-solver++"])
 def test_a_sample_is_the_same_in_any_batch(method):
     model = awake_model()
     together = sampled(model, [1, 5, 2], method=method)
@@ -136,7 +136,7 @@ def test_a_sample_is_the_same_in_any_batch(method):
         torch.testing.assert_close(sampled(model, [seed], method=method)[0], together[place], rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("method", ["ddpm", "dpm-solver++"])
+@pytest.mark.parametrize("method", ["iddpm", "dpm-solver++"])
 def test_a_sample_follows_its_seed_and_its_caption(method):
     model = awake_model()
     first = sampled(model, [1], method=method)
