@@ -26,7 +26,7 @@ NOISE = 1.0
 MOVING_LEVELS = 14
 """A pixel that changes by more than this, beyond exposure and shake, belongs to something that moves."""
 _MAX_GAIN = 1.6
-_MIN_RESPONSE = 0.08
+_MIN_RESPONSE = 0.05
 _DRIFT_PX = 0.2
 _DOUBTFUL_PX = 0.3
 _TEXTURE = 1.5
@@ -142,18 +142,19 @@ class MotionMeter:
     def result(self, fps: float) -> Motion:
         """The motion of a clip of that rate; of a clip of one frame, none."""
         if not self._raw:
-            return Motion(0.0, fps, 0.0, 0.0, 0.0, 0.0, 0.0)
+            return Motion(0.0, fps, 0.0, 0.0, 0.0, 0.0, 0.0)  # one picture, and new
         raw, shifts, flows = np.array(self._raw), np.array(self._shifts), np.array(self._flows)
         new = raw > max(NOISE, 0.12 * float(np.percentile(raw, 90)))
         shifts[~new], flows[~new] = 0, 0
         change = raw if _drifts(shifts[new]) else np.array(self._steady)
+        new_share = (1 + int(new.sum())) / (1 + len(raw))  # the first picture is new as well
         per_s = fps / len(raw) / np.array(self._size)
         things_x, things_y = (flows.sum(axis=0) * per_s).tolist()
         camera_x, camera_y = (-shifts.sum(axis=0) * per_s).tolist()
         return Motion(
             change=float(np.percentile(change, 90)),
-            picture_fps=fps * float(new.mean()),
-            duplicate_share=1.0 - float(new.mean()),
+            picture_fps=fps * new_share,
+            duplicate_share=1.0 - new_share,
             things_x=things_x,
             things_y=things_y,
             camera_x=camera_x + 0.0,

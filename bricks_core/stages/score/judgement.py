@@ -65,7 +65,7 @@ class Judgement:
         self._drop_below(STILLEST, self._motion, self._spec.filter.min_motion_percentile)
         self._drop_below(BLURRED, self._sharpness, self._spec.filter.min_sharpness_percentile)
         self._drop_repetitions()
-        videos = [self._videos[place] for place in self._kept()]
+        videos = Counter(self._videos[place] for place in self._kept())
         alike = [(self._videos[one], self._videos[other]) for one, other in self._repeats.items()]
         self._held_out = held_out_videos(videos, alike, self._spec.held_out_share, self._spec.split_seed)
 

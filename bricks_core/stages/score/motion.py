@@ -37,7 +37,7 @@ def measure(pictures: Iterable[Pixels], num_frames: int, fps: float) -> dict[str
         if index in hashed:
             hashes[index] = perceptual_hash(luma)
     motion = meter.result(fps)
-    middle = Look(*np.median(np.array(looks), axis=0).tolist())
+    middle = Look(*np.median(np.array(looks or [look_at(np.zeros((1, 1), np.uint8))]), axis=0).tolist())
     numbers = {
         "motion": motion.change,
         "motion_x": motion.things_x,

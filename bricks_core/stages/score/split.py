@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from bricks_core.spec.manifest import canonical_json
 
 
-def held_out_videos(videos: Iterable[str], alike: Iterable[tuple[str, str]], share: float, seed: int) -> frozenset[str]:
-    """The held-out ones among `videos`.
+def held_out_videos(
+    num_clips: Mapping[str, int], alike: Iterable[tuple[str, str]], share: float, seed: int
+) -> frozenset[str]:
+    """The held-out ones among videos, given with the number of clips each has that are kept.
 
     A video's lot is drawn from its id and the seed alone, so that more videos never bring a held-out one into training.
     Videos that show the same thing (`alike`, in pairs) go together, unless all of them do: as the repetitions
     themselves are dropped, a split through them still has nothing on both sides. With two videos or more and a share
-    above 0, either side has at least one, and a group of more than half of all videos is trained on.
+    above 0, either side has at least one, and what holds more than half of all clips is trained on.
     """
-    videos = sorted(set(videos))
+    videos = sorted(num_clips)
     if share <= 0 or len(videos) < 2:
         return frozenset()
     groups = _together(videos, alike)
     if len(groups) < 2:
         groups = [[video] for video in videos]
-    by_lot = sorted((_lot(seed, group[0]), group) for group in groups if 2 * len(group) <= len(videos))
+    half = sum(num_clips.values()) / 2
+    by_lot = sorted(
+        (_lot(seed, group[0]), group) for group in groups if sum(num_clips[video] for video in group) <= half
+    )
     num_held_out = max(1, sum(lot < share for lot, _ in by_lot))
     if len(by_lot) == len(groups):
         num_held_out = min(num_held_out, len(by_lot) - 1)
