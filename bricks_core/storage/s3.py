@@ -114,8 +114,7 @@ class S3Store(Store):
     def _need_conditional_put(self) -> None:
         """Once a process: write a hidden key that must not be there twice.
 
-        Servers that ignore `If-None-Match` are known (environment of 2026: rclone's, older gateways); on those, two
-        writers would both believe to be first.
+        Some servers ignore `If-None-Match`; there, two writers would both believe to be first.
         """
         if self._can_put_first:
             return

@@ -26,6 +26,13 @@ _ELSEWHERE = {
 }
 _BUSY = {"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "RequestThrottled", "TooManyRequests"}
 _BUSY |= {"429", "BandwidthLimitExceeded", "OperationAborted", "ConditionalRequestConflict", "RequestTimeout"}
+_NO_KEYS = (
+    boto.NoCredentialsError,
+    boto.PartialCredentialsError,
+    boto.CredentialRetrievalError,
+    boto.TokenRetrievalError,
+    boto.SSOError,
+)
 _FULL = {"QuotaExceeded", "InsufficientStorage", "InsufficientCapacity", "507", "XMinioStorageFull", "StorageFull"}
 
 
@@ -86,18 +93,12 @@ def _refused(error: ClientError, place: str, doing: str, key: str | None) -> Bri
 
 def _failed(error: Exception, place: str, doing: str) -> BricksError:
     what = f"Cannot {doing} in {place}"
-    keys = (
-        boto.NoCredentialsError,
-        boto.PartialCredentialsError,
-        boto.CredentialRetrievalError,
-        boto.TokenRetrievalError,
-    )
-    if isinstance(error, keys):
+    if isinstance(error, _NO_KEYS):
         return StoreDenied(
             f"{what}: no keys were found. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE."
         )
     if isinstance(error, boto.ProfileNotFound | boto.ConfigParseError | boto.ConfigNotFound | boto.NoRegionError):
-        return StoreDenied(f"{what}: {error} Correct the AWS_* settings or ~/.aws/config.")
+        return StoreDenied(f"{what}: {str(error).rstrip('.')}. Correct the AWS_* settings or ~/.aws/config.")
     if isinstance(error, boto.ParamValidationError):
         return SpecError(f"{what}: {' '.join(str(error).split())}")
     if isinstance(error, boto.SSLError):
