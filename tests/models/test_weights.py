@@ -1,0 +1,91 @@
+"""The network's weights in files."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from bricks_core.errors import SpecError
+from bricks_core.models.stdit2 import STDiT2, STDiT2Config
+from bricks_core.models.weights import find_weights, load_network, load_weights, save_config, save_weights
+
+
+def test_a_network_comes_back_from_its_two_files(small_model, tmp_path):
+    save_weights(small_model, tmp_path / "weights.safetensors")
+    save_config(small_model.config, tmp_path / "config.json")
+    again = load_network(tmp_path / "weights.safetensors", tmp_path / "config.json")
+    assert again.config == small_model.config
+    assert again.state_dict().keys() == small_model.state_dict().keys()
+    for name, tensor in small_model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
+
+
+def test_the_file_has_the_published_names_types_and_metadata(small_model, golden, tmp_path):
+    save_weights(small_model.bfloat16(), tmp_path / "weights.safetensors")
+    published = golden("small_model")[""]
+    written = load_file(tmp_path / "weights.safetensors")
+    assert {name: tensor.shape for name, tensor in written.items()} == {
+        name: tensor.shape for name, tensor in published.items()
+    }
+    assert {tensor.dtype for tensor in written.values()} == {torch.float32}
+    with safe_open(tmp_path / "weights.safetensors", "pt") as file:
+        assert file.metadata() == {"format": "pt"}
+    save_config(small_model.config, tmp_path / "config.json")
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["architectures"] == ["STDiT2"]
+    assert config["patch_size"] == [1, 2, 2]
+
+
+def test_the_same_weights_are_the_same_bytes(small_model, tmp_path):
+    for name in ("one", "other"):
+        save_weights(small_model, tmp_path / name)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
+
+
+@pytest.mark.parametrize("num_tokens", [5, 20, 33])
+def test_the_null_caption_is_cut_or_its_last_row_repeated(small_model, tmp_path, num_tokens):
+    save_weights(small_model, tmp_path / "weights.safetensors")
+    config = STDiT2Config.from_dict(vars(small_model.config) | {"model_max_length": num_tokens})
+    other = STDiT2(config)
+    load_weights(other, tmp_path / "weights.safetensors")
+    rows, published = other.y_embedder.y_embedding, small_model.y_embedder.y_embedding
+    kept = min(num_tokens, len(published))
+    assert torch.equal(rows[:kept], published[:kept])
+    assert torch.equal(rows[kept:], published[-1:].expand(num_tokens - kept, -1))
+
+
+def test_weights_of_another_size_are_refused_with_what_differs(small_model, tmp_path):
+    save_weights(small_model, tmp_path / "weights.safetensors")
+    other = STDiT2(STDiT2Config.from_dict(vars(small_model.config) | {"caption_channels": 32, "depth": 1}))
+    with pytest.raises(SpecError, match=r"does not fit this network: .* and \d+ more\. Make train\.model") as raised:
+        load_weights(other, tmp_path / "weights.safetensors")
+    assert "blocks.1" in str(raised.value)
+
+
+def test_a_damaged_file_is_refused(small_model, tmp_path):
+    (tmp_path / "weights.safetensors").write_bytes(b"no weights at all")
+    with pytest.raises(SpecError, match="is no safetensors file"):
+        load_weights(small_model, tmp_path / "weights.safetensors")
+
+
+def test_weights_are_found_by_file_by_published_name_or_because_there_is_one(tmp_path):
+    def put(name):
+        save_file({"x": torch.zeros(1)}, tmp_path / name)
+        return tmp_path / name
+
+    with pytest.raises(SpecError, match="holds 0 safetensors files"):
+        find_weights(tmp_path)
+    other = put("other.safetensors")
+    assert find_weights(tmp_path) == find_weights(other) == other
+    second = put("second.safetensors")
+    with pytest.raises(SpecError, match="holds 2 safetensors files"):
+        find_weights(tmp_path)
+    assert find_weights(second) == second
+    weights = put("weights.safetensors")
+    assert find_weights(tmp_path) == weights
+    published = put("model.safetensors")
+    assert find_weights(tmp_path) == published

@@ -1,0 +1,72 @@
+"""Training in a process of its own, that can be killed, or told to stop, at a chosen moment."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from bricks_core.spec.train import TrainSpec
+from bricks_core.storage.store import open_store
+from tests.stages.train.latents_made_up import train_work
+
+# A server process imports torch once (and what its optimizers import when they are made), and every training process is
+# forked from it.
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["torch._inductor", "bricks_core.stages.train.stage"])
+
+
+def train_apart(store: str, spec: TrainSpec, at: tuple[str, int] = ("", 0), send: int = signal.SIGKILL) -> int:
+    """Train and commit. Returns the exit code; -9 when it was killed.
+
+    `at`: ("write", n) sends the signal before the n-th write to the store, ("step", n) before the n-th step.
+    """
+    process = CONTEXT.Process(target=_train, args=(store, spec.model_dump_json(), at, send))
+    process.start()
+    process.join()
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+def _train(uri: str, spec_json: str, at: tuple[str, int], send: int) -> None:
+    import torch
+
+    from bricks_core.errors import BricksError
+    from bricks_core.stages.train import stage
+    from bricks_core.stages.train.step import Trainer
+
+    torch.set_num_threads(1)
+    spec = TrainSpec.model_validate_json(spec_json)
+    store = open_store(uri)
+    work = train_work(store, spec)
+    counted = {"write": 0, "step": 0}
+
+    def count(what: str, call: Any) -> Any:
+        def counting(*arguments: Any, **named: Any) -> Any:
+            counted[what] += 1
+            if at == (what, counted[what]):
+                os.kill(os.getpid(), send)
+            return call(*arguments, **named)
+
+        return counting
+
+    for name in ("put", "put_file"):
+        setattr(store, name, count("write", getattr(store, name)))
+    Trainer.step = count("step", Trainer.step)  # type: ignore[method-assign]
+    try:
+        stage.run(spec, work)
+        joined = stage.join(spec, work)
+        work.commit(joined.tables, objects=joined.objects, counts=joined.counts)
+    except BricksError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def left(store: str) -> dict[str, bytes]:
+    """Every file of the train artifact but its manifest, which has times in it."""
+    root = Path(store)
+    files = (file for file in root.glob("artifacts/train/**/*") if file.is_file() and file.name != "manifest.json")
+    return {str(file.relative_to(root)): file.read_bytes() for file in sorted(files)}

@@ -1,0 +1,45 @@
+"""What tests of training need: a store with a small latents artifact, and a small run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bricks_core.spec.train import Constant, HeldOutSpec, ModelSpec, Phase, TrainBucket, TrainSpec
+from bricks_core.storage.store import Store, open_store
+from tests.stages.train.latents_made_up import made_up_latents
+
+CLIPS = TrainBucket(num_frames=4, resolution="64x48", frame_interval=2, batch_size=4)
+IMAGES = TrainBucket(num_frames=1, resolution="64x48", batch_size=2)
+
+
+def small_spec(**changes: Any) -> TrainSpec:
+    """Two phases of 3 and 5 steps; the first on images alone, the second on clips too."""
+    fields: dict[str, Any] = {
+        "model": ModelSpec(hidden_size=24, depth=1, num_heads=2, input_sq_size_px=64),
+        "precision": "float32",
+        "phases": [
+            Phase(name="images", steps=3, buckets=[IMAGES], schedule=Constant(lr=2e-3)),
+            Phase(name="mixed", steps=5, buckets=[IMAGES, CLIPS], schedule=Constant(lr=1e-3)),
+        ],
+        "held_out": HeldOutSpec(every_steps=4, num_samples=2, num_timestep_bins=2, timesteps_per_bin=1),
+        "checkpoint_every_steps": 3,
+        "log_every_steps": 2,
+    }
+    return TrainSpec(**(fields | changes))
+
+
+@pytest.fixture
+def spec() -> Callable[..., TrainSpec]:
+    return small_spec
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """A store that holds the small latents artifact."""
+    made = open_store(str(tmp_path / "store"))
+    made_up_latents(made, tmp_path / "scratch")
+    return made

@@ -1,0 +1,51 @@
+"""The learning rate of every step."""
+
+from __future__ import annotations
+
+import pytest
+
+from bricks_core.spec.train import Constant, CosineConstant, OneCycle
+from bricks_core.stages.train.optimizer import learning_rate
+
+GOLDEN = {
+    "warm1000_lr2e-5": CosineConstant(lr=2e-5, warmup_steps=1000),
+    "warm500_lr1e-5": CosineConstant(lr=1e-5, warmup_steps=500),
+    "warm1500_cool2500_1e-7_1e-4_1e-5": OneCycle(max_lr=1e-4, lr=1e-5, warmup_steps=1500, cooldown_steps=2500),
+}
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_the_rates_are_those_of_the_reference(golden, name):
+    cases = golden("lr_schedules")
+    [rates] = [tensors[name] for tensors in cases.values() if name in tensors]
+    ours = [learning_rate(GOLDEN[name], step) for step in range(len(rates))]
+    assert ours == pytest.approx(rates.tolist(), rel=2e-4)
+
+
+def test_constant_is_constant():
+    assert {learning_rate(Constant(lr=3e-4), step) for step in range(100)} == {3e-4}
+
+
+def test_cosine_constant_reaches_its_rate_in_the_last_step_of_the_warm_up():
+    schedule = CosineConstant(lr=1e-3, min_lr=0, warmup_steps=10)
+    rates = [learning_rate(schedule, step) for step in range(12)]
+    assert rates == sorted(rates)
+    assert rates[8] < rates[9] == rates[10] == rates[11] == 1e-3
+
+
+def test_one_cycle_begins_lowest_is_highest_after_the_warm_up_and_ends_at_its_last_rate():
+    schedule = OneCycle(min_lr=1e-5, max_lr=1e-3, lr=1e-4, warmup_steps=10, cooldown_steps=20)
+    rates = [learning_rate(schedule, step) for step in range(40)]
+    assert rates[0] == pytest.approx(1e-5)
+    assert max(rates) == rates[10] == pytest.approx(1e-3)
+    assert rates[:11] == sorted(rates[:11])
+    assert rates[10:31] == sorted(rates[10:31], reverse=True)
+    assert set(rates[30:]) == {1e-4}
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [CosineConstant(lr=1, warmup_steps=0), OneCycle(max_lr=9, lr=1, warmup_steps=0, cooldown_steps=0)],
+)
+def test_without_a_warm_up_the_first_step_has_the_last_rate(schedule):
+    assert learning_rate(schedule, 0) == 1

@@ -1,0 +1,87 @@
+"""Killed and continued is as never killed: every bit of every object."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+
+import pytest
+
+from bricks_core.storage.store import open_store
+from tests.stages.train.apart import left, train_apart
+from tests.stages.train.conftest import small_spec
+from tests.stages.train.latents_made_up import made_up_latents
+
+SPEC = small_spec()
+
+
+@pytest.fixture(scope="module")
+def latents(tmp_path_factory):
+    """A store with latents and nothing else."""
+    folder = tmp_path_factory.mktemp("latents")
+    made_up_latents(open_store(str(folder / "store")), folder / "scratch")
+    return folder / "store"
+
+
+@pytest.fixture(scope="module")
+def undisturbed(latents, tmp_path_factory):
+    store = tmp_path_factory.mktemp("undisturbed") / "store"
+    shutil.copytree(latents, store)
+    assert train_apart(str(store), SPEC) == 0
+    return left(str(store))
+
+
+@pytest.fixture
+def store(latents, tmp_path):
+    shutil.copytree(latents, tmp_path / "store")
+    return str(tmp_path / "store")
+
+
+def test_an_artifact_keeps_weights_and_average_of_every_planned_step_and_the_last_optimizer(undisturbed):
+    names = {key.split("/", 3)[3] for key in undisturbed}
+    each = {"checkpoint.json", "config.json", "ema.safetensors", "rows.json", "state.json", "weights.safetensors"}
+    expected = {f"checkpoints/step-{step:06d}/{name}" for step in (0, 3, 6, 8) for name in each}
+    tables = {f"{name}.parquet" for name in ("steps", "bucket_losses", "held_out", "checkpoints")}
+    assert names == expected | {"checkpoints/step-000008/optimizer.safetensors"} | tables
+
+
+def test_a_second_undisturbed_run_leaves_the_same(store, undisturbed):
+    assert train_apart(store, SPEC) == 0
+    assert left(store) == undisturbed
+
+
+def test_killed_at_every_write_in_turn_it_leaves_the_same(store, undisturbed):
+    """The first try dies at its first write, the second at its second, ... until one gets through to the end.
+
+    A checkpoint takes seven writes, so every kind of write is among them, and each try goes on where the last one died.
+    """
+    num_kills = 0
+    while (code := train_apart(store, SPEC, at=("write", num_kills + 1))) == -signal.SIGKILL:
+        num_kills += 1
+    assert code == 0
+    assert num_kills > 7
+    assert left(store) == undisturbed
+
+
+@pytest.mark.parametrize("steps", [(5, 2), (1, 8)])
+def test_killed_between_checkpoints_it_leaves_the_same(store, undisturbed, steps):
+    for step in steps:
+        code = train_apart(store, SPEC, at=("step", step))
+        assert code in (-signal.SIGKILL, 0)
+    assert train_apart(store, SPEC) == 0
+    assert left(store) == undisturbed
+
+
+@pytest.mark.parametrize("step", [1, 3, 5, 8])
+def test_told_to_stop_it_finishes_the_step_writes_a_checkpoint_and_ends_with_143(store, undisturbed, step):
+    assert train_apart(store, SPEC, at=("step", step), send=signal.SIGTERM) == 143
+    assert any(f"/checkpoints/stopped-{step:06d}/optimizer.safetensors" in key for key in left(store))
+    assert train_apart(store, SPEC) == 0
+    assert left(store) == undisturbed
+
+
+def test_stopped_again_and_again_it_leaves_the_same(store, undisturbed):
+    codes = [train_apart(store, SPEC, at=("step", 1), send=signal.SIGTERM) for _ in range(4)]
+    assert codes == [143] * 4
+    assert train_apart(store, SPEC) == 0
+    assert left(store) == undisturbed
