@@ -11,6 +11,7 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
+import cv2
 import torch
 
 from bricks_core.errors import DataError
@@ -34,6 +35,7 @@ def items(spec: LatentsSpec, work: Work) -> list[Group]:
 
 def run(spec: LatentsSpec, work: Work) -> None:
     """Encode this shard's groups, one after the other; decoding runs ahead in a thread, so two cores are busy."""
+    cv2.setNumThreads(1)  # frames are brought to size in parallel; the library's own threads would only be in the way
     encoders: Encoders | None = None
     for each in work.todo(items(spec, work), unit="packs"):
         # Only now: weights of many gigabytes are not loaded to find that all is done.
