@@ -40,6 +40,8 @@ from bricks_core.tracking import Tracker, open_tracker, tracking_folder
 
 log = logging.getLogger("bricks")
 
+SPLIT_WORDS = {"train": "to train on", "held_out": "held out"}
+
 
 def run(spec: TrainSpec, work: Work) -> None:
     """Train to the last step, from the newest whole checkpoint on.
@@ -86,11 +88,12 @@ def join(spec: TrainSpec, work: Work) -> Joined:
         "samples": sum(phase.steps * bucket.batch_size for phase in spec.phases for bucket in phase.buckets),
         "checkpoints": len(records),
     }
-    clips = list(slim(work.rows("latents", "latents", Latent)))
-    for bucket in {bucket.name: bucket for phase in spec.phases for bucket in phase.buckets}.values():
-        fitting = [row for row in clips if usable(row, bucket)]
-        counts[f"{bucket.name}: to train on"] = sum(row.split == "train" for row in fitting)
-        counts[f"{bucket.name}: held out"] = sum(row.split == "held_out" for row in fitting)
+    buckets = {bucket.name: bucket for phase in spec.phases for bucket in phase.buckets}
+    counts |= {f"{name}: {words}": 0 for name in buckets for words in SPLIT_WORDS.values()}
+    for row in work.rows("latents", "latents", Latent):
+        for name, bucket in buckets.items():
+            if usable(row, bucket):
+                counts[f"{name}: {SPLIT_WORDS[row.split]}"] += 1
     return Joined(tables, checkpoints.objects(), counts)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,31 @@ def train_apart(store: str, spec: TrainSpec, at: tuple[str, int] = ("", 0), send
     return process.exitcode
 
 
-def _train(uri: str, spec_json: str, at: tuple[str, int], send: int) -> None:
+def train_together(
+    store: str, spec: TrainSpec, num_processes: int, at: tuple[int, int] = (-1, 0), send: int = signal.SIGTERM
+) -> list[int]:
+    """Train in several processes, as torchrun starts them. Returns their exit codes.
+
+    `at`: (rank, n) sends the signal to one of them, before its n-th step.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {"WORLD_SIZE": num_processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    started = []
+    for rank in range(num_processes):
+        own = {name: str(value) for name, value in (environment | {"RANK": rank, "LOCAL_RANK": rank}).items()}
+        moment = ("step", at[1]) if rank == at[0] else ("", 0)
+        process = CONTEXT.Process(target=_train, args=(store, spec.model_dump_json(), moment, send, own))
+        process.start()
+        started.append(process)
+    for process in started:
+        process.join()
+    return [process.exitcode or 0 for process in started]
+
+
+def _train(uri: str, spec_json: str, at: tuple[str, int], send: int, environment: dict[str, str] | None = None) -> None:
+    os.environ.update(environment or {})
     import torch
 
     from bricks_core.errors import BricksError
@@ -70,3 +95,7 @@ def left(store: str) -> dict[str, bytes]:
     root = Path(store)
     files = (file for file in root.glob("artifacts/train/**/*") if file.is_file() and file.name != "manifest.json")
     return {str(file.relative_to(root)): file.read_bytes() for file in sorted(files)}
+
+
+if __name__ == "__main__":
+    _train(sys.argv[1], Path(sys.argv[2]).read_text(), ("", 0), 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -78,7 +79,7 @@ def _clip(pack: PackWriter, key: str, clip: int, split: str, height: int, width:
     return made
 
 
-def made_up_latents(store: Store, scratch: Path, **how: int) -> None:
+def made_up_latents(store: Store, scratch: Path, **how: Any) -> None:
     """Put them into a store as a finished latents artifact."""
     spec = LatentsSpec(resolutions=["64x48"], text=TextSpec(max_tokens=MAX_TOKENS))
     rows = made_up_rows(scratch, **how)
