@@ -85,7 +85,7 @@ def probe(path: Path | str) -> Facts:
         return Facts("unreadable", str(error))
     if counted.num_frames == 0 or counted.first is None:
         return Facts("unreadable", "Not one frame can be decoded.")
-    return _facts(header, counted)
+    return _facts(header, counted, _missing_bytes(path))
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class _Count:
         return any(abs(gap - usual) > max(1, 0.2 * usual) for gap in self.gaps)
 
 
-def _facts(header: _Header, counted: _Count) -> Facts:
+def _facts(header: _Header, counted: _Count, missing_bytes: int) -> Facts:
     frame = counted.first
     assert frame is not None
     picture = frame.picture
@@ -137,7 +137,7 @@ def _facts(header: _Header, counted: _Count) -> Facts:
     # Exact before it is rounded: 25 is to be 25.0.
     fps = float((counted.num_frames - 1) / (counted.last_pts * frame.time_base)) if counted.last_pts else header.fps
     duration_s = (counted.last_pts + counted.last_duration) * ticks_s
-    reason = _damage(header, counted, duration_s)
+    reason = _damage(header, counted, duration_s, missing_bytes)
     return Facts(
         state="damaged" if reason else "ok",
         reason=reason,
@@ -165,16 +165,19 @@ def _facts(header: _Header, counted: _Count) -> Facts:
     )
 
 
-def _damage(header: _Header, counted: _Count, duration_s: float) -> str:
+def _damage(header: _Header, counted: _Count, duration_s: float, missing_bytes: int) -> str:
+    promised = f" of {header.num_frames} promised" if header.num_frames > counted.num_frames else ""
+    found = f"{counted.num_frames} frames{promised} can be decoded"
     if counted.num_damaged:
-        promised = f" of {header.num_frames} promised" if header.num_frames > counted.num_frames else ""
         return (
-            f"It is damaged: {counted.num_frames} frames{promised} can be decoded, {counted.num_damaged} of them are "
-            f"damaged, the first is frame {counted.first_damaged}."
+            f"It is damaged: {found}, {counted.num_damaged} of them are damaged, "
+            f"the first is frame {counted.first_damaged}."
         )
+    if missing_bytes:
+        return f"Its end is missing ({missing_bytes} bytes): {found}."
     missing_s = header.duration_s - duration_s
     if missing_s > max(_MISSING_S, _MISSING_SHARE * header.duration_s):
-        return f"Its end is missing: it says {header.duration_s:.1f} s, {duration_s:.1f} s can be decoded."
+        return f"Its end is missing: it says {header.duration_s:.1f} s, but {found}, {duration_s:.1f} s."
     return ""
 
 
@@ -204,29 +207,46 @@ def _not_a_video(path: Path) -> str:
     if beginning.lstrip()[:1] == b"<":
         return "It is not a video: it begins like a web page."
     if beginning[4:8] == b"ftyp":
-        boxes = _boxes(path)
+        boxes, _ = _boxes(path)
         if b"moov" not in boxes:
             return "Its index (moov) is missing: it was cut off while it was written or downloaded."
-        return "Its index cannot be read: the file is damaged."
+        return "Its index (moov) cannot be read: the file is damaged."
     return "It is not a video in any format known here."
 
 
-def _boxes(path: Path) -> set[bytes]:
-    """Names of the top-level boxes of an MP4 or QuickTime file (ISO/IEC 14496-12 section 4.2)."""
+def _boxes(path: Path) -> tuple[set[bytes], int]:
+    """Names of the top-level boxes of an MP4 or QuickTime file, and where the last one ends.
+
+    ISO/IEC 14496-12 section 4.2.
+    """
     names: set[bytes] = set()
-    end = path.stat().st_size
+    size_bytes = path.stat().st_size
+    place = 0
     with path.open("rb") as file:
-        place = 0
-        while place + 8 <= end:
+        while place + 8 <= size_bytes:
             file.seek(place)
             size, name = int.from_bytes(file.read(4), "big"), file.read(4)
             if size == 1:
                 size = int.from_bytes(file.read(8), "big")
             names.add(name)
-            if size < 8:  # 0: up to the end of the file
+            if size == 0:  # up to the end of the file
+                return names, size_bytes
+            if size < 8:
                 break
             place += size
-    return names
+    return names, place
+
+
+def _missing_bytes(path: Path) -> int:
+    """How much of an MP4, QuickTime or AVI file its own lengths say is not there."""
+    with path.open("rb") as file:
+        beginning = file.read(12)
+    end = 0
+    if beginning[4:8] == b"ftyp":
+        end = _boxes(path)[1]
+    elif beginning[:4] == b"RIFF":
+        end = 8 + int.from_bytes(beginning[4:8], "little")
+    return max(0, end - path.stat().st_size)
 
 
 def _name(kinds: type[ColorPrimaries | ColorTrc | ColorRange], value: int) -> str:

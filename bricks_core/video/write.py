@@ -142,11 +142,25 @@ class Mp4Writer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._container:
-            if kind is None and self._stream is not None:
-                self._container.mux(self._stream.encode(None))
         if kind is None:
-            self._check()
+            self.close()
+        else:
+            self.abandon()
+
+    def close(self) -> None:
+        """End the file, read it again and count.
+
+        Raises:
+            DataError: what comes out is not what went in.
+        """
+        with self._container:
+            if self._stream is not None:
+                self._container.mux(self._stream.encode(None))
+        self._check()
+
+    def abandon(self) -> None:
+        """Close the unfinished file; it is not to be used."""
+        self._container.close()
 
     def _open(self, planes: Planes) -> av.VideoStream:
         stream: av.VideoStream = self._container.add_stream("libx264", rate=self._fps, options=self._options)

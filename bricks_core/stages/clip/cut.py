@@ -89,7 +89,7 @@ class _Writing:
             self._file.with_suffix(".jpg").write_bytes(jpeg(rgb))
 
     def close(self) -> CutClip:
-        self._writer.__exit__(None, None, None)
+        self._writer.close()
         seconds = (self._last_pts - self._first_pts) * self._time_base
         return CutClip(
             shot=self.shot,
@@ -102,4 +102,4 @@ class _Writing:
         )
 
     def abandon(self) -> None:
-        self._writer.__exit__(DataError, None, None)
+        self._writer.abandon()

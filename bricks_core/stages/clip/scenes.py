@@ -43,7 +43,8 @@ _REFINE = 2
 
 _BLEND_LAGS = (4, 6, 9, 13)
 _BLEND_CHANGE = 18.0
-_BLEND_RESIDUAL = 0.25
+_BLEND_RESIDUALS = ((0.45, 0.25), (0.6, 0.35))
+_BLEND_CHANGED = 10.0
 _BLEND_MARGIN = 2
 
 _PLAIN_CONTRAST = 1.5
@@ -103,7 +104,7 @@ def measure(film: Iterable[Frame], *, adaptive_threshold: float = 3.0) -> Measur
 
 
 def find_cuts(measured: Measured) -> list[int]:
-    """First frames of new shots, rising, without those inside a fade or dissolve."""
+    """First frames of new shots, rising."""
     residual, contrast = measured.residual, measured.contrast
     num_frames = measured.num_frames
     cuts = set()
@@ -121,9 +122,13 @@ def find_cuts(measured: Measured) -> list[int]:
         around = range(max(1, jump - _REFINE), min(num_frames, jump + _REFINE + 1))
         frame = max(around, key=lambda each: float(residual[each]))
         share = residual[frame] / (3 + (contrast[frame] + contrast[frame - 1]) / 2)
-        if residual[frame] >= _JUMP_FROM and share >= _JUMP_SHARE:
+        if (
+            residual[frame] >= _JUMP_FROM
+            and share >= _JUMP_SHARE
+            and not measured.is_blend[frame - 1 : frame + 1].all()
+        ):
             cuts.add(frame)
-    return sorted(cut for cut in cuts if not measured.is_blend[cut])
+    return sorted(cuts)
 
 
 def find_shots(measured: Measured) -> list[Shot]:
@@ -137,7 +142,7 @@ def find_shots(measured: Measured) -> list[Shot]:
     first = 0
     for frame in range(1, measured.num_frames + 1):
         ends = frame == measured.num_frames or kinds[frame] != kinds[first]
-        if ends or (frame in cuts and kinds[first] == ""):
+        if ends or (frame in cuts and kinds[first] != "damaged"):
             shots.append(Shot(first, frame, _reason(kinds[first], measured.contrast[first:frame])))
             first = frame
     return shots
@@ -253,13 +258,16 @@ class _Blends:
         power = float(change @ change)
         if power < _BLEND_CHANGE**2 * len(change):
             return None
+        # A transition changes the picture in most places, a thing that moves in few.
+        changed = float((np.abs(change).reshape(-1, 3).mean(axis=1) > _BLEND_CHANGED).mean())
+        allowed = max((residual for least, residual in _BLEND_RESIDUALS if changed >= least), default=0.0)
         half = (lag + 1) // 2
         shares = []
         for place in (-1 - lag - half, -1 - lag, -1 - lag + half):
             rest = self._thumbs[place] - after
             share = float(rest @ change) / power
             rest = rest - share * change
-            if float(rest @ rest) > _BLEND_RESIDUAL**2 * power:
+            if float(rest @ rest) >= allowed**2 * power:
                 return None
             shares.append(share)
         early, middle, late = shares

@@ -21,7 +21,7 @@ from bricks_core.storage.in_order import in_order
 from bricks_core.storage.os_errors import told
 from bricks_core.storage.store import SourceFile, list_source
 from bricks_core.storage.work import Joined, Work
-from bricks_core.video.isolate import Crash, Isolation
+from bricks_core.video.isolate import Isolation
 from bricks_core.video.read import frames
 
 SILENCE_S = 300.0
@@ -105,8 +105,8 @@ def _cut_film(film: Film, file: SourceFile, spec: ClipSpec, work: Work, isolatio
         try:
             with told(Path(scratch), "write"):
                 shots, clips = isolation.call(find_and_cut, path, Path(scratch), spec)
-        except Crash as crash:
-            shots, clips = [scenes.Shot(0, film.num_frames, str(crash))], []
+        except DataError as error:  # a Crash is one too
+            shots, clips = [scenes.Shot(0, film.num_frames, str(error))], []
         rows: dict[str, list[Row]] = {"shots": [_shot_row(film, shot) for shot in shots], "clips": [], "images": []}
         objects: list[StoredObject] = []
         for clip in clips:
