@@ -34,8 +34,8 @@ from bricks_core.video.write import write_mp4
 
 NUM_CLIPS, NUM_FRAMES, REPEATS = 4, 48, 5
 CAPTION = (
-    "A small yellow figure in a red coat walks slowly from the left to the right over a green baseplate. Behind it is a "
-    "grey wall of bricks, three windows wide, and a blue sky with two clouds. Near the end it stops and raises an arm."
+    "A small yellow figure in a red coat walks slowly from the left to the right over a green baseplate. Behind it "
+    "is a grey wall of bricks, three windows wide, and a blue sky with two clouds. Near the end it stops and raises an arm."
 )
 
 
@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--resolution", default="360p", help="what clips are brought to")
     parser.add_argument("--source", default="720x1280", help="height x width of the clips, in pixels")
     arguments = parser.parse_args()
+    torch.set_num_threads(1)  # as the stage does for the built-in codec
     height, width = map(int, arguments.source.split("x"))
     with tempfile.TemporaryDirectory(prefix="bricks-") as folder:
         results = measure(Path(folder), arguments.resolution, height, width)
