@@ -31,8 +31,10 @@ class CaptionSpec(Strict):
     concurrency: int = Field(8, ge=1, le=256)
     """Calls in flight."""
     max_output_tokens: int = Field(300, ge=16)
-    max_calls: int | None = Field(None, ge=1)
-    """Stop with exit code 75 after this many calls in one go: a cap on the bill. The next run continues."""
+    max_calls: int | None = Field(None, ge=2)
+    """Stop with exit code 75 after this many calls in one go: a cap on the bill. The next run continues.
+
+    A clip takes two: one for itself and one for its image."""
 
     @model_validator(mode="after")
     def _named_model(self) -> Self:

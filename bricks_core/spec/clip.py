@@ -13,9 +13,10 @@ class ClipSpec(Strict):
     """Where shots end, how long a clip may be, and how it is written."""
 
     adaptive_threshold: float = Field(3.0, gt=0)
-    """PySceneDetect's AdaptiveDetector: how far a frame's change stands above its neighbours' to be a cut."""
-    content_threshold: float = Field(27.0, gt=0)
-    """PySceneDetect's ContentDetector: how much a frame changes to be a cut."""
+    """PySceneDetect's AdaptiveDetector, which finds jumps on the same set: how far a change stands above its
+    neighbours' to be a cut. Lower: more cuts."""
+    cut_threshold: float = Field(12.0, gt=0)
+    """Change of a picture that its motion does not explain (mean of a pixel, of 255) to be a cut. Lower: more cuts."""
     min_frames: int = Field(15, ge=2)
     """A shorter shot is dropped, with a reason."""
     max_frames: int = Field(200, ge=2)

@@ -29,7 +29,7 @@ class EvaluateSpec(Strict):
     guided_channels: Literal[3, 4] = 4
     """3 leaves the fourth latent channel unguided, as the reference does."""
     num_checkpoints: int = Field(5, ge=2)
-    """Columns of a panel: the base model, the last checkpoint, and evenly spaced ones between."""
+    """Checkpoints sampled, at most: the base model, the last one, and evenly spaced ones between."""
     weights: list[Literal["raw", "ema"]] = Field(["raw", "ema"], min_length=1)
     batch_size: int = Field(4, ge=1)
     """Prompts sampled together; the samples do not depend on it."""

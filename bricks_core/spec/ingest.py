@@ -32,8 +32,8 @@ class IngestSpec(Strict):
     """Each one a path, or a mapping of path, licence and credit."""
     min_side_px: int = Field(64, ge=16)
     """A video whose shorter side is below this is left out, with a reason."""
-    decode_timeout_s: float = Field(600, gt=0)
-    """A video that takes longer to decode is left out, with a reason."""
+    decode_timeout_s: float = Field(120, gt=0)
+    """A video whose decoder gives no frame for so long is left out, with a reason. Long films may take long."""
     decode_memory_bytes: int = Field(4 << 30, ge=256 << 20)
     """A decoder that wants more is stopped, and its video left out, with a reason."""
 

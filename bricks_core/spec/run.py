@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from bricks_core.errors import SpecError, nearest
@@ -50,6 +50,24 @@ class RunSpec(Strict):
     train: TrainSpec | None = None
     evaluate: EvaluateSpec | None = None
     tracking: TrackingSpec = TrackingSpec()
+
+    @model_validator(mode="after")
+    def _encoded(self) -> Self:
+        """What is trained on and sampled at has to be encoded first."""
+        wanted = [
+            (f"train.phases.{i}.buckets.{j}.resolution", bucket.resolution)
+            for i, phase in enumerate(self.train.phases if self.train else [])
+            for j, bucket in enumerate(phase.buckets)
+        ]
+        if self.evaluate:
+            wanted.append(("evaluate.resolution", self.evaluate.resolution))
+        for place, resolution in wanted:
+            if resolution not in self.latents.resolutions:
+                raise ValueError(
+                    f"{place} is {resolution}, which is not encoded{nearest(resolution, self.latents.resolutions)}: "
+                    f"latents.resolutions has {', '.join(self.latents.resolutions)}. Write the same in both."
+                )
+        return self
 
 
 class BrickRun(Strict):

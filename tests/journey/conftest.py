@@ -19,7 +19,7 @@ from tests.journey.tiny_run import ROOT, TINY, Runner
 def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three small generated films."""
     folder = tmp_path_factory.mktemp("films")
-    settings = ["--films", "3", "--scenes", "3", "--height", "96", "--photos", "12", "14"]
+    settings = ["--films", "3", "--scenes", "3", "--height", "96", "--photos", "16", "16"]
     subprocess.run(
         [sys.executable, "examples/make_films.py", folder, *settings], cwd=ROOT, check=True, capture_output=True
     )

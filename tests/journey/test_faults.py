@@ -1,0 +1,102 @@
+"""When the world fails under a stage: one sentence, the documented exit code, nothing lost, and it goes on."""
+
+import os
+import shutil
+import subprocess
+import time
+
+import pytest
+
+from tests.journey.tiny_run import artifacts
+
+
+def one_sentence(ended, *words):
+    """The last line on standard error is our sentence, and there is no trace."""
+    assert "Traceback" not in ended.err
+    sentence = ended.err.strip().splitlines()[-1]
+    assert sentence.startswith("bricks: ")
+    for word in words:
+        assert word in sentence
+    return sentence
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A real file system of 1.5 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    options = "size=1500k,mode=777"
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("a full disk needs the right to mount a small one (root)")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_full_disk_is_told_and_more_room_lets_the_run_go_on(finished, runner, small_disk):
+    store = small_disk / "store"
+    ended = runner.bricks("run", "tiny.yaml", "--store", str(store), code=75)
+    one_sentence(ended, "full")
+    subprocess.run(["mount", "-o", "remount,size=400m", small_disk], check=True)
+    runner.bricks("run", "tiny.yaml", "--store", str(store))
+    assert artifacts(store) == artifacts(finished.folder / "bricks-store")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone can become somebody without permission")
+def test_a_store_without_permission_is_told(runner, films, tmp_path):
+    store = tmp_path / "store"
+    store.mkdir(mode=0o555)
+    for folder in (runner.folder, *tmp_path.parents):
+        if folder.stat().st_uid == os.geteuid() and folder.name:
+            folder.chmod(folder.stat().st_mode | 0o055)
+    code = (
+        f"import os, sys; os.setgid(65534); os.setuid(65534); sys.argv = ['bricks', 'run', {str(runner.run_file)!r}, "
+        f"'--store', {str(store)!r}]; import jobs.bricks; jobs.bricks.main()"
+    )
+    done = subprocess.run(
+        [shutil.which("python") or "python", "-c", code], capture_output=True, text=True, cwd=runner.folder, check=False
+    )
+    assert done.returncode == 78, done.stderr
+    assert "Traceback" not in done.stderr
+    assert str(store) in done.stderr
+
+
+def test_s3_going_down_in_the_middle_of_a_stage_loses_nothing(finished, runner, s3_server):
+    s3_server.start()
+    keys = s3_server.environment
+    store = ["--store", "s3://bricks-test/down"]
+    process = runner.start("jobs.bricks", "run", "tiny.yaml", *store, **keys)
+    while not s3_server.keys("down/artifacts/clip/", "/parts/"):
+        assert process.poll() is None
+        time.sleep(0.05)
+    s3_server.pause()
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 69, err
+    assert "Traceback" not in err
+    s3_server.resume()
+    runner.bricks("run", "tiny.yaml", *store, **keys)
+    assert s3_server.manifests("down") == artifacts(finished.folder / "bricks-store")
+
+
+def test_a_bucket_that_no_clip_fits_is_told_before_any_step(runner):
+    changes = ["--set", "train.phases.1.buckets.1.num_frames=400"]
+    ended = runner.bricks("run", "tiny.yaml", *changes, code=78)
+    one_sentence(ended, "400", "48x80")
+    plan = runner.bricks("plan", "tiny.yaml", *changes).out
+    assert "400 frames, every 2 at 48x80" in plan
+    # Once the run file is mended, everything before training is still there.
+    assert runner.bricks("run", "tiny.yaml").err.count("found done") == 5
+
+
+def test_a_bucket_of_a_resolution_that_is_not_encoded_is_told(runner):
+    change = "train.phases.0.buckets.0.resolution=64x64"
+    ended = runner.bricks("run", "tiny.yaml", "--set", change, code=78)
+    one_sentence(ended, "64x64", "48x80")
+
+
+def test_a_source_without_a_single_film_is_told(new_runner, tmp_path):
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    (folder / "diary.mp4").write_text("no film")
+    ended = new_runner(sources=[str(folder)]).bricks("run", "tiny.yaml", code=65)
+    one_sentence(ended)
