@@ -34,8 +34,9 @@ from bricks_core.video.write import write_mp4
 
 NUM_CLIPS, NUM_FRAMES, REPEATS = 4, 48, 5
 CAPTION = (
-    "A small yellow figure in a red coat walks slowly from the left to the right over a green baseplate. Behind it "
-    "is a grey wall of bricks, three windows wide, and a blue sky with two clouds. Near the end it stops and raises an arm."
+    "A small yellow figure in a red coat walks slowly from the left to the right over a green baseplate. "
+    "Behind it is a grey wall of bricks, three windows wide, and a blue sky with two clouds. "
+    "Near the end it stops and raises an arm."
 )
 
 
