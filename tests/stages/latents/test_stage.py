@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import T5EncoderModel
 
 from bricks_core.errors import DataError
 from bricks_core.models.text_encoder import HashedWords
@@ -332,6 +334,22 @@ def test_a_clip_with_other_frames_than_its_row_says_is_named(world):
     with pytest.raises(DataError, match=f"Clip {clip.id} has 12 frames, its row says 11"):
         world.encode()
     assert not list(world.store.list(f"artifacts/latents/{DIGEST}/parts/{content_id('x')}"))
+
+
+def test_an_encoder_that_fails_leaves_no_part_no_file_and_no_thread(world, tiny_t5, tmp_path):
+    for index in range(3):
+        world.add(f"number {index}", num_frames=60)
+    folder = tiny_t5(tmp_path / "loud")
+    network = T5EncoderModel.from_pretrained(folder)
+    with torch.no_grad():
+        network.encoder.final_layer_norm.weight.fill_(60000.0)
+    network.save_pretrained(folder)
+    spec = SPEC.model_copy(update={"text": TextSpec(kind="t5", model=str(folder), dtype="float16")})
+    work = world.work("latents", spec, world.finish_inputs())
+    with pytest.raises(DataError, match="overflows on the caption"):
+        stage.run(spec, work)
+    assert list(world.store.list(f"artifacts/latents/{DIGEST}/")) == []
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("decode")]
 
 
 def test_memory_does_not_grow_with_the_number_of_clips(tmp_path):
