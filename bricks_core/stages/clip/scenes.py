@@ -34,7 +34,7 @@ _FLOW_PX = (160, 90)
 _THUMB_PX = (32, 18)
 
 # Chosen on the developer films; on a plateau: 9 to 14 and 1.6 to 2 find the same cuts in all of them.
-_STRONG_RESIDUAL = 12.0
+CUT_THRESHOLD = 12.0
 _STRONG_SHARE, _STRONG_SHARE_FROM = 0.6, 4.0
 _STANDS_OUT = 2.0
 _NEIGHBOURS = 4
@@ -103,7 +103,7 @@ def measure(film: Iterable[Frame], *, adaptive_threshold: float = 3.0) -> Measur
     )
 
 
-def find_cuts(measured: Measured) -> list[int]:
+def find_cuts(measured: Measured, *, cut_threshold: float = CUT_THRESHOLD) -> list[int]:
     """First frames of new shots, rising."""
     residual, contrast = measured.residual, measured.contrast
     num_frames = measured.num_frames
@@ -112,7 +112,7 @@ def find_cuts(measured: Measured) -> list[int]:
         before = residual[max(1, frame - _NEIGHBOURS) : frame].max(initial=0)
         after = residual[frame + 1 : frame + 1 + _NEIGHBOURS].max(initial=0)
         share = residual[frame] / (3 + (contrast[frame] + contrast[frame - 1]) / 2)
-        is_large = residual[frame] >= _STRONG_RESIDUAL or (
+        is_large = residual[frame] >= cut_threshold or (
             share >= _STRONG_SHARE and residual[frame] >= _STRONG_SHARE_FROM
         )
         # Against the calmer side only: a cut out of an explosion, or into one, is a cut.
@@ -131,13 +131,13 @@ def find_cuts(measured: Measured) -> list[int]:
     return sorted(cuts)
 
 
-def find_shots(measured: Measured) -> list[Shot]:
+def find_shots(measured: Measured, *, cut_threshold: float = CUT_THRESHOLD) -> list[Shot]:
     """The film from end to end as shots: what can be a clip, and what cannot, with the reason."""
     kinds: list[Literal["", "damaged", "blend"]] = [
         "damaged" if damaged else "blend" if blend else ""
         for damaged, blend in zip(measured.is_damaged, measured.is_blend, strict=True)
     ]
-    cuts = set(find_cuts(measured))
+    cuts = set(find_cuts(measured, cut_threshold=cut_threshold))
     shots = []
     first = 0
     for frame in range(1, measured.num_frames + 1):

@@ -80,9 +80,8 @@ def find_and_cut(path: Path, folder: Path, spec: ClipSpec) -> tuple[list[scenes.
     cv2.setNumThreads(1)
     with closing(frames(path)) as film:
         measured = scenes.measure(film, adaptive_threshold=spec.adaptive_threshold)
-    shots = list(
-        scenes.split_shots(scenes.find_shots(measured), min_frames=spec.min_frames, max_frames=spec.max_frames)
-    )
+    found = scenes.find_shots(measured, cut_threshold=spec.cut_threshold)
+    shots = list(scenes.split_shots(found, min_frames=spec.min_frames, max_frames=spec.max_frames))
     wanted = [shot for shot in shots if not shot.reason]
     return shots, cut(path, wanted, folder, crf=spec.crf, preset=spec.preset)
 
