@@ -10,7 +10,7 @@ and nothing else, and one process or two take the same samples with the same noi
   reference gave every rank and loader the same seed.
 
 A thread makes the batches ahead of the step that needs them. A thread, not worker processes: latents come from a memory
-map, and handing them over between processes costs three times what reading them does (benchmarks/train_steps.py).
+map, and handing them over between processes takes most of the time that making them does (benchmarks/train_steps.py).
 """
 
 from __future__ import annotations
