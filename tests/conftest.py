@@ -106,3 +106,43 @@ def tiny_t5() -> Callable[..., Path]:
         return folder
 
     return save
+
+
+@pytest.fixture
+def wandb_records() -> Callable[[Path], list[Any]]:
+    """wandb_records(folder): the records of the one offline run below a folder.
+
+    Its file is 7 bytes and then LevelDB's log: blocks of 32 KiB, pieces with heads of 7 bytes.
+    """
+    import wandb
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    def read(folder: Path) -> list[Any]:
+        wandb.teardown()  # finish() leaves the last block to W&B's own process, which writes it when it ends
+        (file,) = folder.glob("wandb/offline-run-*/*.wandb")
+        data, position, message, found = file.read_bytes(), 7, b"", []
+        assert data[:4] == b":W&B"
+        while position + 7 <= len(data):
+            left_in_block = 32768 - position % 32768
+            if left_in_block < 7:
+                position += left_in_block
+                continue
+            size, kind = int.from_bytes(data[position + 4 : position + 6], "little"), data[position + 6]
+            message += data[position + 7 : position + 7 + size]
+            position += 7 + size
+            if kind in (1, 4):  # whole, or its last piece
+                found.append(Record.FromString(message))
+                message = b""
+        return found
+
+    return read
+
+
+@pytest.fixture
+def wandb_history(wandb_records: Callable[[Path], list[Any]]) -> Callable[[Path], list[dict[str, Any]]]:
+    """wandb_history(folder): what was logged to the one offline run below a folder, call by call."""
+    return lambda folder: [
+        {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+        for record in wandb_records(folder)
+        if record.WhichOneof("record_type") == "history"
+    ]

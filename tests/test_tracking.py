@@ -3,14 +3,11 @@
 import json
 import logging
 import math
-import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
-import wandb
 from PIL import Image
-from wandb.proto import wandb_internal_pb2
 
 from bricks_core import tracking
 from bricks_core.spec.run import BrickRun
@@ -37,82 +34,44 @@ def a_run(wandb: str) -> BrickRun:
     )
 
 
-def records(file: Path):
-    """The records of W&B's offline file: 7 bytes, then LevelDB's log (blocks of 32 KiB, pieces with heads of 7)."""
-    data = file.read_bytes()
-    assert data[:4] == b":W&B"
-    position, message = 7, b""
-    while position + 7 <= len(data):
-        left_in_block = 32768 - position % 32768
-        if left_in_block < 7:
-            position += left_in_block
-            continue
-        _, size, kind = struct.unpack("<IHB", data[position : position + 7])
-        if kind == 0:
-            return
-        message += data[position + 7 : position + 7 + size]
-        position += 7 + size
-        if kind in (1, 4):  # whole, or its last piece
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(message)
-            message = b""
-            yield record
-
-
-def records_below(folder: Path) -> list[wandb_internal_pb2.Record]:
-    """The records of the one offline run in a folder."""
-    wandb.teardown()  # finish() leaves the last block to W&B's own process, which writes it at the latest when it ends
-    (file,) = folder.glob("wandb/offline-run-*/*.wandb")
-    return list(records(file))
-
-
-def history(folder: Path) -> list[dict]:
-    """What was logged, call by call."""
-    return [
-        {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
-        for record in records_below(folder)
-        if record.WhichOneof("record_type") == "history"
-    ]
-
-
 def numbers_of(rows: list[dict]) -> list[dict]:
     return [{key: value for key, value in row.items() if not key.startswith("_")} for row in rows]
 
 
-def test_offline_the_numbers_in_the_file_are_the_numbers_that_were_logged_to_the_last_bit(tmp_path):
+def test_offline_the_numbers_in_the_file_are_the_numbers_that_were_logged_to_the_last_bit(tmp_path, wandb_history):
     logged = [(step, {"train/loss": math.pi / (step + 1), "train/learning_rate": 1e-7 * step}) for step in range(5)]
     tracker = open_tracker(a_run("offline"), "train", tmp_path)
     for step, numbers in logged:
         tracker.log(step, numbers)
     tracker.finish()
-    assert numbers_of(history(tmp_path)) == [{"step": step, **numbers} for step, numbers in logged]
+    assert numbers_of(wandb_history(tmp_path)) == [{"step": step, **numbers} for step, numbers in logged]
 
 
-def test_after_a_resume_earlier_steps_are_logged_again_and_none_is_dropped(tmp_path):
+def test_after_a_resume_earlier_steps_are_logged_again_and_none_is_dropped(tmp_path, wandb_history):
     tracker = open_tracker(a_run("offline"), "train", tmp_path)
     for step in (0, 10, 20, 10, 20, 30):
         tracker.log(step, {"loss": float(step)})
     tracker.finish()
-    assert [row["step"] for row in history(tmp_path)] == [0, 10, 20, 10, 20, 30]
+    assert [row["step"] for row in wandb_history(tmp_path)] == [0, 10, 20, 10, 20, 30]
 
 
-def test_pictures_are_copied_so_that_theirs_may_go(tmp_path):
+def test_pictures_are_copied_so_that_theirs_may_go(tmp_path, wandb_history):
     picture = tmp_path / "panel.png"
     Image.fromarray(np.full((8, 8, 3), 200, np.uint8)).save(picture)
     tracker = open_tracker(a_run("offline"), "evaluate", tmp_path)
     tracker.image(250, "panels/0", picture, "a red car")
     picture.unlink()
     tracker.finish()
-    (row,) = history(tmp_path)
+    (row,) = wandb_history(tmp_path)
     assert row["step"] == 250
     (copy,) = tmp_path.glob("wandb/offline-run-*/files/media/images/**/*.png")
     with Image.open(copy) as image:
         assert np.array(image).mean() == 200
 
 
-def test_the_file_says_which_run_and_stage_it_is_of(tmp_path):
+def test_the_file_says_which_run_and_stage_it_is_of(tmp_path, wandb_records):
     open_tracker(a_run("offline"), "train", tmp_path).finish()
-    (run,) = [record.run for record in records_below(tmp_path) if record.WhichOneof("record_type") == "run"]
+    (run,) = [record.run for record in wandb_records(tmp_path) if record.WhichOneof("record_type") == "run"]
     assert (run.project, run.display_name, run.run_group, run.job_type) == ("toys", "walk-train", "walk", "train")
     assert {each.key: json.loads(each.value_json) for each in run.config.update}["metadata"]["name"] == "walk"
 
@@ -125,11 +84,11 @@ def test_off_leaves_nothing(tmp_path):
     assert not (tmp_path / "wandb").exists()
 
 
-def test_auto_without_a_key_writes_files(tmp_path):
+def test_auto_without_a_key_writes_files(tmp_path, wandb_history):
     tracker = open_tracker(a_run("auto"), "train", tmp_path)
     tracker.log(0, {"loss": 1.0})
     tracker.finish()
-    assert numbers_of(history(tmp_path)) == [{"step": 0, "loss": 1.0}]
+    assert numbers_of(wandb_history(tmp_path)) == [{"step": 0, "loss": 1.0}]
 
 
 def test_auto_obeys_wandbs_own_switch(tmp_path, monkeypatch):
@@ -149,7 +108,7 @@ def test_a_key_in_the_environment_counts(monkeypatch):
     assert tracking.logged_in()
 
 
-def test_a_server_that_is_away_makes_it_offline_and_is_told_once(tmp_path, monkeypatch, caplog):
+def test_a_server_that_is_away_makes_it_offline_and_is_told_once(tmp_path, monkeypatch, caplog, wandb_history):
     # A key, and a port that nobody listens on.
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
@@ -158,7 +117,7 @@ def test_a_server_that_is_away_makes_it_offline_and_is_told_once(tmp_path, monke
         tracker = open_tracker(a_run("auto"), "train", tmp_path)
         tracker.log(1, {"loss": 0.5})
         tracker.finish()
-    assert numbers_of(history(tmp_path)) == [{"step": 1, "loss": 0.5}]
+    assert numbers_of(wandb_history(tmp_path)) == [{"step": 1, "loss": 0.5}]
     assert len([record for record in caplog.records if record.name == "bricks"]) == 1
     assert "k" * 40 not in caplog.text
 

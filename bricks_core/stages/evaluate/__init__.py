@@ -1,0 +1,1 @@
+"""Evaluate: what the checkpoints make of the same prompts, and a page that shows the whole run."""

@@ -1,0 +1,233 @@
+"""Charts as SVG, drawn here so that the report needs no library and no network, and follows the page's colours.
+
+Text and shapes carry classes; the page's style sheet gives them their colours, light and dark. Coordinates are those of
+a viewBox of 480 x 270: on a phone a chart is about as wide as that, on a wide screen several stand side by side.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from markupsafe import Markup, escape
+
+from bricks_core.stages.evaluate.facts import Histogram, Point, nice_step
+
+WIDTH, HEIGHT = 480, 270
+LEFT, RIGHT, TOP, BOTTOM = 70, 466, 14, 220
+_ENOUGH_TICKS = 5
+
+
+@dataclass(frozen=True)
+class Series:
+    """A line of a chart."""
+
+    name: str
+    points: Sequence[Point]
+    style: str
+    """A class of the style sheet: s1 to s6."""
+    marks: bool = False
+    """Draw each point, with its numbers as a tooltip: for few points."""
+    faint: bool = False
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A drawn chart and what stands around it."""
+
+    title: str
+    note: str
+    svg: Markup
+    legend: list[tuple[str, str]] = field(default_factory=list)
+    """Name and class of each line or colour; empty when one needs no telling."""
+
+
+def number(value: float) -> str:
+    """A number as an axis shows it: 0.0001 is 1e-4, 1500 is 1,500."""
+    if value == 0:
+        return "0"
+    if abs(value) < 1e-3 or abs(value) >= 1e6:
+        mantissa, _, exponent = (
+            f"{value:.3g}".partition("e") if "e" in f"{value:.3g}" else f"{value:.2e}".partition("e")
+        )
+        return f"{float(mantissa):g}e{int(exponent or 0)}"
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:.3g}"
+
+
+def line_chart(
+    title: str,
+    series: Sequence[Series],
+    *,
+    y_label: str,
+    x_label: str = "training step",
+    bands: Sequence[tuple[str, float, float]] = (),
+    note: str = "",
+    from_zero: bool = False,
+) -> Chart:
+    """Lines over steps. `bands` are stretches of the x axis with a name: the phases of a training."""
+    lines = [line for line in series if line.points]
+    points = [point for line in lines for point in line.points]
+    if not points:
+        return Chart(title, note or "No numbers.", _frame(title + ": no numbers", ""))
+    x_low, x_high = _range([x for x, _ in points] + [edge for _, *edges in bands for edge in edges])
+    y_low, y_high = _range([y for line in lines for y in _seen(line)] + ([0.0] if from_zero else []), padding=0.06)
+    if from_zero:
+        y_low = 0.0
+    y_high += 0.12 * (y_high - y_low) * (len(bands) > 1)  # room for the bands' names
+    x_ticks, y_ticks = ticks(x_low, x_high), ticks(y_low, y_high)
+
+    def x_of(x: float) -> float:
+        return LEFT + (x - x_low) / (x_high - x_low) * (RIGHT - LEFT)
+
+    def y_of(y: float) -> float:
+        return BOTTOM - (min(max(y, y_low), y_high) - y_low) / (y_high - y_low) * (BOTTOM - TOP)
+
+    parts = [_bands(bands, x_of), _axes(x_ticks, y_ticks, x_of, y_of, x_label, y_label)]
+    parts += [_line(line, x_of, y_of, y_label) for line in lines]
+    told = "; ".join(
+        f"{line.name or y_label} from {number(line.points[0][1])} to {number(line.points[-1][1])}" for line in lines
+    )
+    legend = [(line.name, line.style + " faint" * line.faint) for line in lines if line.name]
+    return Chart(title, note, _frame(f"{title}: {told}", "".join(parts)), legend if len(legend) > 1 else [])
+
+
+def bar_chart(bars: Histogram, *, note: str = "", kept: str = "kept", dropped: str = "dropped") -> Chart:
+    """A histogram; what was dropped stands on top of what was kept."""
+    totals = [a + b for a, b in zip(bars.kept, bars.dropped, strict=True)]
+    y_high = max(*totals, 1) * 1.06
+    x_low, x_high = bars.edges[0], bars.edges[-1]
+    y_ticks = [tick for tick in ticks(0, y_high) if float(tick).is_integer()]
+
+    def x_of(x: float) -> float:
+        return LEFT + (x - x_low) / (x_high - x_low) * (RIGHT - LEFT)
+
+    def y_of(y: float) -> float:
+        return BOTTOM - y / y_high * (BOTTOM - TOP)
+
+    parts = [
+        _axes(ticks(x_low, x_high), y_ticks, x_of, y_of, bars.unit, "clips" if bars.unit != "words" else "captions")
+    ]
+    for low, high, num_kept, num_dropped in zip(bars.edges[:-1], bars.edges[1:], bars.kept, bars.dropped, strict=True):
+        left, width = x_of(low) + 0.8, x_of(high) - x_of(low) - 1.6
+        tip = f"{number(low)} to {number(high)}: {num_kept} {kept}" + (
+            f", {num_dropped} {dropped}" if any(bars.dropped) else ""
+        )
+        parts.append(f"<g><title>{escape(tip)}</title>")
+        parts.append(_bar("bar kept", left, width, y_of(num_kept), y_of(0)))
+        parts.append(_bar("bar dropped", left, width, y_of(num_kept + num_dropped), y_of(num_kept)))
+        parts.append("</g>")
+    told = f"{bars.name}, {bars.unit}: {sum(bars.kept)} {kept}" + (
+        f", {sum(bars.dropped)} {dropped}" if any(bars.dropped) else ""
+    )
+    legend = [(kept, "kept"), (dropped, "dropped")] if any(bars.dropped) else []
+    return Chart(bars.name, note, _frame(told, "".join(parts)), legend)
+
+
+def ticks(low: float, high: float) -> list[float]:
+    """Round numbers from low to high, about five of them."""
+    step = nice_step((high - low) / _ENOUGH_TICKS)
+    return [
+        round(index * step, 12) for index in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
+    ]
+
+
+def _seen(line: Series) -> list[float]:
+    """The values that decide the y axis: of a faint line, all but its wildest."""
+    values = sorted(y for _, y in line.points)
+    if not line.faint or len(values) < 20:
+        return values
+    tail = len(values) // 50
+    return values[tail : len(values) - tail]
+
+
+def _range(values: Sequence[float], padding: float = 0.0) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    if high <= low:
+        room = abs(low) * 0.1 or 1.0
+        return low - room, high + room
+    room = (high - low) * padding
+    return low - room, high + room
+
+
+def _frame(label: str, inside: str) -> Markup:
+    return Markup(
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">{inside}</svg>'
+    )
+
+
+def _axes(
+    x_ticks: list[float],
+    y_ticks: list[float],
+    x_of: Callable[[float], float],
+    y_of: Callable[[float], float],
+    x_label: str,
+    y_label: str,
+) -> str:
+    parts = [f'<g class="axes"><path class="base" d="M{LEFT} {BOTTOM}H{RIGHT}"/>']
+    exponent = _exponent(y_ticks)
+    for tick in y_ticks:
+        y = y_of(tick)
+        told = number(tick) if exponent == 0 else f"{tick / 10.0**exponent:.3g}"
+        parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{RIGHT}"/>')
+        parts.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{told}</text>')
+    if exponent:
+        y_label += f" (× 1e{exponent})"
+    for tick in x_ticks:
+        x = x_of(tick)
+        parts.append(f'<path class="base" d="M{x:.1f} {BOTTOM}v5"/>')
+        parts.append(f'<text x="{x:.1f}" y="{BOTTOM + 20}" text-anchor="middle">{number(tick)}</text>')
+    middle = (TOP + BOTTOM) / 2
+    parts.append(f'<text class="label" x="{RIGHT}" y="{HEIGHT - 8}" text-anchor="end">{escape(x_label)}</text>')
+    parts.append(
+        f'<text class="label" transform="translate(13 {middle:.0f}) rotate(-90)" text-anchor="middle">'
+        f"{escape(y_label)}</text></g>"
+    )
+    return "".join(parts)
+
+
+def _exponent(y_ticks: list[float]) -> int:
+    """The power of ten to take out of very small or large ticks, so that none of them needs one; mostly 0."""
+    largest = max(map(abs, y_ticks), default=0.0)
+    return math.floor(math.log10(largest)) if largest and not 5e-3 <= largest < 1e6 else 0
+
+
+def _bands(bands: Sequence[tuple[str, float, float]], x_of: Callable[[float], float]) -> str:
+    if len(bands) < 2:
+        return ""
+    parts = []
+    for index, (name, first, end) in enumerate(bands):
+        left, right = x_of(first), x_of(end)
+        parts.append(
+            f'<rect class="band b{index % 2}" x="{left:.1f}" y="{TOP}" width="{right - left:.1f}" '
+            f'height="{BOTTOM - TOP}"/><text class="phase" x="{(left + right) / 2:.1f}" y="{TOP + 14}" '
+            f'text-anchor="middle">{escape(name)}</text>'
+        )
+    return "".join(parts)
+
+
+def _line(line: Series, x_of: Callable[[float], float], y_of: Callable[[float], float], y_label: str) -> str:
+    path = "L".join(f"{x_of(x):.1f} {y_of(y):.1f}" for x, y in line.points)
+    faint = " faint" if line.faint else ""
+    parts = [f'<path class="line {line.style}{faint}" d="M{path}"/>']
+    if line.marks:
+        for x, y in line.points:
+            tip = f"{line.name or y_label}, step {number(x)}: {y:.4g}"
+            parts.append(
+                f'<g class="mark {line.style}"><title>{escape(tip)}</title>{_mark(line.style, x_of(x), y_of(y))}</g>'
+            )
+    return "".join(parts)
+
+
+def _mark(style: str, x: float, y: float) -> str:
+    """Round for one line and square for another, so that colour is not all that tells them apart."""
+    if style == "s2":
+        return f'<rect x="{x - 3.2:.1f}" y="{y - 3.2:.1f}" width="6.4" height="6.4"/>'
+    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.6"/>'
+
+
+def _bar(style: str, left: float, width: float, top: float, bottom: float) -> str:
+    if bottom - top < 0.01:
+        return ""
+    width, height = max(width, 0.8), bottom - top
+    return f'<rect class="{style}" x="{left:.1f}" y="{top:.1f}" width="{width:.1f}" height="{height:.1f}"/>'

@@ -1,0 +1,283 @@
+"""Videos from checkpoints: the same prompts and the same noise for each, so that only the weights differ.
+
+A sample is finished, and kept, as soon as its video and its strip are stored.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from bricks_core.diffusion.text_to_video import sample_latents
+from bricks_core.errors import DataError, SpecError
+from bricks_core.models.stdit2 import STDiT2, STDiT2Config
+from bricks_core.models.text_encoder import load_text_encoder
+from bricks_core.models.vae import LatentCodec, load_codec
+from bricks_core.spec.evaluate import EvaluateSpec, Sample
+from bricks_core.spec.latents import LatentsSpec
+from bricks_core.spec.manifest import content_id
+from bricks_core.spec.train import CheckpointRow, ModelSpec, TrainSpec
+from bricks_core.storage.work import Work
+from bricks_core.video.buckets import Size, resolution
+from bricks_core.video.read import Pixels
+from bricks_core.video.write import jpeg, write_mp4
+
+Weights = Literal["raw", "ema"]
+
+STRIP_FRAMES = 8
+"""Frames of a strip at most: the first, the last, and evenly spaced ones between."""
+STRIP_FRAME_WIDTH_PX = 320
+"""A strip's frames are made no wider than this."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A sample to be made."""
+
+    id: str
+    prompt_index: int
+    step: int
+    weights: Weights
+    weights_key: str
+    """Of the checkpoint's file, relative to the artifact of train."""
+
+
+def make_samples(spec: EvaluateSpec, work: Work) -> None:
+    """Sample every prompt at the chosen checkpoints, as far as that is not done yet."""
+    asked = list(asked_samples(spec, work))
+    todo = {each.id for each in work.todo(asked, unit="samples")}
+    if not todo:
+        return
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    latents = LatentsSpec.model_validate(work.inputs["latents"].manifest.spec)
+    train = TrainSpec.model_validate(work.inputs["train"].manifest.spec)
+    size = size_of(spec)
+    # The encoder may be far larger than the model: it is gone before the model comes.
+    captions = Captions.of(load_text_encoder(latents.text, device).encode(list(spec.prompts)))
+    codec = load_codec(latents.codec, device)
+    by_weights: dict[str, list[Asked]] = {}
+    for each in asked:
+        by_weights.setdefault(each.weights_key, []).append(each)
+    for key, samples in by_weights.items():
+        if todo.isdisjoint(each.id for each in samples):
+            continue
+        with work.local("train", key) as file:
+            model = load_model(file, train.model, device)
+        precise = device.type == "cpu" or train.precision == "float32"
+        with nullcontext() if precise else torch.autocast(device.type, torch.bfloat16):
+            # Batches are the same after a kill, so that a sample's bytes do not depend on when it was made.
+            for batch in batches(samples, spec.batch_size):
+                if todo.isdisjoint(each.id for each in batch):
+                    continue
+                sampled = sample_batch(model, captions, [each.prompt_index for each in batch], spec, size)
+                for each, latent in zip(batch, sampled, strict=True):
+                    if each.id in todo:
+                        keep_sample(work, spec, each, decoded(codec, latent))
+
+
+def asked_samples(spec: EvaluateSpec, work: Work) -> Iterator[Asked]:
+    """Every sample of the stage: by checkpoint, then weights, then prompt.
+
+    Where raw and EMA weights are still the same, as before the first step, one sample stands for both.
+    """
+    rows = sorted(work.rows("train", "checkpoints", CheckpointRow), key=lambda row: row.step)
+    if not rows:
+        raise DataError("The training has left no checkpoint to sample from: run train again with other settings.")
+    by_step = {row.step: row for row in rows}
+    for step in chosen_steps(list(by_step), spec.num_checkpoints):
+        files: dict[Weights, str] = {"raw": by_step[step].weights_key, "ema": by_step[step].ema_key}
+        wanted = [each for each in ("raw", "ema") if each in spec.weights]
+        if len(wanted) == 2 and step == rows[0].step and _same_weights(work, files["raw"], files["ema"]):
+            wanted = ["raw"]
+        for weights in wanted:
+            for index in range(len(spec.prompts)):
+                name = content_id("sample", index, step, weights)
+                yield Asked(name, index, step, weights, files[weights])
+
+
+def chosen_steps(steps: Sequence[int], at_most: int) -> list[int]:
+    """The first, the last, and those nearest to evenly spaced ones between; each once."""
+    steps = sorted(set(steps))
+    if len(steps) <= at_most:
+        return steps
+    first, last = steps[0], steps[-1]
+    wanted = [first + (last - first) * place / (at_most - 1) for place in range(at_most)]
+    return sorted({min(steps, key=lambda step: (abs(step - each), step)) for each in wanted})
+
+
+def size_of(spec: EvaluateSpec) -> Size:
+    """The size to sample at.
+
+    Raises:
+        SpecError: the resolution has no such aspect.
+    """
+    found = resolution(spec.resolution)
+    if len(found.sizes) == 1:
+        return found.sizes[0]
+    for size in found.sizes:
+        if size.aspect == spec.aspect:
+            return size
+    known = " ".join(size.aspect for size in found.sizes)
+    raise SpecError(f"evaluate.aspect {spec.aspect} is none of {spec.resolution}'s: {known}.")
+
+
+@dataclass(frozen=True)
+class Captions:
+    """All prompts' features, as training would read them."""
+
+    features: Tensor
+    """(num_prompts, 1, L, width) float32, L the longest prompt's, so that a batch does not depend on its company."""
+    mask: Tensor
+    """(num_prompts, L), 1 where there is a token."""
+
+    @classmethod
+    def of(cls, rows: list[np.ndarray]) -> Captions:
+        """`rows`: for each prompt its (L_i, width)."""
+        longest, width = max(len(each) for each in rows), rows[0].shape[1]
+        features, mask = torch.zeros(len(rows), 1, longest, width), torch.zeros(len(rows), longest, dtype=torch.long)
+        for index, each in enumerate(rows):
+            # Packs hold features as float16; the model has never seen finer ones.
+            features[index, 0, : len(each)] = torch.from_numpy(each.astype(np.float16).astype(np.float32))
+            mask[index, : len(each)] = 1
+        return cls(features, mask)
+
+
+def load_model(file: Path, spec: ModelSpec, device: torch.device) -> STDiT2:
+    """The network of a checkpoint's safetensors file, ready to be asked."""
+    with safe_open(file, framework="pt") as tensors:
+        num_tokens, text_width = tensors.get_slice("y_embedder.y_embedding").get_shape()
+        config = STDiT2Config(
+            hidden_size=spec.hidden_size,
+            depth=spec.depth,
+            num_heads=spec.num_heads,
+            mlp_ratio=spec.mlp_ratio,
+            caption_channels=text_width,
+            model_max_length=num_tokens,
+            input_sq_size=spec.input_sq_size_px,
+        )
+        with torch.device("meta"):
+            model = STDiT2(config)
+        model.to_empty(device=device)
+        # Tensor by tensor: one copy of the weights in memory, not two.
+        state = model.state_dict()
+        if missing := set(state) ^ set(tensors.keys()):
+            raise DataError(f"{file.name} is no checkpoint of this model: {sorted(missing)[0]} is not in both.")
+        for name, target in state.items():
+            target.copy_(tensors.get_tensor(name))
+    return model.eval()
+
+
+def sample_batch(model: STDiT2, captions: Captions, prompts: Sequence[int], spec: EvaluateSpec, size: Size) -> Tensor:
+    """Latents of some prompts.  -> (len(prompts), 4, T, H, W)"""
+    chosen = list(prompts)
+    device = next(model.parameters()).device
+    return sample_latents(
+        model,
+        captions.features[chosen].to(device),
+        captions.mask[chosen].to(device),
+        num_frames=spec.num_frames,
+        latent_size=(size.latent_height, size.latent_width),
+        pixel_size=(size.height_px, size.width_px),
+        fps=spec.fps,
+        generators=[noise_of(spec.seed, index) for index in chosen],
+        method=spec.sampler,
+        num_steps=spec.num_sampling_steps,
+        guidance_scale=spec.guidance_scale,
+        guided_channels=spec.guided_channels,
+    )
+
+
+def noise_of(seed: int, prompt_index: int) -> torch.Generator:
+    """Where all of a prompt's noise comes from: the same at every checkpoint and in any batch."""
+    return torch.Generator().manual_seed(int(content_id("noise", seed, prompt_index), 16) & (2**63 - 1))
+
+
+def decoded(codec: LatentCodec, latent: Tensor) -> Pixels:
+    """(4, T, H, W) latents -> (T, 8H, 8W, 3) in 0..255."""
+    pixels = codec.decode(latent.float().permute(1, 0, 2, 3).contiguous())
+    return to_pixels(pixels)
+
+
+def to_pixels(pixels: Tensor) -> Pixels:
+    """(T, 3, height, width) around [-1, 1] -> (T, height, width, 3) in 0..255."""
+    scaled = pixels.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
+    return np.ascontiguousarray(scaled.permute(0, 2, 3, 1).cpu().numpy())
+
+
+def keep_sample(work: Work, spec: EvaluateSpec, asked: Asked, frames: Pixels) -> None:
+    """Store a sample's video and strip, and record it as done."""
+    prompt = spec.prompts[asked.prompt_index]
+    name = f"step-{asked.step:06d}-{asked.weights}-prompt-{asked.prompt_index:02d}"
+    with work.scratch() as folder:
+        video, strip = Path(folder) / "video.mp4", Path(folder) / "strip.jpg"
+        about = {"title": prompt, "comment": f"{asked.weights} weights after step {asked.step}, seed {spec.seed}"}
+        write_mp4(video, frames, spec.fps, metadata=about)
+        strip.write_bytes(jpeg(strip_of(frames)))
+        objects = [
+            work.put_file(f"report/samples/{name}.mp4", video),
+            work.put_file(f"report/samples/{name}.jpg", strip),
+        ]
+    row = Sample(
+        id=asked.id,
+        prompt_index=asked.prompt_index,
+        prompt=prompt,
+        step=asked.step,
+        weights=asked.weights,
+        seed=spec.seed,
+        video_key=objects[0].key,
+        strip_key=objects[1].key,
+    )
+    work.done(asked.id, {"samples": [row]}, objects, note=f"step {asked.step} {asked.weights}")
+
+
+def strip_of(frames: Pixels) -> Pixels:
+    """Some frames side by side.  (T, height, width, 3) -> (height, columns x width, 3)"""
+    chosen = frames[strip_places(len(frames))]
+    height, width = chosen.shape[1:3]
+    if width > STRIP_FRAME_WIDTH_PX:
+        smaller = (STRIP_FRAME_WIDTH_PX, max(1, round(height * STRIP_FRAME_WIDTH_PX / width)))
+        chosen = np.stack([cv2.resize(frame, smaller, interpolation=cv2.INTER_AREA) for frame in chosen])
+    return np.concatenate(list(chosen), axis=1)
+
+
+def strip_places(num_frames: int) -> list[int]:
+    """Which frames a strip shows."""
+    columns = min(num_frames, STRIP_FRAMES)
+    return [round(place * (num_frames - 1) / max(columns - 1, 1)) for place in range(columns)]
+
+
+def batches(samples: Sequence[Asked], size: int) -> Iterator[Sequence[Asked]]:
+    """Neighbours together, `size` at a time."""
+    for number in range(math.ceil(len(samples) / size)):
+        yield samples[number * size : (number + 1) * size]
+
+
+def _same_weights(work: Work, first: str, second: str) -> bool:
+    """Whether two files hold the same tensors; read one at a time."""
+    shas = {stored.key: stored.sha256 for stored in work.inputs["train"].manifest.objects}
+    if shas.get(first) == shas.get(second):
+        return True
+    with (
+        work.local("train", first) as one,
+        work.local("train", second) as other,
+        safe_open(one, framework="pt") as a,
+        safe_open(other, framework="pt") as b,
+    ):
+        names = set(a.keys())
+        return names == set(b.keys()) and all(torch.equal(a.get_tensor(each), b.get_tensor(each)) for each in names)
+
+
+def weights_of(samples: Iterable[Sample]) -> list[Weights]:
+    """The kinds of weights that were sampled, raw first."""
+    found = {each.weights for each in samples}
+    return [each for each in ("raw", "ema") if each in found]

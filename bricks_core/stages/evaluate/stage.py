@@ -1,0 +1,195 @@
+"""Evaluate: the same prompts at chosen checkpoints, panels of them, and the report of the whole run."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from bricks_core.spec.evaluate import EvaluateSpec, Sample
+from bricks_core.spec.manifest import StoredObject
+from bricks_core.spec.train import HeldOutRow, TrainSpec
+from bricks_core.stages.evaluate import panels, report
+from bricks_core.stages.evaluate.facts import StageFacts, dataset_facts, held_out_facts, stage_facts, training_facts
+from bricks_core.stages.evaluate.gallery import exhibits, picture_of
+from bricks_core.stages.evaluate.report import Facts, Picture, Player, Prompt
+from bricks_core.stages.evaluate.samples import make_samples, size_of, strip_places
+from bricks_core.storage.work import Joined, Work, code_version
+from bricks_core.tracking import Tracker, open_tracker, tracking_folder
+from bricks_core.video.read import Pixels
+from bricks_core.video.write import jpeg
+
+PANEL_QUALITY = 88
+_ORDER = {"raw": 0, "ema": 1}
+
+
+def run(spec: EvaluateSpec, work: Work) -> None:
+    """Sample what is not sampled yet; each sample is kept as soon as it is there."""
+    make_samples(spec, work)
+
+
+def join(spec: EvaluateSpec, work: Work) -> Joined:
+    """Panels, numbers and the page, from the samples and the stages' tables."""
+    samples = sorted(
+        work.part_rows("samples", Sample), key=lambda row: (row.prompt_index, row.step, _ORDER[row.weights])
+    )
+    facts = gather(spec, work)
+    page = Pages(spec, work, samples)
+    prompts = [page.prompt(index) for index in range(len(spec.prompts))]
+    overview = page.overview(facts.held_out.best.weights if facts.held_out.best else "ema")
+    shown, thumbnails = exhibits(work)
+    page.objects += thumbnails
+    page.put("report/report.json", report.report_json(facts).encode())
+    page.put("report/settings.yaml", report.settings_yaml(facts).encode())
+    page.put("report/index.html", report.page(facts, prompts, overview, shown).encode())
+    _leave_timings(work, facts)
+    _track(work, facts, samples)
+    return Joined(
+        {"samples": sorted(samples, key=lambda row: row.id)},
+        page.objects,
+        {"samples": len(samples), "prompts": len(spec.prompts), "checkpoints": len({row.step for row in samples})},
+    )
+
+
+def gather(spec: EvaluateSpec, work: Work) -> Facts:
+    """Every number of the report."""
+    manifests = [artifact.manifest for artifact in work.inputs.values()]
+    train = TrainSpec.model_validate(work.inputs["train"].manifest.spec)
+    own = StageFacts(
+        stage=work.stage.name,
+        version=work.stage.version,
+        digest=work.digest,
+        code_version=code_version(),
+        inputs=work.input_digests,
+        rows={},
+        num_objects=0,
+        size_bytes=0,
+        counts={},
+    )
+    return Facts(
+        spec=spec,
+        size=size_of(spec),
+        dataset=dataset_facts(work),
+        training=training_facts(work, train),
+        held_out=held_out_facts(work.rows("train", "held_out", HeldOutRow)),
+        lineage=[*map(stage_facts, manifests), own],
+        settings={manifest.stage: manifest.spec for manifest in manifests}
+        | {work.stage.name: spec.model_dump(mode="json")},
+    )
+
+
+class Pages:
+    """The report's pictures: made of the samples' strips, a prompt at a time, and stored."""
+
+    def __init__(self, spec: EvaluateSpec, work: Work, samples: Sequence[Sample]):
+        self._spec, self._work = spec, work
+        self._by_prompt: dict[int, list[Sample]] = defaultdict(list)
+        for sample in samples:
+            self._by_prompt[sample.prompt_index].append(sample)
+        self._places = strip_places(spec.num_frames)
+        self._middles: dict[tuple[int, int, str], Pixels] = {}
+        self.objects: list[StoredObject] = []
+
+    def put(self, key: str, data: bytes) -> None:
+        """Store an object of the artifact that belongs to no sample."""
+        with self._work.scratch() as folder:
+            file = Path(folder) / "object"
+            file.write_bytes(data)
+            self.objects.append(self._work.put_file(key, file))
+
+    def prompt(self, index: int) -> Prompt:
+        """A prompt's panel, made and stored, and what else the page shows of it."""
+        samples = self._by_prompt[index]
+        rows = [panels.Row(self._title(each), self._weights(each), self._frames(each)) for each in samples]
+        for sample, row in zip(samples, rows, strict=True):
+            self._middles[index, sample.step, sample.weights] = panels.thumb(row.frames[len(row.frames) // 2])
+        drawn = panels.panel(rows, self._places)
+        key = f"report/panels/prompt-{index:02d}.jpg"
+        self.put(key, jpeg(drawn, PANEL_QUALITY))
+        text = self._spec.prompts[index]
+        alt = f"{len(rows)} rows of {len(self._places)} frames, from the base model to step {samples[-1].step}: {text}"
+        return Prompt(text, self._players(samples), list(_steps(samples)), self._picture(key, drawn, alt))
+
+    def overview(self, weights: str) -> Picture:
+        """All prompts over the training, in one picture. `weights`, or the others where those were not sampled."""
+        steps = sorted({sample.step for samples in self._by_prompt.values() for sample in samples})
+        if weights not in self._spec.weights:
+            weights = self._spec.weights[0]
+
+        def middle(row: int, column: int) -> Pixels | None:
+            step = steps[column]
+            found = self._middles.get((row, step, weights))
+            return self._middles.get((row, step, "raw")) if found is None else found
+
+        heads = ["base" if step == 0 else report.step_label(step) for step in steps]
+        drawn = panels.overview(self._spec.prompts, heads, middle)
+        self.put("report/overview.jpg", jpeg(drawn, PANEL_QUALITY))
+        alt = f"A picture per prompt and checkpoint: {', '.join(heads)}"
+        return self._picture("report/overview.jpg", drawn, alt, report.WEIGHTS[weights])
+
+    def _frames(self, sample: Sample) -> list[Pixels]:
+        strip = picture_of(self._work.store.get(self._work.prefix + sample.strip_key))
+        return panels.frames_of(strip, len(self._places))
+
+    def _players(self, samples: Sequence[Sample]) -> list[Player]:
+        last = max(sample.step for sample in samples)
+        ends = [sample for sample in samples if sample.step == last and sample is not samples[0]]
+        # EMA first: beside the base model also where only two fit in a row.
+        ends.sort(key=lambda sample: -_ORDER[sample.weights])
+        return [self._player(samples[0], "base"), *(self._player(each, each.weights) for each in ends)]
+
+    def _player(self, sample: Sample, weights: str) -> Player:
+        key = sample.video_key.replace("/samples/", "/posters/").replace(".mp4", ".jpg")
+        self.put(key, jpeg(self._frames(sample)[0], PANEL_QUALITY))
+        return Player(sample.video_key, weights, sample.step, key)
+
+    @staticmethod
+    def _picture(key: str, drawn: Pixels, alt: str, weights: str = "") -> Picture:
+        return Picture(key, drawn.shape[1], drawn.shape[0], alt, weights)
+
+    @staticmethod
+    def _title(sample: Sample) -> str:
+        return report.step_label(sample.step)
+
+    @staticmethod
+    def _weights(sample: Sample) -> str:
+        return "base" if sample.step == 0 else sample.weights
+
+
+def _steps(samples: Sequence[Sample]) -> Iterator[dict[str, Any]]:
+    """What the page's slider needs: for each checkpoint its step and its videos."""
+    for step in sorted({sample.step for sample in samples}):
+        found = {each.weights: report.beside(each.video_key) for each in samples if each.step == step}
+        yield {"step": step, "label": report.step_label(step), "base": next(iter(found.values()))} | found
+
+
+def _leave_timings(work: Work, facts: Facts) -> None:
+    """Beside the page, but not in the manifest: the artifact's objects stay the same whoever makes them, and when."""
+    name = work.run.name if work.run else ""
+    manifests = [artifact.manifest for artifact in work.inputs.values()]
+    data = report.timings_js(manifests, name, facts.training.num_steps)
+    work.store.put(work.prefix + "report/timings.js", data.encode())
+
+
+def _track(work: Work, facts: Facts, samples: Sequence[Sample]) -> None:
+    """The same to W&B, as far as the run wants it."""
+    if work.run is None:
+        return
+    tracker: Tracker = open_tracker(work.run, "evaluate", tracking_folder(work.store.uri), digest=work.digest)
+    if not tracker.active:
+        return
+    for weights, points in facts.held_out.curves.items():
+        for step, value in points:
+            tracker.log(int(step), {f"held_out/{weights}": value})
+    for each in facts.held_out.changes:
+        if not each.bucket:
+            tracker.summary({f"held_out/{each.weights}/improvement_percent": each.improvement_percent})
+    for sample in samples:
+        with work.store.local(work.prefix + sample.video_key) as video:
+            tracker.video(sample.step, f"samples/{sample.weights}/{sample.prompt_index}", video, sample.prompt)
+    last = max(sample.step for sample in samples)
+    for index in range(len(facts.spec.prompts)):
+        with work.store.local(f"{work.prefix}report/panels/prompt-{index:02d}.jpg") as picture:
+            tracker.image(last, f"panels/{index}", picture, facts.spec.prompts[index])
+    tracker.finish()

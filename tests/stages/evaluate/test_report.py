@@ -1,0 +1,193 @@
+"""The page: whole without a network, true to the tables, safe whatever a user wrote, and the same every time."""
+
+import json
+import re
+from html.parser import HTMLParser
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+
+from bricks_core.spec.train import HeldOutRow
+from bricks_core.stages.evaluate import report
+from bricks_core.stages.evaluate.gallery import NUM_DROPPED, NUM_KEPT
+
+NASTY = "<script>alert(1)</script> \"><img src=x onerror='alert(2)'> {{ 7 * 7 }} </style> & ünïcode 积木"
+
+
+class Page(HTMLParser):
+    """What a browser would see: tags, links, and the text of each tag."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.tags, self.links, self.attributes, self.text = [], [], set(), []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        for name, value in attrs:
+            self.attributes.add(name)
+            if name in {"src", "href", "poster", "action", "srcset"}:
+                self.links.append(value)
+            if name == "data-steps":
+                self.links += [each for step in json.loads(value) for each in step.values() if ".mp4" in str(each)]
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+    @property
+    def words(self) -> str:
+        return " ".join(" ".join(self.text).split())
+
+
+@pytest.fixture(scope="module")
+def seen(finished_in, tmp_path_factory):
+    """A miniature run, its artifact of evaluate, and its page."""
+    run = finished_in(tmp_path_factory.mktemp("seen"))
+    artifact = run.evaluate()
+    return run, artifact, Page(run.page(artifact))
+
+
+def test_the_page_asks_the_network_for_nothing_and_every_link_leads_to_a_file_beside_it(seen):
+    run, artifact, page = seen
+    assert len(page.links) > 20
+    for link in page.links:
+        if not link.startswith(("#", "data:")):
+            assert not re.match(r"[a-z]+:|//|/|\.\.", link), link
+            assert run.store.head(f"{artifact.prefix}report/{unquote(link)}") is not None, link
+    html = run.page(artifact)
+    assert not re.search(r"url\((?!#)|@import|fetch\(|XMLHttpRequest|import\(", html)
+
+
+def test_all_that_the_page_shows_is_in_the_manifest_but_for_times_and_machines(seen):
+    _, artifact, page = seen
+    stored = {each.key for each in artifact.manifest.objects}
+    beside = {f"report/{link}" for link in page.links if not link.startswith(("#", "data:"))}
+    assert beside - stored == {"report/timings.js"}
+
+
+def test_the_held_out_numbers_of_the_page_are_those_of_the_table(seen):
+    run, artifact, page = seen
+    rows = list(run.work().rows("train", "held_out", HeldOutRow))
+    numbers = json.loads(run.store.get(artifact.prefix + "report/report.json"))["held_out"]
+    for weights in ("raw", "ema"):
+        before, after = (
+            np.mean([row.loss for row in rows if (row.step, row.weights) == (step, weights)]) for step in (0, 60)
+        )
+        (change,) = [each for each in numbers["changes"] if (each["weights"], each["bucket"]) == (weights, "")]
+        assert (change["before"], change["after"]) == (pytest.approx(before), pytest.approx(after))
+        assert report.loss(after) in page.words
+        assert report.change(100 * (before - after) / before) in page.words
+    assert "the held‑out loss fell by" in page.words
+
+
+def test_the_counts_of_the_page_are_those_of_the_tables(seen):
+    run, artifact, page = seen
+    data = json.loads(run.store.get(artifact.prefix + "report/report.json"))["dataset"]
+    tables = {name: each.manifest.tables for name, each in run.work().inputs.items()}
+    assert sum(data["videos"].values()) == tables["ingest"]["videos"].num_rows == 4
+    assert data["num_shots"] == tables["clip"]["shots"].num_rows == 12
+    assert data["num_clips"] == tables["clip"]["clips"].num_rows == 9
+    assert data["num_kept"] == 6
+    assert sum(data["latents"].values()) == tables["latents"]["latents"].num_rows == 11
+    for words in (
+        "4 videos found",
+        "12 shots in them",
+        "9 clips cut",
+        "6 clips kept",
+        "3 too still",
+        "1 The file is empty",
+    ):
+        assert words in page.words
+
+
+def test_the_counts_for_the_end_screen_say_how_many_samples_there_are(seen):
+    _, artifact, _ = seen
+    # Two prompts at three checkpoints: one base, and raw and EMA of the other two.
+    assert artifact.manifest.counts == {"samples": 10, "prompts": 2, "checkpoints": 3}
+
+
+def test_what_users_write_is_shown_as_they_wrote_it_and_never_run(finished):
+    run = finished([NASTY, "plain"], caption=lambda number: NASTY)
+    artifact = run.evaluate()
+    page = Page(run.page(artifact))
+    assert " ".join(NASTY.split()) in page.words
+    assert page.tags.count("script") == 2
+    assert "onerror" not in page.attributes
+    assert "{{ 7 * 7 }}" in page.words
+
+
+def test_without_held_out_videos_the_page_says_so_plainly(finished):
+    run = finished(held_out=False)
+    page = Page(run.page(run.evaluate()))
+    assert "nothing was held out to judge it by" in page.words
+    assert "score.held_out_share" in page.words
+    assert "It learnt" not in page.words
+
+
+def test_the_same_inputs_make_the_same_bytes_in_another_store(finished, tmp_path):
+    first = finished()
+    here = first.evaluate().manifest
+    (tmp_path / "store").rename(tmp_path / "store before")
+    again = finished().evaluate().manifest
+    assert here.digest == again.digest
+    assert here.objects == again.objects
+
+
+def test_captions_that_were_measured_are_marked_as_such(seen):
+    _, _, page = seen
+    assert "Captions marked measured are plain sentences made from measurements" in page.words
+    assert page.text.count("measured") >= 5
+
+
+def test_thumbnails_are_few_and_of_as_many_videos_as_there_are(finished):
+    run = finished(num_films=14)
+    artifact = run.evaluate()
+    thumbnails = [each for each in artifact.manifest.objects if each.key.startswith("report/clips/")]
+    assert len(thumbnails) == NUM_KEPT + NUM_DROPPED
+    page = Page(run.page(artifact))
+    assert "Some of the 28 kept clips" in page.words
+    assert "Some of the 14 dropped clips" in page.words
+
+
+def test_every_picture_and_video_says_what_it_shows(seen):
+    run, artifact, _ = seen
+    html = run.page(artifact)
+    assert all(re.search(r'\salt="[^"]', tag) for tag in re.findall(r"<img[^>]*>", html, re.S))
+    assert all(re.search(r'aria-label="[^"]', tag) for tag in re.findall(r"<video[^>]*>", html, re.S))
+    assert all(re.search(r'aria-label="[^"]', tag) for tag in re.findall(r'<svg class="chart"[^>]*>', html, re.S))
+
+
+def test_the_times_are_the_manifests_and_can_be_read_by_programs_too(seen):
+    run, artifact, _ = seen
+    script = run.store.get(artifact.prefix + "report/timings.js").decode()
+    told = json.loads(script.removeprefix("window.bricksTimings = ").rstrip().removesuffix(";"))
+    train = run.work().inputs["train"].manifest
+    assert told["stages"]["train"]["finished_at"] == train.finished_at.isoformat()
+    assert told["run"] == "miniature"
+
+
+def test_wandb_gets_the_numbers_of_the_tables(finished, wandb_history, tmp_path, monkeypatch):
+    for name in ("WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / name.lower()))
+    run = finished(tracking="offline")
+    run.evaluate()
+    rows = list(run.work().rows("train", "held_out", HeldOutRow))
+    logged = wandb_history(tmp_path / "store")
+    for step in (0, 20, 40, 60):
+        for weights in ("raw", "ema"):
+            losses = [row.loss for row in rows if (row.step, row.weights) == (step, weights)]
+            (found,) = [
+                row[f"held_out/{weights}"] for row in logged if row["step"] == step and f"held_out/{weights}" in row
+            ]
+            assert found == pytest.approx(np.mean(losses))
+    assert sum(any(key.startswith("panels/") for key in row) for row in logged) == 2
+    assert sum(any(key.startswith("samples/") for key in row) for row in logged) == 10
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(4.21, "4.2 s"), (200, "3 min 20 s"), (7500, "2 h 05 min"), (59.97, "1 min 00 s"), (3599.9, "1 h 00 min")],
+)
+def test_durations_are_said_as_a_person_says_them(seconds, words):
+    assert report.duration(seconds) == words
