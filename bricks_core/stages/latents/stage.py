@@ -55,7 +55,8 @@ def join(spec: LatentsSpec, work: Work) -> Joined:
         counts[f"{things}, {each.shape.split.replace('_', ' ')}"] += len(each.sources)
         counts["frames"] += each.num_frames
     for name, num in grouping.num_too_small.items():
-        counts[f"too small for {name}"] = num
+        if num:
+            counts[f"too small for {name}"] = num
     return Joined({"latents": by_id(work.part_rows("latents", Latent), Latent)}, counts=dict(counts))
 
 
