@@ -100,6 +100,9 @@ class Motion:
     """Mean displacement of what moves by itself, in widths per second, right is positive."""
     things_y: float
     """In heights per second, down is positive."""
+    sway_x: float
+    """As things_x, but way and way back add up instead of cancelling."""
+    sway_y: float
     camera_x: float
     """Of the camera's view over what it sees, in widths per second: positive when it pans or travels right."""
     camera_y: float
@@ -142,7 +145,7 @@ class MotionMeter:
     def result(self, fps: float) -> Motion:
         """The motion of a clip of that rate; of a clip of one frame, none."""
         if not self._raw:
-            return Motion(0.0, fps, 0.0, 0.0, 0.0, 0.0, 0.0)  # one picture, and new
+            return Motion(0.0, fps, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)  # one picture, and new
         raw, shifts, flows = np.array(self._raw), np.array(self._shifts), np.array(self._flows)
         new = raw > max(NOISE, 0.12 * float(np.percentile(raw, 90)))
         shifts[~new], flows[~new] = 0, 0
@@ -150,13 +153,17 @@ class MotionMeter:
         new_share = (1 + int(new.sum())) / (1 + len(raw))  # the first picture is new as well
         per_s = fps / len(raw) / np.array(self._size)
         things_x, things_y = (flows.sum(axis=0) * per_s).tolist()
-        camera_x, camera_y = (-shifts.sum(axis=0) * per_s).tolist()
+        sway_x, sway_y = (np.abs(flows).sum(axis=0) * per_s).tolist()
+        # The median picture's shift: a few pictures in which many things together look like the camera do not count.
+        camera_x, camera_y = (-np.median(shifts[new], axis=0) * new.sum() * per_s).tolist() if new.any() else (0.0, 0.0)
         return Motion(
             change=float(np.percentile(change, 90)),
             picture_fps=fps * new_share,
             duplicate_share=1.0 - new_share,
             things_x=things_x,
             things_y=things_y,
+            sway_x=sway_x,
+            sway_y=sway_y,
             camera_x=camera_x + 0.0,
             camera_y=camera_y + 0.0,
         )

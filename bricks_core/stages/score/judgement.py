@@ -41,6 +41,7 @@ class Judgement:
     def __init__(self, spec: ScoreSpec):
         self._spec = spec
         self._ids: list[str] = []
+        self._places: dict[str, int] = {}
         self._videos: list[str] = []
         self._motion, self._sharpness = array("d"), array("d")
         self._num_frames, self._hashes = array("q"), array("Q")
@@ -49,8 +50,8 @@ class Judgement:
         self._held_out: frozenset[str] = frozenset()
 
     def add(self, score: Score) -> None:
-        """The next clip; they are numbered from 0 in this order."""
-        place = len(self._ids)
+        """The next clip."""
+        place = self._places[score.id] = len(self._ids)
         self._ids.append(score.id)
         self._videos.append(score.video_id)
         self._motion.append(score.motion)
@@ -69,8 +70,9 @@ class Judgement:
         alike = [(self._videos[one], self._videos[other]) for one, other in self._repeats.items()]
         self._held_out = held_out_videos(videos, alike, self._spec.held_out_share, self._spec.split_seed)
 
-    def of(self, place: int, score: Score) -> Score:
-        """The clip's row with what was decided."""
+    def of(self, score: Score) -> Score:
+        """An added clip's row with what was decided."""
+        place = self._places[score.id]
         reasons = self._reasons.get(place, [])
         repeated = self._repeats.get(place)
         return score.model_copy(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 from collections.abc import Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -19,6 +17,8 @@ from bricks_core.spec.score import Score, ScoreSpec
 from bricks_core.spec.strict import Row
 from bricks_core.stages.score.judgement import Judgement
 from bricks_core.stages.score.motion import Pixels, measure, to_luma
+from bricks_core.storage.in_order import in_order
+from bricks_core.storage.in_threads import in_threads
 from bricks_core.storage.work import Joined, Work
 from bricks_core.video.motion import small_size
 from bricks_core.video.read import Frame, frames
@@ -63,36 +63,17 @@ def run(spec: ScoreSpec, work: Work) -> None:
     cv2.setNumThreads(1)
     num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     todo = work.todo(items(spec, work), unit="groups of clips")
-    with ThreadPoolExecutor(num_threads, thread_name_prefix="score") as pool:
-        waiting: set[Future[None]] = set()
-        try:
-            for item in todo:
-                waiting.add(pool.submit(_score, item, work))
-                if len(waiting) >= 2 * num_threads:
-                    waiting = _settled(waiting)
-            while waiting:
-                waiting = _settled(waiting)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)  # stopped: what is begun may end, nothing else begins
-            raise
+    in_threads(lambda item: _score(item, work), todo, num_threads)
 
 
 def join(spec: ScoreSpec, work: Work) -> Joined:
-    """Judge all clips together; rows sorted by id, one at a time in memory."""
+    """Judge all clips together."""
     judgement = Judgement(spec)
-    rows = sqlite3.connect("")  # a file of its own that grows on disk, not in memory, and vanishes when closed
-    rows.execute("CREATE TABLE scores (id TEXT PRIMARY KEY, place INTEGER, row TEXT) WITHOUT ROWID")
-    for place, score in enumerate(work.part_rows("scores", Score)):
-        rows.execute("INSERT INTO scores VALUES (?, ?, ?)", (score.id, place, score.model_dump_json()))
+    for score in work.part_rows("scores", Score):
         judgement.add(score)
     judgement.judge()
-
-    def table() -> Iterator[Row]:
-        with closing(rows):
-            for place, row in rows.execute("SELECT place, row FROM scores ORDER BY id"):
-                yield judgement.of(place, Score.model_validate_json(row))
-
-    return Joined({"scores": table()}, counts=judgement.counts())
+    judged = (judgement.of(score) for score in work.part_rows("scores", Score))
+    return Joined({"scores": in_order(judged, Score)}, counts=judgement.counts())
 
 
 def _score(item: ScoreItem, work: Work) -> None:
@@ -129,11 +110,3 @@ def score_clip(task: Task, video_id: str, film: Iterable[Frame]) -> Score:
         split="train",
         **measured,
     )
-
-
-def _settled(waiting: set[Future[None]]) -> set[Future[None]]:
-    """Wait for at least one; its error, if it has one, is raised here. Returns the rest."""
-    done, rest = wait(waiting, return_when=FIRST_COMPLETED)
-    for each in done:
-        each.result()
-    return rest

@@ -1,0 +1,113 @@
+"""What of a clip is looked at: small pictures over its length, its motion, and which frames stand for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from bricks_core.spec.caption import CaptionStatus
+from bricks_core.video.motion import Motion, MotionMeter, shift_of, small_size, steady_change
+from bricks_core.video.read import frames
+from bricks_core.video.write import jpeg
+
+Pixels = npt.NDArray[np.uint8]
+
+NUM_PICTURES = 32
+SAME = 2.0
+"""Block change, beyond exposure and shift, up to which two pictures are the same."""
+STILL = 4.0
+"""Motion up to which nothing moves at all: below what a shaking camera or a key frame does."""
+BLACK, WHITE, PLAIN = 8, 247, 4
+"""Mean luma below or above which, and its deviation up to which, a picture shows nothing."""
+NOTHING = "it is black, white or plain"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A clip as it was seen. Small pictures are (height, width, 3) BGR of about 320x180."""
+
+    small: dict[int, Pixels]
+    """By the frame's place in the clip: at most 32, evenly spread, and the chosen ones."""
+    chosen: list[int]
+    """The frames that stand for the clip."""
+    motion: Motion
+    status: CaptionStatus
+    """What can be told without reading the content: ok, or one of the three answers."""
+    reason: str = ""
+
+
+def see(path: Path, num_frames: int, fps: float, shares: Iterable[float]) -> Seen:
+    """Look through a clip once.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    wanted = [round(share * (num_frames - 1)) for share in shares]
+    kept = {*np.linspace(0, num_frames - 1, min(NUM_PICTURES, num_frames)).round().astype(int).tolist(), *wanted}
+    small: dict[int, Pixels] = {}
+    meter = MotionMeter()
+    with closing(frames(path)) as film:
+        for frame in film:
+            picture = frame.small_bgr(*small_size(frame.picture.width, frame.picture.height))
+            meter.add(_luma(picture))
+            if frame.index in kept:
+                small[frame.index] = picture
+    return seen(small, [index for index in wanted if index in small], meter.result(fps))
+
+
+def seen(small: dict[int, Pixels], wanted: list[int], motion: Motion) -> Seen:
+    """Choose the frames, and answer what needs no reading: which of the three answers holds, if any."""
+    lumas = {index: _luma(picture) for index, picture in small.items()}
+    if not wanted or all(shows_nothing(small[index]) for index in wanted):
+        return Seen(small, wanted, motion, "not_enough_information", NOTHING)
+    if motion.change <= STILL and all(_same(lumas[wanted[0]], lumas[index]) for index in small):
+        return Seen(small, wanted, motion, "single_image", "all its pictures are the same")
+    if motion.change <= STILL:
+        return Seen(small, wanted, motion, "no_movement", f"its motion is {motion.change:.1f} of 255")
+    return Seen(small, differing(wanted, lumas), motion, "ok")
+
+
+def differing(wanted: list[int], lumas: dict[int, Pixels]) -> list[int]:
+    """The wanted frames; where all show the same pose, one moved to the nearest picture with another.
+
+    A walk can be back at its first pose at 20, 50 and 80 %: one picture three times, of a clip that moves.
+    """
+    if len(wanted) < 2 or not all(_same(lumas[wanted[0]], lumas[index]) for index in wanted[1:]):
+        return wanted
+    middle = len(wanted) // 2
+    after = wanted[middle + 1] if middle + 1 < len(wanted) else max(lumas) + 1
+    between = [index for index in lumas if wanted[middle - 1] < index < after]
+    for index in sorted(between, key=lambda each: (abs(each - wanted[middle]), each)):
+        if not _same(lumas[wanted[0]], lumas[index]):
+            return [*wanted[:middle], index, *wanted[middle + 1 :]]
+    return wanted
+
+
+def shows_nothing(bgr: Pixels) -> bool:
+    """Black, white or of one plain tone."""
+    luma = _luma(bgr)
+    return not BLACK <= luma.mean() <= WHITE or float(luma.std()) <= PLAIN
+
+
+def to_jpeg(rgb: Pixels, max_side_px: int) -> bytes:
+    """(height, width, 3) as a JPEG whose longer side is at most that."""
+    height, width = rgb.shape[:2]
+    scale = max_side_px / max(height, width)
+    if scale < 1:
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        rgb = np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
+    return jpeg(rgb, 90)
+
+
+def _same(one: Pixels, other: Pixels) -> bool:
+    return one is other or steady_change(one, other, shift_of(one, other))[0] < SAME
+
+
+def _luma(bgr: Pixels) -> Pixels:
+    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY))
