@@ -45,6 +45,7 @@ _BLEND_LAGS = (4, 6, 9, 13)
 _BLEND_CHANGE = 18.0
 _BLEND_RESIDUALS = ((0.45, 0.25), (0.6, 0.35))
 _BLEND_CHANGED = 10.0
+_BLEND_UNEXPLAINED = 0.6
 _BLEND_MARGIN = 2
 
 _PLAIN_CONTRAST = 1.5
@@ -83,15 +84,15 @@ class Measured:
 
 def measure(film: Iterable[Frame], *, adaptive_threshold: float = 3.0) -> Measured:
     """One pass over a film's frames; keeps some small pictures and a few numbers a frame."""
-    change = _Change()
-    jumps = _Jumps(adaptive_threshold)
-    blends = _Blends()
+    flow = _Flow()
+    change, blends, jumps = _Change(flow), _Blends(flow), _Jumps(adaptive_threshold)
     damaged = []
     for frame in film:
-        small = frame.small_bgr(WIDTH_PX, HEIGHT_PX)
+        picture = frame.small_bgr(WIDTH_PX, HEIGHT_PX)
+        small = _Small.of(picture)
         change.add(small)
-        jumps.add(small)
         blends.add(small)
+        jumps.add(picture)
         damaged.append(frame.is_damaged)
     num_frames = len(damaged)
     return Measured(
@@ -176,36 +177,54 @@ def _reason(kind: str, contrast: Floats) -> str:
     return ""
 
 
-class _Change:
-    """How much of a picture the motion from the last one does not explain.
+class _Flow:
+    """What of a picture cannot be explained by motion from another one.
 
-    Optical flow by OpenCV's DIS (Kroeger et al., arXiv:1603.03590) on 160x90; then the last picture is moved along it.
+    Optical flow by OpenCV's DIS (Kroeger et al., arXiv:1603.03590); the one picture is moved along it and compared.
     """
 
     def __init__(self) -> None:
-        self.residual: list[float] = []
-        self.contrast: list[float] = []
         self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
         self._y, self._x = np.mgrid[0 : _FLOW_PX[1], 0 : _FLOW_PX[0]].astype(np.float32)
-        self._last: tuple[Pixels, Pixels] | None = None
 
-    def add(self, picture: Pixels) -> None:
-        small = np.asarray(cv2.resize(picture, _FLOW_PX, interpolation=cv2.INTER_AREA), np.uint8)
-        grey = np.asarray(cv2.cvtColor(small, cv2.COLOR_BGR2GRAY), np.uint8)
-        self.contrast.append(float(np.abs(grey - grey.mean()).mean()))
-        self.residual.append(0.0 if self._last is None else self._unexplained(small, grey, *self._last))
-        self._last = small, grey
-
-    def _unexplained(self, small: Pixels, grey: Pixels, last_small: Pixels, last_grey: Pixels) -> float:
-        flow = self._flow.calc(grey, last_grey, np.zeros((*grey.shape, 2), np.float32))
+    def unexplained(self, before: _Small, after: _Small) -> float:
+        """Mean change of a pixel and channel that is left, of 255."""
+        flow = self._flow.calc(after.grey, before.grey, np.zeros((*after.grey.shape, 2), np.float32))
         moved = cv2.remap(
-            last_small,
+            before.bgr,
             self._x + flow[..., 0],
             self._y + flow[..., 1],
             cv2.INTER_LINEAR,
             borderMode=cv2.BORDER_REPLICATE,
         )
-        return float(cv2.absdiff(moved, small).mean())
+        return float(cv2.absdiff(moved, after.bgr).mean())
+
+
+class _Small(NamedTuple):
+    """A picture at the size that flow is computed on."""
+
+    bgr: Pixels
+    grey: Pixels
+
+    @classmethod
+    def of(cls, picture: Pixels) -> _Small:
+        bgr = np.asarray(cv2.resize(picture, _FLOW_PX, interpolation=cv2.INTER_AREA), np.uint8)
+        return cls(bgr, np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY), np.uint8))
+
+
+class _Change:
+    """How much of each picture the motion from the last one does not explain."""
+
+    def __init__(self, flow: _Flow) -> None:
+        self.residual: list[float] = []
+        self.contrast: list[float] = []
+        self._flow = flow
+        self._last: _Small | None = None
+
+    def add(self, small: _Small) -> None:
+        self.contrast.append(float(np.abs(small.grey - small.grey.mean()).mean()))
+        self.residual.append(0.0 if self._last is None else self._flow.unexplained(self._last, small))
+        self._last = small
 
 
 class _Jumps:
@@ -226,22 +245,26 @@ class _Jumps:
 class _Blends:
     """Fades and dissolves: a picture M = a A + (1 - a) B of the pictures A some frames before and B as many after.
 
-    With a falling from A to B, and what the blend does not explain small against the difference of A and B. Motion
-    fails this: half way between two places a thing is at a third one, not half at both.
+    With a falling from A to B, what the blend does not explain small against the difference of A and B, and what motion
+    from A to B does not explain large: a thing that moves is half way between two places at a third one, not half at
+    both, but where everything is blurred the two look alike.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, flow: _Flow) -> None:
         self._places: list[tuple[int, int]] = []
+        self._flow = flow
         self._thumbs: deque[Floats] = deque(maxlen=2 * max(_BLEND_LAGS) + 1)
+        self._smalls: deque[_Small] = deque(maxlen=2 * max(_BLEND_LAGS) + 1)
         self._num_frames = 0
 
-    def add(self, picture: Pixels) -> None:
-        thumb = cv2.resize(picture, _THUMB_PX, interpolation=cv2.INTER_AREA)
+    def add(self, small: _Small) -> None:
+        thumb = cv2.resize(small.bgr, _THUMB_PX, interpolation=cv2.INTER_AREA)
         self._thumbs.append(thumb.astype(np.float32).ravel())
+        self._smalls.append(small)
         self._num_frames += 1
         for lag in _BLEND_LAGS:
             middle = self._num_frames - 1 - lag
-            if middle - lag >= 0 and (reach := self._blend(lag)):
+            if middle - lag >= 0 and (reach := self._blend(lag)) and not self._is_motion(lag):
                 before, after = reach
                 self._places.append((middle - before - _BLEND_MARGIN, middle + after + 1 + _BLEND_MARGIN))
 
@@ -250,6 +273,11 @@ class _Blends:
         for first, end in self._places:
             marks[max(0, first) : end] = True
         return marks
+
+    def _is_motion(self, lag: int) -> bool:
+        before, after = self._smalls[-1 - 2 * lag], self._smalls[-1]
+        change = float(cv2.absdiff(before.bgr, after.bgr).mean())
+        return self._flow.unexplained(before, after) < _BLEND_UNEXPLAINED * change
 
     def _blend(self, lag: int) -> tuple[int, int] | None:
         """How far a transition reaches before and after the picture `lag` before the newest; None if it is in none."""
