@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer, T5EncoderModel
 
 from bricks_core.errors import DataError
 from bricks_core.models.pretrained import DTYPES, explained, name_of, weights_digest
@@ -58,6 +57,8 @@ class T5(TextEncoder):
         device: torch.device | str = "cpu",
         batch_size: int = 8,
     ):
+        from transformers import AutoTokenizer, T5EncoderModel  # seconds that the built-in encoder does without
+
         self.device, self.max_tokens, self.batch_size = torch.device(device), max_tokens, batch_size
         with explained("The text encoder t5", model):
             self.tokenizer: Any = AutoTokenizer.from_pretrained(model, revision=revision or "main")

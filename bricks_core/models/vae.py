@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor
 
 from bricks_core.errors import DataError, SpecError
@@ -115,6 +114,8 @@ class SdVae(LatentCodec):
         device: torch.device | str = "cpu",
         chunk_frames: int = 4,
     ):
+        from diffusers import AutoencoderKL  # seconds and hundreds of megabytes that the built-in codec does without
+
         super().__init__(device, chunk_frames)
         with explained("The codec's sd-vae", model):
             vae: Any = AutoencoderKL.from_pretrained(model, revision=revision or None, torch_dtype=DTYPES[dtype])
