@@ -146,7 +146,7 @@ def test_the_first_writer_wins_and_the_second_changes_nothing(store: Store) -> N
 
 
 def test_of_sixteen_writers_at_once_exactly_one_wins(place: str, all_at_once: Callable[..., list[Any]]) -> None:
-    num_rounds = 5
+    num_rounds = 5 if place.startswith("s3://") else 40
     together = multiprocessing.get_context("fork").Barrier(16)
 
     def write(index: int) -> list[bool]:
@@ -163,7 +163,7 @@ def test_of_sixteen_writers_at_once_exactly_one_wins(place: str, all_at_once: Ca
         winners = [index for index, won in enumerate(results) if won[lap]]
         assert len(winners) == 1, results
         assert store.get(f"race/{lap}") == b"%d" % winners[0] * 1000
-    assert keys(store) == [f"race/{lap}" for lap in range(num_rounds)]
+    assert keys(store) == sorted(f"race/{lap}" for lap in range(num_rounds))
 
 
 def test_of_sixteen_threads_with_one_store_exactly_one_wins(store: Store) -> None:

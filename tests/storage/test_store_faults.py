@@ -515,6 +515,20 @@ def test_a_passing_fault_is_retried_and_not_noticed(between: Between) -> None:
             assert path.read_bytes() == b"here" * MIB
 
 
+def test_forked_processes_do_not_share_a_connection(between: Between, all_at_once: Callable[..., list[Any]]) -> None:
+    """Unlike moto's, this server keeps connections open, so that there is one to share."""
+    store = between.open_store()
+    for index in range(4):
+        store.put(f"{index}", b"%d" % index)
+    together = FORK.Barrier(4)
+
+    def read(index: int) -> set[bytes]:
+        together.wait()
+        return {store.get(f"{index}") for _ in range(20)}
+
+    assert all_at_once(4, read) == [{b"0"}, {b"1"}, {b"2"}, {b"3"}]
+
+
 def test_a_conflict_of_two_writers_is_asked_again(between: Between) -> None:
     store = between.open_store()
     between.faults = iter([Refuse(409, "ConditionalRequestConflict")] * 3)
