@@ -26,7 +26,7 @@ from bricks_core.spec.score import Score
 from bricks_core.spec.strict import Row
 from bricks_core.stages.latents.encode import Encoders, encode_group
 from bricks_core.stages.latents.groups import Captions, Group, Grouping, group, sources_of, splits_of
-from bricks_core.storage.sorting import by_id
+from bricks_core.storage.in_order import in_order
 from bricks_core.storage.work import Joined, Work
 
 
@@ -57,7 +57,7 @@ def join(spec: LatentsSpec, work: Work) -> Joined:
     for name, num in grouping.num_too_small.items():
         if num:
             counts[f"too small for {name}"] = num
-    return Joined({"latents": by_id(work.part_rows("latents", Latent), Latent)}, counts=dict(counts))
+    return Joined({"latents": in_order(work.part_rows("latents", Latent), Latent)}, counts=dict(counts))
 
 
 def load_encoders(spec: LatentsSpec) -> Encoders:
