@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for
+from pathlib import Path
 from typing import Any, ParamSpec, Self, TypeVar
 
 from bricks_core.errors import BricksError, DataError, TryLater
@@ -52,7 +53,7 @@ class Isolation:
     def __init__(self, *, silence_s: float, memory_bytes: int):
         """`silence_s`: longest time without a frame (see `sign_of_life`): long films may take long, not hang.
 
-        `memory_bytes`: address space of one process; the libraries alone take some 800 MiB of it.
+        `memory_bytes`: what one process may take beside the libraries it starts with.
         """
         self._silence_s = silence_s
         self._memory_bytes = memory_bytes
@@ -182,18 +183,24 @@ def _child(
     for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(each, signal.SIG_IGN)  # such as Ctrl-C, which reaches the whole group; the parent decides
     _die_with_parent()
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    limit = memory_bytes if hard == resource.RLIM_INFINITY else min(memory_bytes, hard)
+    limit: int | None = None
     if sys.platform == "linux":  # elsewhere the limit is not kept, or cannot be set
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        limit = _status_bytes("VmSize") + memory_bytes
+        limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
         resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    too_much = Crash(f"It wants more than {memory_bytes / (1 << 20):.0f} MiB of memory.")
     outcome: Any
     try:
         outcome = (function(*args, **kwargs),)
+        # Decoders that cannot have their memory report a broken film: what came near the limit is not to be trusted.
+        if limit is not None and limit - _status_bytes("VmPeak") < memory_bytes / 8:
+            outcome = too_much
     except BricksError as error:
         outcome = error
     except MemoryError:
-        outcome = Crash(f"It wants more than {memory_bytes / (1 << 20):.0f} MiB of memory.")
+        outcome = too_much
     except OSError as error:
         # A full disk is the machine's fault, not the film's: the parent must not write a row about it.
         outcome = OSError(error.errno, error.strerror)
@@ -202,6 +209,12 @@ def _child(
         outcome = Crash(f"Reading it failed: {type(error).__name__}: {error}.")
     sender.send(outcome)
     sender.close()
+
+
+def _status_bytes(name: str) -> int:
+    """A line of Linux's /proc/self/status, such as VmSize and VmPeak."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{name}:"))
 
 
 def _die_with_parent() -> None:

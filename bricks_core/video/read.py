@@ -163,6 +163,7 @@ def open_film(path: Path | str) -> av.container.InputContainer:
     try:
         return av.open(str(path), metadata_errors="replace", options=options)
     except (av.FFmpegError, ValueError) as error:
+        _raise_if_out_of_memory(error)
         if isinstance(error, OSError):
             raise
         raise DataError(f"{Path(path).name} is not a video in any format known here.") from None

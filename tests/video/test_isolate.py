@@ -10,6 +10,7 @@ import pytest
 
 from bricks_core.errors import DataError, TryLater
 from bricks_core.video.isolate import Crash, Isolation
+from bricks_core.video.probe import probe
 from bricks_core.video.read import read_rgb
 
 
@@ -40,6 +41,14 @@ def test_a_crash_is_a_sentence(isolation):
 def test_too_much_memory_is_refused(isolation):
     with pytest.raises(Crash, match="more than 2048 MiB of memory"):
         isolation.call(bytearray, 3 << 30)
+
+
+def test_a_decoder_that_cannot_have_its_memory_is_not_believed(films, tmp_path):
+    """It would call the film broken."""
+    film = films.write(tmp_path / "film.mp4", [films.texture(seed, 1080, 1920) for seed in range(3)])
+    assert probe(film).state == "ok"
+    with Isolation(silence_s=60, memory_bytes=8 << 20) as isolation, pytest.raises(Crash, match="more than 8 MiB"):
+        isolation.call(probe, film)
 
 
 def test_silence_is_ended():
