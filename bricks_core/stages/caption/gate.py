@@ -107,5 +107,5 @@ def _word(forbidden: str) -> str:
     if not parts:
         return r"(?!)"
     last = parts[-1]
-    endings = rf"{last[:-1]}(?:y|ies)" if last.endswith("y") else rf"{last}(?:s|es)?"
+    endings = rf"{last[:-1]}(?:y(?:s|es)?|ies)" if last.endswith("y") else rf"{last}(?:s|es)?"
     return r"(?<!\w)" + r"[\s-]*".join([*parts[:-1], endings]) + r"(?:'s)?(?!\w)"

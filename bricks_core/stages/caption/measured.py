@@ -218,7 +218,11 @@ def _grown(stack: Pixels) -> list[str]:
         return []
     if min((half & whole).sum() / half.sum(), (most & whole).sum() / most.sum()) < 0.8:
         return []
-    return _most(np.bincount(named(later[-1])[whole], minlength=len(NAMES)).astype(float))
+    names = named(later[-1])
+    # What only moved on has left a place that now looks like what is around it.
+    if sum(part.share for part in _parts(whole, names, named(first))) < 0.8 * areas[2]:
+        return []
+    return _most(np.bincount(names[whole], minlength=len(NAMES)).astype(float))
 
 
 def _most(votes: npt.NDArray[np.float64]) -> list[str]:

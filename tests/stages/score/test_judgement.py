@@ -29,7 +29,7 @@ def judged(scores, **settings):
     for each in scores:
         judgement.add(each)
     judgement.judge()
-    return {each.id: judgement.of(place, each) for place, each in enumerate(scores)}, judgement.counts()
+    return {each.id: judgement.of(each) for each in scores}, judgement.counts()
 
 
 @pytest.mark.parametrize(
