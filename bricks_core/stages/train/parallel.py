@@ -1,5 +1,7 @@
 """The processes that train together: one, or as many as torchrun started.
 
+    torchrun --nproc-per-node 8 -m -- jobs.train --run FILE     (without the --, torchrun takes --run for its own)
+
 torchrun says who is who in the environment (RANK, WORLD_SIZE, LOCAL_RANK). Every process takes its share of each step's
 samples; gradients are summed once per step, whatever the number of micro-batches. The first process writes.
 """
@@ -7,6 +9,7 @@ samples; gradients are summed once per step, whatever the number of micro-batche
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +27,9 @@ BUCKET_MB = 256
 """Gradients summed at once: larger than torch's 25, which costs a fifth of the wires' speed on four nodes."""
 TIMEOUT = timedelta(minutes=30)
 """A held-out evaluation or a checkpoint of another process may take a while; a hang should still end."""
+# The only buffer, the null caption, never changes. torch renamed the option between 2.11 and 2.13.
+_RENAMED = "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters
+_NO_SYNC_OF_BUFFERS: dict[str, Any] = {"forward_sync_buffers" if _RENAMED else "broadcast_buffers": False}
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,7 @@ class Processes:
         return DistributedDataParallel(
             model,
             device_ids=[self.device.index] if self.device.type == "cuda" else None,
-            broadcast_buffers=False,  # the only buffer, the null caption, never changes
+            **_NO_SYNC_OF_BUFFERS,
             gradient_as_bucket_view=True,
             bucket_cap_mb=BUCKET_MB,
         )
