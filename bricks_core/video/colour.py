@@ -31,7 +31,7 @@ def tone_mapped(rgb16: npt.NDArray[np.uint16], curve: HdrCurve) -> npt.NDArray[n
     light = np.asarray(cv2.transform(_to_light(curve)[rgb16], _BT2020_TO_BT709), np.float32)
     light = np.clip(light, 0.0, PEAK_CD_M2 / WHITE_CD_M2)
     # One factor for all three channels, so that hues stay; from their largest, so that none is clipped.
-    brightest = light.max(axis=-1, keepdims=True)
+    brightest = np.maximum(np.maximum(light[..., :1], light[..., 1:2]), light[..., 2:])
     shown = light * _compression(brightest)
     return np.asarray(_to_code()[np.rint(shown * (_STEPS - 1)).astype(np.uint16)])
 

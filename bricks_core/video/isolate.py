@@ -195,7 +195,7 @@ def _child(
     try:
         outcome = (function(*args, **kwargs),)
         # Decoders that cannot have their memory report a broken film: what came near the limit is not to be trusted.
-        if limit is not None and limit - _status_bytes("VmPeak") < memory_bytes / 8:
+        if limit is not None and limit - _status_bytes("VmPeak") < memory_bytes / 4:
             outcome = too_much
     except BricksError as error:
         outcome = error

@@ -45,7 +45,8 @@ def test_too_much_memory_is_refused(isolation):
 
 def test_a_decoder_that_cannot_have_its_memory_is_not_believed(films, tmp_path):
     """It would call the film broken."""
-    film = films.write(tmp_path / "film.mp4", [films.texture(seed, 1080, 1920) for seed in range(3)])
+    pictures = [films.texture(seed, 720, 1280) for seed in range(12)]
+    film = films.write(tmp_path / "film.mp4", pictures, options={"preset": "ultrafast", "refs": "6", "bf": "2"})
     assert probe(film).state == "ok"
     with Isolation(silence_s=60, memory_bytes=8 << 20) as isolation, pytest.raises(Crash, match="more than 8 MiB"):
         isolation.call(probe, film)
