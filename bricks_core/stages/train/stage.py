@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,12 +17,12 @@ from typing import Any, Self
 
 import torch
 
-from bricks_core.errors import SpecError, Stopped
+from bricks_core.errors import DataError, SpecError, Stopped
 from bricks_core.models.stdit2 import STDiT2, STDiT2Config
 from bricks_core.models.weights import find_weights, load_weights
 from bricks_core.spec.latents import Latent, LatentsSpec
 from bricks_core.spec.strict import Row
-from bricks_core.spec.train import BucketLossRow, CheckpointRow, StepRow, TrainSpec
+from bricks_core.spec.train import BucketLossRow, CheckpointRow, HeldOutRow, StepRow, TrainSpec
 from bricks_core.stages.train.checkpoint import (
     Checkpoints,
     Rows,
@@ -213,6 +214,7 @@ class Training:
             self.trainer.check_finite()
             rows = self.held_out.measure(self.trainer.model, "raw", step)
             rows += self.held_out.measure(self.trainer.ema.model, "ema", step)
+            _check_finite(rows)
             self.rows.add(Rows(held_out=rows))
             self.held_out_loss = mean_loss(rows, "raw") or float("nan")
             self.tracker.log(
@@ -257,9 +259,20 @@ class Training:
 
     def _note(self) -> str:
         words = [f"loss {self.loss:.3f}"]
-        if self.held_out_loss == self.held_out_loss:
+        if math.isfinite(self.held_out_loss):
             words.append(f"held-out {self.held_out_loss:.3f}")
         return ", ".join(words)
+
+
+def _check_finite(rows: Sequence[HeldOutRow]) -> None:
+    """Raise DataError if a held-out loss is no number: the weights of that checkpoint would be of no use."""
+    for row in rows:
+        if not math.isfinite(row.loss):
+            raise DataError(
+                f"Training broke down before step {row.step}: the held-out loss of {row.bucket} with {row.weights} "
+                "weights is not a finite number. The checkpoint before is whole, but the same settings will end here "
+                "again: lower the learning rate, or set precision to float32."
+            )
 
 
 def make_network(spec: TrainSpec, work: Work, clips: Sequence[Latent]) -> STDiT2:

@@ -129,6 +129,21 @@ def test_when_the_loss_breaks_down_nothing_is_written_and_what_was_is_kept(half_
     assert {file: file.read_bytes() for file in folder(work, 0).parent.rglob("*") if file.is_file()} == before
 
 
+def test_when_the_held_out_loss_breaks_down_that_checkpoint_is_not_written(half_way, work, spec, monkeypatch):
+    step = Trainer.step
+
+    def broken(self, *arguments):
+        step(self, *arguments)
+        with torch.no_grad():
+            self.model.final_layer.linear.bias.fill_(float("inf"))
+
+    monkeypatch.setattr(Trainer, "step", broken)
+    changed = spec(held_out=spec().held_out.model_copy(update={"every_steps": 7}), log_every_steps=100)
+    with pytest.raises(DataError, match=r"broke down before step 7: the held-out loss .* lower the learning rate"):
+        stage.run(changed, work)
+    assert sorted(record.step for record in half_way.records()) == [0, 3, 6]
+
+
 def test_at_the_end_only_the_last_keeps_its_optimizer(half_way, work, spec):
     stage.run(spec(), work)
     assert optimizers(work) == ["step-000008"]

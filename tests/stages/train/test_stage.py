@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
 from pathlib import Path
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 from bricks_core.errors import DataError, SpecError
 from bricks_core.models.weights import load_network
 from bricks_core.spec.latents import Latent, LatentsSpec
+from bricks_core.spec.run import BrickRun
 from bricks_core.spec.stages import STAGES
 from bricks_core.spec.train import Constant, HeldOutSpec, ModelSpec, Phase, TrainBucket
 from bricks_core.stages.train import stage
@@ -20,6 +22,7 @@ from bricks_core.stages.train.held_out import bins
 from bricks_core.storage.artifacts import open_artifact
 from bricks_core.storage.store import open_store
 from bricks_core.storage.work import Work
+from tests.journey.tiny_run import TINY
 from tests.stages.train.conftest import CLIPS, IMAGES
 from tests.stages.train.latents_made_up import TEXT_WIDTH, made_up_latents, train_work
 
@@ -272,6 +275,21 @@ def test_outside_the_main_thread_signals_are_left_to_others():
     thread.start()
     thread.join()
     assert not failed
+
+
+def test_numbers_also_go_to_wandb_and_the_tables_are_the_same_without_it(store, spec):
+    tables = []
+    for number, wandb in enumerate(("off", "offline")):
+        work = train_work(store, spec(), digest=f"{number:031d}e")
+        document = json.loads(json.dumps(TINY))
+        document["spec"]["tracking"] = {"wandb": wandb}
+        work.run = BrickRun.model_validate(document)
+        tables.append(done(spec(), work)[0]["steps"])
+        written = list(Path(store.uri).glob("wandb/offline-run-*/run-*.wandb"))
+        assert len(written) == number
+    assert tables[0] == tables[1]
+    assert b"train/loss" in written[0].read_bytes()
+    assert b"held_out/ema" in written[0].read_bytes()
 
 
 def test_torch_is_left_as_it_was_found(store, spec):
