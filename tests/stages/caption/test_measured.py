@@ -49,7 +49,6 @@ def test_a_red_thing_that_moves_right_over_green_ground(drawing):
         ((80, 15), (0, 5), "moves down."),
         ((80, 75), (0, -5), "moves up."),
         ((20, 10), (6, 5), "moves down and to the right."),
-        ((40, 55), (1, 0), "moves slowly to the right."),
     ],
 )
 def test_directions_and_speeds(drawing, start, step, words):

@@ -68,9 +68,7 @@ def test_a_dropped_clip_has_no_caption(drawing, folder_store, tmp_path):
 
 def test_what_shows_nothing_or_does_not_move_has_a_status_instead(drawing, folder_store, tmp_path, server):
     films = {"film": [drawing.plain("black"), drawing.scene(hold=24), drawing.scene([drawing.Mover(dx=5)])]}
-    ids = scored(
-        drawing, folder_store, tmp_path, films, **EVERYTHING.model_dump(exclude={"max_near_duplicate_distance"})
-    )
+    ids = scored(drawing, folder_store, tmp_path, films, **EVERYTHING)
     for spec, digest in ((CaptionSpec(), "d"), (ASKED, "e")):
         drawing.finish(drawing.work_on(folder_store, "caption", spec, digest * 32))
         rows = captions(folder_store, digest)
