@@ -17,6 +17,7 @@ from bricks_core.stages.evaluate.facts import Histogram, Point, nice_step
 WIDTH, HEIGHT = 480, 270
 LEFT, RIGHT, TOP, BOTTOM = 70, 466, 14, 220
 _ENOUGH_TICKS = 5
+_FACTOR_FOR_LOG = 5
 
 
 @dataclass(frozen=True)
@@ -64,26 +65,34 @@ def line_chart(
     bands: Sequence[tuple[str, float, float]] = (),
     note: str = "",
     from_zero: bool = False,
+    log_scale: bool = False,
 ) -> Chart:
-    """Lines over steps. `bands` are stretches of the x axis with a name: the phases of a training."""
+    """Lines over steps. `bands` are stretches of the x axis with a name: the phases of a training.
+
+    With `log_scale` the y axis is one, where that shows more: values above 0 that differ by a factor of 5 or more.
+    """
     lines = [line for line in series if line.points]
     points = [point for line in lines for point in line.points]
     if not points:
         return Chart(title, note or "No numbers.", _frame(title + ": no numbers", ""))
     x_low, x_high = _range([x for x, _ in points] + [edge for _, *edges in bands for edge in edges])
-    y_low, y_high = _range([y for line in lines for y in _seen(line)] + ([0.0] if from_zero else []), padding=0.06)
+    values = [y for line in lines for y in _seen(line)]
+    is_log = log_scale and min(values) > 0 and max(values) >= _FACTOR_FOR_LOG * min(values)
+    scale: Callable[[float], float] = math.log10 if is_log else float
+    y_low, y_high = _range([scale(y) for y in values] + ([0.0] if from_zero else []), padding=0.06)
     if from_zero:
         y_low = 0.0
     y_high += 0.12 * (y_high - y_low) * (len(bands) > 1)  # room for the bands' names
-    x_ticks, y_ticks = ticks(x_low, x_high), ticks(y_low, y_high)
+    y_ticks = log_ticks(y_low, y_high) if is_log else ticks(y_low, y_high)
 
     def x_of(x: float) -> float:
         return LEFT + (x - x_low) / (x_high - x_low) * (RIGHT - LEFT)
 
     def y_of(y: float) -> float:
-        return BOTTOM - (min(max(y, y_low), y_high) - y_low) / (y_high - y_low) * (BOTTOM - TOP)
+        return BOTTOM - (min(max(scale(y), y_low), y_high) - y_low) / (y_high - y_low) * (BOTTOM - TOP)
 
-    parts = [_bands(bands, x_of), _axes(x_ticks, y_ticks, x_of, y_of, x_label, y_label)]
+    axis = f"{y_label}, log scale" if is_log else y_label
+    parts = [_bands(bands, x_of), _axes(ticks(x_low, x_high), y_ticks, x_of, y_of, x_label, axis)]
     parts += [_line(line, x_of, y_of, y_label) for line in lines]
     told = "; ".join(
         f"{line.name or y_label} from {number(line.points[0][1])} to {number(line.points[-1][1])}" for line in lines
@@ -130,6 +139,17 @@ def ticks(low: float, high: float) -> list[float]:
     return [
         round(index * step, 12) for index in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
     ]
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Round numbers from 10^low to 10^high: powers of ten, and what has room between them."""
+    powers = range(math.floor(low), math.ceil(high) + 1)
+    for factors in ((1, 2, 5), (1, 3), (1,)):
+        found = [factor * 10.0**power for power in powers for factor in factors]
+        found = [tick for tick in found if low <= math.log10(tick) <= high]
+        if len(found) <= _ENOUGH_TICKS + 2:
+            break
+    return found
 
 
 def _seen(line: Series) -> list[float]:

@@ -144,6 +144,7 @@ def page(facts: Facts, prompts: Sequence[Prompt], overview: Picture | None, show
             css=Markup(_file("report.css")),
             js=Markup(_file("report.js")),
             verdict=verdict(facts),
+            after=_after(facts, prompts[0]),
             tiles=tiles(facts, len(prompts[0].steps)),
             spec=facts.spec,
             size=_shown_size(facts.size),
@@ -182,24 +183,60 @@ def settings_yaml(facts: Facts) -> str:
     return _yaml(facts.settings)
 
 
-def timings_js(manifests: Sequence[Manifest], run: str, num_steps: int) -> str:
-    """When each stage ran, how long, and where: what the page shows about them, and the numbers themselves."""
-    shown: dict[str, Any] = {"run": f"· run {run}" if run else ""}
-    numbers: dict[str, Any] = {"run": run, "stages": {}}
-    for manifest in manifests:
-        took_s = (manifest.finished_at - manifest.started_at).total_seconds()
-        took = duration(took_s)
-        if manifest.stage == "train" and took_s > 0:
-            took += f" ({number(num_steps / took_s)} steps/s)"
-        host = manifest.host
-        machine = f"{host.get('hostname', 'unknown')}, {host.get('num_cpus', '?')} CPUs"
-        shown[manifest.stage] = {"finished": _moment(manifest.finished_at), "took": took, "host": machine}
-        numbers["stages"][manifest.stage] = {
-            "started_at": manifest.started_at.isoformat(),
-            "finished_at": manifest.finished_at.isoformat(),
-            "took_s": took_s,
-            "host": host,
+@dataclass(frozen=True)
+class Timing:
+    """When a stage was finished, and on what."""
+
+    stage: str
+    started_at: datetime
+    """Of the last process that worked on it: an earlier one may have been stopped."""
+    finished_at: datetime
+    host: dict[str, str]
+    num_done: int
+    unit: str
+
+    @classmethod
+    def of(cls, manifest: Manifest, num_steps: int) -> Timing:
+        unit = _UNITS[manifest.stage]
+        num_done = num_steps if unit == "steps" else manifest.tables[unit].num_rows
+        return cls(manifest.stage, manifest.started_at, manifest.finished_at, manifest.host, num_done, unit)
+
+    @property
+    def took_s(self) -> float:
+        return (self.finished_at - self.started_at).total_seconds()
+
+    @property
+    def per_second(self) -> float:
+        return self.num_done / self.took_s if self.took_s > 0 else 0.0
+
+    def numbers(self) -> dict[str, Any]:
+        return {
+            "started_at": self.started_at.isoformat(),
+            "finished_at": self.finished_at.isoformat(),
+            "took_s": self.took_s,
+            f"{self.unit}_per_s": self.per_second,
+            "host": self.host,
         }
+
+    def words(self) -> dict[str, str]:
+        return {
+            "finished": self.finished_at.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            "took": f"{duration(self.took_s)}, {number(self.per_second)} {self.unit}/s",
+            "host": f"{self.host.get('hostname', 'unknown')}, {self.host.get('num_cpus', '?')} CPUs",
+        }
+
+
+_UNITS = {
+    "ingest": "videos", "clip": "clips", "score": "scores", "caption": "captions", "latents": "latents",
+    "train": "steps", "evaluate": "samples",
+}  # fmt: skip
+
+
+def timings_js(timings: Sequence[Timing], run: str) -> str:
+    """When each stage ran, how long, and where: what the page shows about them, and the numbers themselves."""
+    shown: dict[str, Any] = {each.stage: each.words() for each in timings}
+    shown["run"] = f"· run {run}" if run else ""
+    numbers: dict[str, Any] = {"run": run, "stages": {each.stage: each.numbers() for each in timings}}
     return "window.bricksTimings = " + json.dumps(numbers | {"shown": shown}, indent=1).replace("<", "\\u003c") + ";\n"
 
 
@@ -208,7 +245,7 @@ def verdict(facts: Facts) -> Verdict:
     best = facts.held_out.best
     made = (
         f"A text-to-video model was trained for {number(facts.training.num_steps)} steps on "
-        f"{_clips_and_images(facts.dataset)} from {_several(_used_videos(facts.dataset), 'video')}"
+        f"{_clips_and_images(facts.dataset)}"
     )
     asked = f"then asked {_several(len(facts.spec.prompts), 'prompt')} with the same noise at every checkpoint"
     if best is None:
@@ -309,6 +346,7 @@ def charts(facts: Facts) -> dict[str, Any]:
             [Series("each step", training.loss, "s3", faint=True), Series("smoothed", training.smoothed_loss, "s3")],
             y_label="loss",
             bands=phases,
+            log_scale=True,
         )
     ]
     if len(training.bucket_losses) > 1:
@@ -316,7 +354,9 @@ def charts(facts: Facts) -> dict[str, Any]:
             Series(bucket, points, BUCKET_STYLES[place % len(BUCKET_STYLES)])
             for place, (bucket, points) in enumerate(training.bucket_losses.items())
         ]
-        drawn.append(line_chart("Training loss by bucket", series, y_label="loss, smoothed", bands=phases))
+        drawn.append(
+            line_chart("Training loss by bucket", series, y_label="loss, smoothed", bands=phases, log_scale=True)
+        )
     drawn += [
         line_chart(
             "Learning rate",
@@ -333,13 +373,23 @@ def charts(facts: Facts) -> dict[str, Any]:
             from_zero=True,
         ),
     ]
-    bins = [line_chart(_bin_name(each), by_weights(each.curves), y_label="loss") for each in held_out.bins]
+    bins = [
+        line_chart(_bin_name(each), by_weights(each.curves), y_label="loss", log_scale=True) for each in held_out.bins
+    ]
     return {
-        "held_out": line_chart("Held-out loss", by_weights(held_out.curves), y_label="loss", bands=phases),
+        "held_out": line_chart(
+            "Held-out loss", by_weights(held_out.curves), y_label="loss", bands=phases, log_scale=True
+        ),
         "bins": bins if len(bins) > 1 else [],
         "training": drawn,
         "histograms": [bar_chart(each) for each in facts.dataset.histograms],
     }
+
+
+def _after(facts: Facts, prompt: Prompt) -> Player:
+    """The first prompt's last video, of the weights that the verdict is about."""
+    best = facts.held_out.best.weights if facts.held_out.best else ""
+    return next((each for each in prompt.players if each.weights == best), prompt.players[-1])
 
 
 def _bin_name(each: Bin) -> str:
@@ -433,10 +483,6 @@ def _file(name: str) -> str:
 
 def _yaml(value: Any) -> str:
     return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100))
-
-
-def _moment(when: datetime) -> str:
-    return when.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def _used_videos(data: Dataset) -> int:

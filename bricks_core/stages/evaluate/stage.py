@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ from bricks_core.spec.train import HeldOutRow, TrainSpec
 from bricks_core.stages.evaluate import panels, report
 from bricks_core.stages.evaluate.facts import StageFacts, dataset_facts, held_out_facts, stage_facts, training_facts
 from bricks_core.stages.evaluate.gallery import exhibits, picture_of
-from bricks_core.stages.evaluate.report import Facts, Picture, Player, Prompt
+from bricks_core.stages.evaluate.report import Facts, Picture, Player, Prompt, Timing
 from bricks_core.stages.evaluate.samples import make_samples, size_of, strip_places
-from bricks_core.storage.work import Joined, Work, code_version
+from bricks_core.storage.work import Joined, Work, code_version, host_facts
 from bricks_core.tracking import Tracker, open_tracker, tracking_folder
 from bricks_core.video.read import Pixels
 from bricks_core.video.write import jpeg
@@ -43,7 +44,7 @@ def join(spec: EvaluateSpec, work: Work) -> Joined:
     page.put("report/report.json", report.report_json(facts).encode())
     page.put("report/settings.yaml", report.settings_yaml(facts).encode())
     page.put("report/index.html", report.page(facts, prompts, overview, shown).encode())
-    _leave_timings(work, facts)
+    _leave_timings(work, facts, len(samples))
     _track(work, facts, samples)
     return Joined(
         {"samples": sorted(samples, key=lambda row: row.id)},
@@ -164,11 +165,13 @@ def _steps(samples: Sequence[Sample]) -> Iterator[dict[str, Any]]:
         yield {"step": step, "label": report.step_label(step), "base": next(iter(found.values()))} | found
 
 
-def _leave_timings(work: Work, facts: Facts) -> None:
+def _leave_timings(work: Work, facts: Facts, num_samples: int) -> None:
     """Beside the page, but not in the manifest: the artifact's objects stay the same whoever makes them, and when."""
     name = work.run.name if work.run else ""
-    manifests = [artifact.manifest for artifact in work.inputs.values()]
-    data = report.timings_js(manifests, name, facts.training.num_steps)
+    steps = facts.training.num_steps
+    timings = [Timing.of(artifact.manifest, steps) for artifact in work.inputs.values()]
+    timings.append(Timing("evaluate", work.started_at, datetime.now(UTC), host_facts(), num_samples, "samples"))
+    data = report.timings_js(timings, name)
     work.store.put(work.prefix + "report/timings.js", data.encode())
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bricks_core.spec.train import HeldOutRow
-from bricks_core.stages.evaluate.charts import Series, line_chart, number, ticks
+from bricks_core.stages.evaluate.charts import Series, line_chart, log_ticks, number, ticks
 from bricks_core.stages.evaluate.facts import Curve, Reasons, held_out_facts, histogram, nice_step, smoothed
 
 numbers = st.floats(-1e6, 1e6, allow_nan=False)
@@ -66,6 +66,19 @@ def test_ticks_lie_inside_their_axis(low, width):
     found = ticks(low, low + width)
     assert 2 <= len(found) <= 7
     assert all(low - 1e-6 * width <= tick <= low + width * (1 + 1e-6) for tick in found)
+
+
+@given(st.floats(-8, 5), st.floats(0.7, 6))
+def test_ticks_of_a_log_axis_lie_inside_it_and_are_few(low, width):
+    found = log_ticks(low, low + width)
+    assert 1 <= len(found) <= 8
+    assert all(low - 1e-9 <= math.log10(tick) <= low + width + 1e-9 for tick in found)
+
+
+def test_a_loss_that_falls_far_is_drawn_on_a_log_axis_and_one_that_does_not_is_not():
+    far, near = ([(0, 1.0), (10, last)] for last in (0.01, 0.5))
+    assert "loss, log scale" in line_chart("x", [Series("", far, "s1")], y_label="loss", log_scale=True).svg
+    assert "log scale" not in line_chart("x", [Series("", near, "s1")], y_label="loss", log_scale=True).svg
 
 
 def test_reasons_that_differ_in_numbers_only_are_counted_together_and_others_keep_their_numbers():
