@@ -6,6 +6,7 @@ import importlib
 import json
 import logging
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 from bricks_core.errors import AlteredObject, BricksError, CorruptManifest, DataError, TryLater
@@ -62,7 +63,7 @@ def run_alone(
     work = _work(run, store, address, shard, num_shards)
     with work.progress:
         _module(stage).run(address.spec, work)
-    return _commit(run, store, address) if num_shards == 1 else None
+    return _commit(run, store, address, work.started_at) if num_shards == 1 else None
 
 
 def mend(store: Store, step: Step) -> None:
@@ -90,7 +91,7 @@ def _run_once(run: BrickRun, store: Store, stop_after: str | None, tell: Callabl
         work = _work(run, store, step.address)
         with work.progress:
             _module(name).run(step.address.spec, work)
-        manifests[name] = _commit(run, store, step.address)
+        manifests[name] = _commit(run, store, step.address, work.started_at)
     return manifests
 
 
@@ -143,12 +144,13 @@ def _work(run: BrickRun, store: Store, address: Address, shard: int = 0, num_sha
     )
 
 
-def _commit(run: BrickRun, store: Store, address: Address) -> Manifest:
-    """Join the parts and write the manifest, unless it is there."""
+def _commit(run: BrickRun, store: Store, address: Address, started_at: datetime | None = None) -> Manifest:
+    """Join the parts and write the manifest, unless it is there. `started_at`: when the work began, if it was here."""
     name = address.stage.name
     manifest = find_manifest(store, name, address.digest)
     if manifest is None:
         work = _work(run, store, address)
+        work.started_at = started_at or work.started_at
         module = _module(name)
         if address.stage.sharded:
             missing = work.missing([item.id for item in module.items(address.spec, work)])
