@@ -397,7 +397,11 @@ def _shown(client: Any) -> str:
 
 def _transfer(part_bytes: int) -> TransferConfig:
     config = TransferConfig(
-        multipart_threshold=part_bytes, multipart_chunksize=part_bytes, max_concurrency=4, io_chunksize=_CHUNK_BYTES
+        multipart_threshold=part_bytes,
+        multipart_chunksize=part_bytes,
+        max_concurrency=4,
+        io_chunksize=_CHUNK_BYTES // 4,
+        max_io_queue=64,  # 16 MiB wait for a slow disk
     )
     config.max_in_memory_upload_chunks = 4  # 64 MiB, rather than 160
     return config
