@@ -82,7 +82,7 @@ class Player:
 
     @property
     def name(self) -> str:
-        return {"base": "Base model", "raw": "Raw weights", "ema": "EMA weights"}[self.weights]
+        return {"base": "Base model", "raw": "Raw", "ema": "EMA"}[self.weights]
 
     @property
     def step(self) -> str:
@@ -260,12 +260,12 @@ def verdict(facts: Facts) -> Verdict:
 def _headline(best: Change) -> str:
     percent = best.improvement_percent
     if percent >= 5:
-        return f"It learnt: the held‑out loss fell by {percent:.0f} %"
+        return f"It learnt: the held‑out loss fell by {percent:.0f} %"
     if percent >= 1:
-        return f"It learnt a little: the held‑out loss fell by {percent:.1f} %"
+        return f"It learnt a little: the held‑out loss fell by {percent:.1f} %"
     if percent > -1:
         return "It hardly changed: the held‑out loss stayed where it was"
-    return f"It got worse: the held‑out loss rose by {-percent:.1f} %"
+    return f"It got worse: the held‑out loss rose by {-percent:.1f} %"
 
 
 def tiles(facts: Facts, num_checkpoints: int) -> list[Tile]:
@@ -411,8 +411,8 @@ def number(value: float) -> str:
 
 
 def loss(value: float) -> str:
-    """Four digits, so that small changes can be seen."""
-    return f"{value:.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    """Four decimals, as the end of a run tells it."""
+    return f"{value:,.4f}" if value == 0 or abs(value) >= 1e-3 else f"{value:.3g}"
 
 
 def change(percent: float) -> str:
