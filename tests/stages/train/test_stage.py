@@ -23,7 +23,7 @@ from bricks_core.storage.artifacts import open_artifact
 from bricks_core.storage.store import open_store
 from bricks_core.storage.work import Work
 from tests.journey.tiny_run import TINY
-from tests.stages.train.conftest import CLIPS, IMAGES
+from tests.stages.train.conftest import CLIPS, IMAGES, small_spec
 from tests.stages.train.latents_made_up import TEXT_WIDTH, made_up_latents, train_work
 
 
@@ -39,11 +39,14 @@ def folder_of(work: Work, step: int) -> Path:
     return Path(work.store.uri) / work.prefix / f"checkpoints/step-{step:06d}"
 
 
-@pytest.fixture
-def learning(store, spec):
+@pytest.fixture(scope="module")
+def learning(tmp_path_factory):
     """A run long enough to learn the made-up clips, which the caption tells apart."""
+    folder = tmp_path_factory.mktemp("learning")
+    store = open_store(str(folder / "store"))
+    made_up_latents(store, folder / "scratch")
     phase = Phase(name="only", steps=60, buckets=[IMAGES, CLIPS], schedule=Constant(lr=3e-3))
-    long = spec(
+    long = small_spec(
         model=ModelSpec(hidden_size=48, depth=1, num_heads=2, input_sq_size_px=64),
         phases=[phase],
         held_out=HeldOutSpec(every_steps=30, num_samples=4, num_timestep_bins=4, timesteps_per_bin=1),
