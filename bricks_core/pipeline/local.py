@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import os
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
@@ -63,7 +64,7 @@ def run_alone(
     work = _work(run, store, address, shard, num_shards)
     with work.progress:
         _module(stage).run(address.spec, work)
-    return _commit(run, store, address, work.started_at) if num_shards == 1 else None
+    return _commit(run, store, address, work.started_at) if num_shards == 1 and _is_first() else None
 
 
 def mend(store: Store, step: Step) -> None:
@@ -122,6 +123,8 @@ def _work(run: BrickRun, store: Store, address: Address, shard: int = 0, num_sha
     name = address.stage.name if num_shards == 1 else f"{address.stage.name}-{shard}"
 
     def heartbeat(state: dict[str, object]) -> None:
+        if not _is_first():
+            return
         try:
             store.put(f"runs/{run.name}/status/{name}.json", json.dumps(state).encode())
         except BricksError as error:  # a status that cannot be told must not end the work it tells of
@@ -142,6 +145,11 @@ def _work(run: BrickRun, store: Store, address: Address, shard: int = 0, num_sha
         num_shards=num_shards,
         run=run,
     )
+
+
+def _is_first() -> bool:
+    """Whether this is the process that tells and commits, of those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _commit(run: BrickRun, store: Store, address: Address, started_at: datetime | None = None) -> Manifest:
