@@ -16,7 +16,8 @@ def held_out_videos(
     A video's lot is drawn from its id and the seed alone, so that more videos never bring a held-out one into training.
     Videos that show the same thing (`alike`, in pairs) go together, unless all of them do: as the repetitions
     themselves are dropped, a split through them still has nothing on both sides. With two videos or more and a share
-    above 0, either side has at least one, and what holds more than half of all clips is trained on.
+    above 0, either side has at least one. What holds more than twice the share of all clips, or half of them, is
+    trained on: with few videos the lot would else keep the largest from training.
     """
     videos = sorted(num_clips)
     if share <= 0 or len(videos) < 2:
@@ -24,10 +25,9 @@ def held_out_videos(
     groups = _together(videos, alike)
     if len(groups) < 2:
         groups = [[video] for video in videos]
-    half = sum(num_clips.values()) / 2
-    by_lot = sorted(
-        (_lot(seed, group[0]), group) for group in groups if sum(num_clips[video] for video in group) <= half
-    )
+    sizes = [sum(num_clips[video] for video in group) for group in groups]
+    largest = min(sum(sizes) / 2, max(2 * share * sum(sizes), min(sizes)))
+    by_lot = sorted((_lot(seed, group[0]), group) for group, size in zip(groups, sizes, strict=True) if size <= largest)
     num_held_out = max(1, sum(lot < share for lot, _ in by_lot))
     if len(by_lot) == len(groups):
         num_held_out = min(num_held_out, len(by_lot) - 1)

@@ -177,6 +177,12 @@ def test_videos_that_show_the_same_are_on_one_side():
     assert all((one in held_out) == (other in held_out) for one, other in alike)
 
 
+@given(share=st.floats(0.05, 0.45), seed=st.integers(0, 50))
+def test_a_video_that_alone_is_more_than_twice_the_share_is_trained_on(share, seed):
+    num_clips = {VIDEOS[n]: 2 for n in range(30)} | {VIDEOS[50]: 60}
+    assert (VIDEOS[50] in held_out_videos(num_clips, [], share, seed)) <= (2 * share * 120 >= 60)
+
+
 def test_a_video_with_most_of_the_clips_is_trained_on():
     num_clips = {VIDEOS[n]: 1 for n in range(10)}
     for large in list(num_clips):
