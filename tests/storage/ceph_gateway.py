@@ -122,9 +122,9 @@ def install(folder: Path) -> Path:
     for package in sorted((folder / "apt" / "archives").glob("*.deb")):
         subprocess.run(["dpkg-deb", "--extract", str(package), str(tree)], check=True)
         package.unlink()
-    for name in ("proc", "dev", "tmp", "etc/ceph", "root"):
+    for name in ("proc", "dev", "tmp", "etc/ceph"):
         (tree / name).mkdir(parents=True, exist_ok=True)
-    (tree / "etc" / "passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
+    (tree / "etc" / "passwd").write_text("root:x:0:0:root:/:/bin/sh\n")
     (tree / "etc" / "group").write_text("root:x:0:\n")
     (folder / "unpacked").touch()
     return tree
@@ -141,7 +141,7 @@ def running(tree: Path, log: Path) -> Iterator[dict[str, str]]:
     enter = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child"]
     if os.geteuid() != 0:
         enter += ["--user", "--map-root-user"]
-    environment = {"PATH": "/usr/sbin:/usr/bin", "HOME": "/root", "LANG": "C.UTF-8"}
+    environment = {"PATH": "/usr/sbin:/usr/bin", "HOME": "/", "LANG": "C.UTF-8"}
     with log.open("wb") as output:
         gateway = subprocess.Popen(
             [*enter, "sh", "-ec", ENTER, "sh", str(tree)], stdout=output, stderr=output, env=environment
