@@ -150,7 +150,7 @@ def sign_of_life() -> None:
     """Tell the waiting process, if there is one, that work goes on: called for every frame, sent once a second."""
     if _life is not None and time.monotonic() - _life.sent_s > _SIGN_EVERY_S:
         _life.sent_s = time.monotonic()
-        _life.sender.send(None)
+        _tell(_life.sender, None)
 
 
 class _Life:
@@ -207,8 +207,15 @@ def _child(
     except Exception as error:
         traceback.print_exc()
         outcome = Crash(f"Reading it failed: {type(error).__name__}: {error}.")
-    sender.send(outcome)
+    _tell(sender, outcome)
     sender.close()
+
+
+def _tell(sender: Connection, message: Any) -> None:
+    try:
+        sender.send(message)
+    except BrokenPipeError:  # nobody waits any more: the stage was killed
+        os._exit(1)
 
 
 def _status_bytes(name: str) -> int:
