@@ -45,7 +45,7 @@ class Dataset:
     """By state."""
     video_reasons: dict[str, int]
     licences: dict[str, int]
-    """Videos that went on, by licence."""
+    """Videos that went on, by licence and whom to name."""
     num_shots: int
     shot_reasons: dict[str, int]
     num_clips: int
@@ -188,7 +188,7 @@ def dataset_facts(work: Work) -> Dataset:
     for video in work.rows("ingest", "videos", Video):
         states[video.state] += 1
         if video.state in {"ok", "damaged"}:
-            licences[video.licence] += 1
+            licences[video.licence + (f", {video.credit}" if video.credit else "")] += 1
         if video.state != "ok":
             video_reasons.add(video.reason)
     num_shots = 0

@@ -28,6 +28,8 @@ from bricks_core.video.buckets import Size
 LINE_STYLES = {"ema": "s1", "raw": "s2"}
 WEIGHTS = {"ema": "EMA", "raw": "raw", "base": "base"}
 BUCKET_STYLES = ("s3", "s4", "s5", "s6", "s1", "s2")
+FEW_CLIPS = 8
+"""With fewer held-out clips the page warns against trusting the verdict."""
 SHOWN_WIDTH_PX = 360
 """Videos are shown at least this wide where there is room; small ones are enlarged."""
 
@@ -254,7 +256,9 @@ def verdict(facts: Facts) -> Verdict:
             f"{made}, {asked}. No videos were kept apart, so no number says whether it got better: look at the panels.",
         )
     words = f"from {loss(best.before)} to {loss(best.after)} with {WEIGHTS[best.weights]} weights"
-    return Verdict(_headline(best), f"{made}, {asked}. On videos it never saw its loss went {words}.")
+    num_clips = max(each.num_clips for each in facts.held_out.changes)
+    few = f" (measured on {_several(num_clips, 'clip')}: a hint, no more)" if num_clips < FEW_CLIPS else ""
+    return Verdict(_headline(best), f"{made}, {asked}. On videos it never saw its loss went {words}{few}.")
 
 
 def _headline(best: Change) -> str:

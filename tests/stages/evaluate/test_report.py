@@ -117,6 +117,16 @@ def test_what_users_write_is_shown_as_they_wrote_it_and_never_run(finished):
     assert "{{ 7 * 7 }}" in page.words
 
 
+def test_a_verdict_on_few_clips_is_called_a_hint(seen):
+    _, _, page = seen
+    assert "measured on 3 clips: a hint, no more" in page.words
+
+
+def test_licences_are_told_as_the_run_file_tells_them(seen):
+    _, _, page = seen
+    assert "CC0-1.0: 3 videos" in page.words
+
+
 def test_without_held_out_videos_the_page_says_so_plainly(finished):
     run = finished(held_out=False)
     page = Page(run.page(run.evaluate()))
