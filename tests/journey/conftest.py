@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from tests.journey.tiny_run import ROOT, TINY, Runner
+from tests.s3_server import S3Server
 
 
 @pytest.fixture(scope="session")
@@ -64,3 +65,12 @@ def finished(new_runner: Callable[..., Runner]) -> Runner:
     ended = runner.bricks("run", "tiny.yaml")
     (runner.folder / "screen.txt").write_text(ended.out)
     return runner
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """S3 over HTTP, with an empty bucket."""
+    server = S3Server()
+    server.start()
+    yield server
+    server.kill()

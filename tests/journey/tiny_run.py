@@ -6,9 +6,12 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from bricks_core.pipeline.plan import differences
 
 ROOT = Path(__file__).parents[2]
 STAGES = ["ingest", "clip", "score", "caption", "latents", "train", "evaluate"]
@@ -76,10 +79,12 @@ class Runner:
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "BRICKS_"))}
+        # The code's version is named by hand: a commit made while the tests run is no difference between two stores.
+        fixed = {"OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(self.folder / "cache"), "BRICKS_COMMIT": "tested"}
         return subprocess.Popen(
             [sys.executable, "-m", *arguments],
             cwd=self.folder,
-            env=inherited | {"OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(self.folder / "cache")} | environment,
+            env=inherited | fixed | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -99,10 +104,20 @@ class Runner:
 
 def artifacts(store: Path) -> dict[str, Any]:
     """Everything about a store's artifacts that must not depend on when, where, or how often they were interrupted."""
+    return timeless(file.read_bytes() for file in sorted(store.glob("artifacts/*/*/manifest.json")))
+
+
+def timeless(manifests: Iterable[bytes]) -> dict[str, Any]:
+    """Manifests by address, without times and hosts."""
     found = {}
-    for file in sorted(store.glob("artifacts/*/*/manifest.json")):
-        manifest = json.loads(file.read_text())
+    for text in manifests:
+        manifest = json.loads(text)
         for fact in ("started_at", "finished_at", "host"):
             del manifest[fact]
         found[f"{manifest['stage']}/{manifest['digest']}"] = manifest
     return found
+
+
+def differing(store: Path, other: Path) -> list[str]:
+    """In what two stores' artifacts differ; nothing when they are the same."""
+    return list(differences(artifacts(store), artifacts(other)))

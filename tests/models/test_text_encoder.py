@@ -104,12 +104,12 @@ def test_there_is_a_row_for_each_word_and_an_end_row():
 
 @settings(deadline=None, max_examples=30)
 @given(st.text(max_size=300))
-def test_any_text_has_finite_rows_of_unit_mean_square(text):
+def test_any_text_has_finite_rows_of_one_size(text):
     rows = HashedWords(max_tokens=50).encode([text])[0]
     assert rows.dtype == np.float32
     assert 1 <= len(rows) <= 50
     assert rows.shape[1] == 4096
-    np.testing.assert_allclose(np.square(rows).mean(axis=1), 1, rtol=1e-4)
+    np.testing.assert_allclose(np.sqrt(np.square(rows).mean(axis=1)), 0.2, rtol=1e-4)
 
 
 def test_forms_of_a_word_are_near_each_other_and_other_words_are_not():
@@ -147,7 +147,7 @@ def test_the_same_words_have_the_same_rows_in_every_process():
         "print(hashlib.sha256(HashedWords().encode(['A red brick car.'])[0].tobytes()).hexdigest())"
     )
     # Pinned, so that another machine, Python or NumPy that makes other rows is noticed; the id would have to change.
-    expected = "c4a95375e9abfa0d81c4373a8125945bd035c4d7619b072bce1cf4b2e4165e7e"
+    expected = "a70434b8ccf41013616a2745b85a7efcd23afbdd375a679c6423d929bf055591"
     for seed in ("0", "1"):
         ran = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": seed}

@@ -8,12 +8,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,37 +17,7 @@ import boto3
 import pytest
 
 from bricks_core.storage.store import Store, open_store
-
-BUCKET = "bricks-test"
-
-
-class S3Server:
-    """moto's server on a port of its own, which it keeps when it is started again; its data lives as long as it."""
-
-    def __init__(self) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
-        self.endpoint = f"http://127.0.0.1:{self.port}"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while True:
-            try:
-                urllib.request.urlopen(f"{self.endpoint}/moto-api/", timeout=5).close()
-                break
-            except urllib.error.HTTPError:
-                break
-            except OSError:
-                assert self._process.poll() is None, "moto's server did not start"
-                time.sleep(0.05)
-        boto3.client("s3", endpoint_url=self.endpoint).create_bucket(Bucket=BUCKET)
-
-    def kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+from tests.s3_server import BUCKET, KEY_ID, SECRET, S3Server
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -63,8 +27,8 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pytest.Mon
         if "BRICKS_TEST_S3" not in os.environ:
             for name in [name for name in os.environ if name.startswith("AWS_")]:
                 patch.delenv(name)
-            patch.setenv("AWS_ACCESS_KEY_ID", "bricks")
-            patch.setenv("AWS_SECRET_ACCESS_KEY", "bricks-on-loopback")
+            patch.setenv("AWS_ACCESS_KEY_ID", KEY_ID)
+            patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
             patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         patch.setenv("AWS_CONFIG_FILE", os.devnull)
         patch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)

@@ -321,14 +321,16 @@ def _restore_optimizer(trainer: Trainer, tensors: dict[str, Tensor], with_random
 
 
 def _random_states() -> dict[str, Tensor]:
-    """The states of the global generators. Training draws from none of them, but a library of tomorrow might."""
-    version, keys, gauss = random.getstate()
-    _, numpy_keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    """The states of the global generators. Training draws from none of them, but a layer of tomorrow might.
+
+    Python's own is left out: S3's client draws its pauses from it, so it tells where checkpoints are kept, not what was
+    trained.
+    """
+    _, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
     states = {
         "random.torch": torch.get_rng_state(),
-        "random.python": torch.tensor([version, *keys], dtype=torch.int64),
-        "random.numpy": torch.tensor([*map(int, numpy_keys), position, has_gauss], dtype=torch.int64),
-        "random.gauss": torch.tensor([float("nan") if gauss is None else gauss, cached], dtype=torch.float64),
+        "random.numpy": torch.tensor([*map(int, keys), position, has_gauss], dtype=torch.int64),
+        "random.gauss": torch.tensor(cached, dtype=torch.float64),
     }
     if torch.cuda.is_available():
         states["random.cuda"] = torch.cuda.get_rng_state()
@@ -337,11 +339,9 @@ def _random_states() -> dict[str, Tensor]:
 
 def _restore_random_states(tensors: dict[str, Tensor]) -> None:
     torch.set_rng_state(tensors["random.torch"])
-    version, *keys = tensors["random.python"].tolist()
-    gauss, cached = tensors["random.gauss"].tolist()
-    random.setstate((version, tuple(keys), None if gauss != gauss else gauss))
-    *numpy_keys, position, has_gauss = tensors["random.numpy"].tolist()
-    np.random.set_state(("MT19937", np.array(numpy_keys, dtype=np.uint32), position, has_gauss, cached))
+    *keys, position, has_gauss = tensors["random.numpy"].tolist()
+    gauss = float(tensors["random.gauss"])
+    np.random.set_state(("MT19937", np.array(keys, dtype=np.uint32), position, has_gauss, gauss))
     if torch.cuda.is_available() and "random.cuda" in tensors:
         torch.cuda.set_rng_state(tensors["random.cuda"])
 
