@@ -32,7 +32,7 @@ def save_config(config: STDiT2Config, file: Path) -> None:
 
 
 def load_network(weights: Path, config: Path) -> STDiT2:
-    """The network that two files describe, on the CPU, in evaluation mode.
+    """The network that two files describe, on the CPU, in evaluation mode; its weights are in memory once.
 
     Raises SpecError: they do not belong together, or are no such files.
     """
@@ -40,7 +40,8 @@ def load_network(weights: Path, config: Path) -> STDiT2:
         shape = STDiT2Config.from_dict(json.loads(config.read_text()))
     except (OSError, ValueError) as error:
         raise SpecError(f"{config} is no description of a network: {error}.") from error
-    model = STDiT2(shape)
+    with torch.device("meta"):
+        model = STDiT2(shape)
     load_weights(model, weights)
     return model.eval()
 
@@ -70,7 +71,7 @@ def load_weights(model: STDiT2, file: Path) -> None:
             f"{f' and {len(wrong) - 3} more' if len(wrong) > 3 else ''}. Make train.model the size of these weights "
             "and latents.text an encoder of the width they were trained with."
         )
-    model.load_state_dict(state)
+    model.load_state_dict(state, assign=next(model.parameters()).is_meta)
 
 
 def find_weights(place: Path) -> Path:

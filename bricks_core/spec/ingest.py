@@ -38,11 +38,14 @@ class IngestSpec(Strict):
     """A decoder that wants more is stopped, and its video left out, with a reason."""
 
 
-VideoState = Literal["ok", "damaged", "unreadable", "unusable"]
+VideoState = Literal["ok", "damaged", "unreadable", "unusable", "beside"]
 
 
 class Video(Row):
-    """One film as found. ok and damaged ones go on to the clip stage; damaged ones as far as they can be read."""
+    """One file as found. ok and damaged ones go on to the clip stage; damaged ones as far as they can be read.
+
+    beside: no film by its name, such as the facts and subtitles that downloaders leave beside films.
+    """
 
     name: str
     """Path within its source."""

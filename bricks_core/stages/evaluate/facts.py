@@ -186,6 +186,8 @@ def dataset_facts(work: Work) -> Dataset:
     licences: Counter[str] = Counter()
     video_reasons, shot_reasons, score_reasons, caption_reasons = Reasons(), Reasons(), Reasons(), Reasons()
     for video in work.rows("ingest", "videos", Video):
+        if video.state == "beside":
+            continue  # no film, and nobody thought that it was one
         states[video.state] += 1
         if video.state in {"ok", "damaged"}:
             licences[video.licence + (f", {video.credit}" if video.credit else "")] += 1

@@ -20,13 +20,14 @@ from torch import Tensor
 
 from bricks_core.diffusion.text_to_video import sample_latents
 from bricks_core.errors import DataError, SpecError
-from bricks_core.models.stdit2 import STDiT2, STDiT2Config
+from bricks_core.models.stdit2 import STDiT2
 from bricks_core.models.text_encoder import load_text_encoder
 from bricks_core.models.vae import LatentCodec, load_codec
+from bricks_core.models.weights import load_network
 from bricks_core.spec.evaluate import EvaluateSpec, Sample
 from bricks_core.spec.latents import LatentsSpec
 from bricks_core.spec.manifest import content_id
-from bricks_core.spec.train import CheckpointRow, ModelSpec, TrainSpec
+from bricks_core.spec.train import CheckpointRow, TrainSpec
 from bricks_core.storage.work import Work
 from bricks_core.video.buckets import Size, resolution
 from bricks_core.video.read import Pixels
@@ -71,8 +72,8 @@ def make_samples(spec: EvaluateSpec, work: Work) -> None:
     for key, samples in by_weights.items():
         if todo.isdisjoint(each.id for each in samples):
             continue
-        with work.local("train", key) as file:
-            model = load_model(file, train.model, device)
+        with work.local("train", key) as file, work.local("train", beside(key, "config.json")) as config:
+            model = load_network(file, config).to(device)
         precise = device.type == "cpu" or train.precision == "float32"
         with nullcontext() if precise else torch.autocast(device.type, torch.bfloat16):
             # Batches are the same after a kill, so that a sample's bytes do not depend on when it was made.
@@ -83,6 +84,11 @@ def make_samples(spec: EvaluateSpec, work: Work) -> None:
                 for each, latent in zip(batch, sampled, strict=True):
                     if each.id in todo:
                         keep_sample(work, spec, each, decoded(codec, latent))
+
+
+def beside(key: str, name: str) -> str:
+    """The key of another file of the same checkpoint."""
+    return f"{key.rpartition('/')[0]}/{name}"
 
 
 def asked_samples(spec: EvaluateSpec, work: Work) -> Iterator[Asked]:
@@ -150,31 +156,6 @@ class Captions:
             features[index, 0, : len(each)] = torch.from_numpy(each.astype(np.float16).astype(np.float32))
             mask[index, : len(each)] = 1
         return cls(features, mask)
-
-
-def load_model(file: Path, spec: ModelSpec, device: torch.device) -> STDiT2:
-    """The network of a checkpoint's safetensors file, ready to be asked."""
-    with safe_open(file, framework="pt") as tensors:
-        num_tokens, text_width = tensors.get_slice("y_embedder.y_embedding").get_shape()
-        config = STDiT2Config(
-            hidden_size=spec.hidden_size,
-            depth=spec.depth,
-            num_heads=spec.num_heads,
-            mlp_ratio=spec.mlp_ratio,
-            caption_channels=text_width,
-            model_max_length=num_tokens,
-            input_sq_size=spec.input_sq_size_px,
-        )
-        with torch.device("meta"):
-            model = STDiT2(config)
-        model.to_empty(device=device)
-        # Tensor by tensor: one copy of the weights in memory, not two.
-        state = model.state_dict()
-        if missing := set(state) ^ set(tensors.keys()):
-            raise DataError(f"{file.name} is no checkpoint of this model: {sorted(missing)[0]} is not in both.")
-        for name, target in state.items():
-            target.copy_(tensors.get_tensor(name))
-    return model.eval()
 
 
 def sample_batch(model: STDiT2, captions: Captions, prompts: Sequence[int], spec: EvaluateSpec, size: Size) -> Tensor:

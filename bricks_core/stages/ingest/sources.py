@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from bricks_core.spec.ingest import IngestSpec, Source
 from bricks_core.spec.manifest import content_id
 from bricks_core.storage.store import SourceFile, list_source
+
+BESIDE_FILMS = frozenset(
+    {".ass", ".bmp", ".csv", ".jpeg", ".jpg", ".json", ".jsonl", ".md", ".nfo", ".part", ".pdf", ".png", ".srt"}
+    | {".tsv", ".txt", ".vtt", ".webp", ".xml", ".yaml", ".yml", ".ytdl"}
+)
+"""What downloaders, editors and people leave beside films: facts, subtitles, posters, half a download."""
 
 
 @dataclass(frozen=True)
@@ -31,3 +38,8 @@ def find_files(spec: IngestSpec) -> Iterator[FoundFile]:
         for file in list_source(source.path):
             found_id = content_id("ingest", source.path, file.name, file.size_bytes, file.fingerprint())
             yield FoundFile(found_id, place, source, file)
+
+
+def is_beside_films(name: str) -> bool:
+    """Whether a file's name says that it is no film: it gets a row, but nobody wonders why it cannot be decoded."""
+    return Path(name).suffix.lower() in BESIDE_FILMS

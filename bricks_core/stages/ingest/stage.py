@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 from bricks_core.spec.ingest import IngestSpec, Video, VideoState
 from bricks_core.spec.manifest import content_id
-from bricks_core.stages.ingest.sources import FoundFile, find_files
+from bricks_core.stages.ingest.sources import FoundFile, find_files, is_beside_films
 from bricks_core.storage.in_order import in_order
 from bricks_core.storage.os_errors import told
 from bricks_core.storage.work import Joined, Work
 from bricks_core.video.isolate import Crash, Isolation
 from bricks_core.video.probe import Facts, probe
+
+COUNTED = {"beside": "beside them: no films, by their names"}
 
 
 def items(spec: IngestSpec, work: Work) -> Iterator[FoundFile]:
@@ -44,7 +47,7 @@ def join(spec: IngestSpec, work: Work) -> Joined:
             _, name, source = firsts[video.id]
             yield video if (video.name, video.source) == (name, source) else _copy_of(video, name, source)
 
-    states = Counter(video.state for video in rows())
+    states = Counter(COUNTED.get(video.state, video.state) for video in rows())
     return Joined({"videos": in_order(rows(), Video)}, counts=dict(sorted(states.items())))
 
 
@@ -52,11 +55,13 @@ def _look(found: FoundFile, spec: IngestSpec, isolation: Isolation) -> Video:
     file = found.file
     with file.local() as path, told(path, "read"):
         try:
-            facts = isolation.call(probe, path)
+            facts = Facts("unreadable") if is_beside_films(file.name) else isolation.call(probe, path)
         except Crash as crash:
             facts = Facts("unreadable", str(crash))
         sha256 = file.sha256()
     state, reason = _judged(facts, spec)
+    if is_beside_films(file.name):
+        state, reason = "beside", f"It is no film by its name: {Path(file.name).suffix} files lie beside films."
     return Video(
         id=sha256[:16],
         name=file.name,

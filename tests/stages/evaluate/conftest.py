@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from bricks_core.models.stdit2 import STDiT2, STDiT2Config
+from bricks_core.models.weights import save_config
 from bricks_core.progress import Progress
 from bricks_core.spec.caption import Caption
 from bricks_core.spec.clip import Clip, Image, Shot
@@ -251,6 +252,8 @@ def _put_training(made: Finished, folder: Path, held_out: bool) -> None:
     checkpoints, objects = [], []
     for step in STEPS:
         keys = {}
+        save_config(model.config, folder / "config.json")
+        objects.append(work.put_file(f"checkpoints/step-{step:06d}/config.json", folder / "config.json"))
         for weights in ("weights", "ema"):
             # Each checkpoint is a little further from the first; EMA lags.
             way = step / 60 * (1.0 if weights == "weights" else 0.6)

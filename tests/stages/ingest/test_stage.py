@@ -66,10 +66,16 @@ def test_every_file_of_a_folder_is_a_row_with_facts_or_a_reason(ingest, tmp_path
         "small.mp4": "unusable",
         "empty.mp4": "unreadable",
         "page.mp4": "unreadable",
-        "notes.txt": "unreadable",
+        "notes.txt": "beside",
         "cut.mp4": "damaged",
     }
-    assert manifest.counts == {"damaged": 1, "ok": 1, "unreadable": 3, "unusable": 1}
+    assert manifest.counts == {
+        "beside them: no films, by their names": 1,
+        "damaged": 1,
+        "ok": 1,
+        "unreadable": 2,
+        "unusable": 1,
+    }
     row = by_name["deep/film.mp4"]
     sha256 = hashlib.sha256(whole).hexdigest()
     assert (row.id, row.sha256, row.size_bytes) == (sha256[:16], sha256, len(whole))
@@ -77,6 +83,7 @@ def test_every_file_of_a_folder_is_a_row_with_facts_or_a_reason(ingest, tmp_path
     assert (row.licence, row.credit, row.reason) == ("CC-BY-4.0", "A. Maker", "")
     assert "its shorter side is below 64" in by_name["small.mp4"].reason
     assert by_name["empty.mp4"].reason == "The file is empty."
+    assert ".txt" in by_name["notes.txt"].reason
     assert 0 < by_name["cut.mp4"].num_frames < 24
     assert [row.id for row in rows] == sorted(row.id for row in rows)
 
