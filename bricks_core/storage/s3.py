@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -32,6 +31,7 @@ from bricks_core.spec.manifest import StoredObject
 from bricks_core.storage.hashes import CACHE, sha256_of_file
 from bricks_core.storage.os_errors import told as told_of_disk
 from bricks_core.storage.s3_errors import ABSENT, code_of, no_bucket, status_of, told
+from bricks_core.storage.scratch import scratch
 from bricks_core.storage.store import LEFTOVER_IDLE_S, Entry, SourceFile, Store, check_key, check_prefix, is_key
 
 CONNECT_TIMEOUT_S = 4  # with four attempts and the pauses between, a dead endpoint is told after about 20 s
@@ -216,11 +216,8 @@ class _Bucket:
 
     @contextmanager
     def downloaded(self, full: str, key: str) -> Iterator[Path]:
-        scratch = Path(tempfile.gettempdir())
-        with told_of_disk(scratch, "write"):
-            folder = tempfile.TemporaryDirectory(prefix="bricks-", ignore_cleanup_errors=True)
-        with folder:
-            path = Path(folder.name, "object" + Path(full).suffix)
+        with scratch() as folder:
+            path = folder / f"object{Path(full).suffix}"
             with told_of_disk(path, "write"), self._told("read", key):
                 self.client.download_file(self.name, full, str(path), Config=_transfer(PART_BYTES))
             yield path

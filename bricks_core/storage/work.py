@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from bricks_core.spec.run import BrickRun
 from bricks_core.spec.stages import Stage
 from bricks_core.spec.strict import Row, Strict
 from bricks_core.storage.artifacts import MANIFEST, Artifact, artifact_prefix, find_manifest, part_key, read_part
+from bricks_core.storage.scratch import scratch
 from bricks_core.storage.store import Store
 from bricks_core.storage.tables import write_rows
 
@@ -79,11 +79,6 @@ class Work:
     def local(self, stage: str, key: str) -> AbstractContextManager[Path]:
         """A file of an input, to read while in the context."""
         return self.inputs[stage].local(key)
-
-    @staticmethod
-    def scratch() -> tempfile.TemporaryDirectory[str]:
-        """A folder for files on their way to the store; gone when its context ends."""
-        return tempfile.TemporaryDirectory(prefix="bricks-")
 
     def is_mine(self, item: str) -> bool:
         """Whether an item belongs to this shard: by its id alone, so that its neighbours do not matter."""
@@ -150,9 +145,9 @@ class Work:
         stored = [each for part in self.parts() for each in part.objects]
         stored += objects
         described = {}
-        with self.scratch() as folder:
+        with scratch() as folder:
             for name, row in self.stage.tables.items():
-                file = Path(folder) / f"{name}.parquet"
+                file = folder / f"{name}.parquet"
                 num_rows = write_rows(file, row, tables[name])
                 stored.append(self.put_file(file.name, file))
                 described[name] = Table(key=file.name, row=row.__name__, num_rows=num_rows)

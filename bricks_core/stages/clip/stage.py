@@ -19,6 +19,7 @@ from bricks_core.stages.clip import scenes
 from bricks_core.stages.clip.cut import CutClip, cut
 from bricks_core.storage.in_order import in_order
 from bricks_core.storage.os_errors import told
+from bricks_core.storage.scratch import scratch
 from bricks_core.storage.store import SourceFile, list_source
 from bricks_core.storage.work import Joined, Work
 from bricks_core.video.isolate import Isolation
@@ -98,12 +99,12 @@ def _found(films: Iterator[Film]) -> Iterator[tuple[Film, SourceFile]]:
 
 
 def _cut_film(film: Film, file: SourceFile, spec: ClipSpec, work: Work, isolation: Isolation) -> None:
-    with file.local() as path, work.scratch() as scratch:
+    with file.local() as path, scratch() as folder:
         if file.sha256() != film.sha256:
             raise DataError(f"{film.name} in {film.source} is not what it was when it was ingested: run ingest again.")
         try:
-            with told(Path(scratch), "write"):
-                shots, clips = isolation.call(find_and_cut, path, Path(scratch), spec)
+            with told(folder, "write"):
+                shots, clips = isolation.call(find_and_cut, path, folder, spec)
         except DataError as error:  # a Crash is one too
             shots, clips = [scenes.Shot(0, film.num_frames, str(error))], []
         rows: dict[str, list[Row]] = {"shots": [_shot_row(film, shot) for shot in shots], "clips": [], "images": []}

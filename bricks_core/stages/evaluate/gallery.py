@@ -10,7 +10,6 @@ import io
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -21,6 +20,7 @@ from bricks_core.spec.clip import Clip, Image
 from bricks_core.spec.manifest import StoredObject, content_id
 from bricks_core.spec.score import Score
 from bricks_core.stages.evaluate.facts import kind_of
+from bricks_core.storage.scratch import scratch
 from bricks_core.storage.work import Work
 from bricks_core.video.read import Pixels, frames
 from bricks_core.video.write import jpeg
@@ -112,8 +112,8 @@ def _add_captions(shown: dict[str, Exhibit], captions: Iterable[Caption]) -> Non
 def _add_thumbnails(shown: dict[str, Exhibit], work: Work) -> Iterator[StoredObject]:
     clips = {clip.id: clip for clip in work.rows("clip", "clips", Clip) if clip.id in shown}
     images = {image.clip_id: image for image in work.rows("clip", "images", Image) if image.clip_id in shown}
-    with work.scratch() as folder:
-        file = Path(folder) / "thumbnail.jpg"
+    with scratch() as folder:
+        file = folder / "thumbnail.jpg"
         for exhibit in shown.values():
             clip = clips.get(exhibit.clip_id)
             if clip is None:

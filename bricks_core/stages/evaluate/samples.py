@@ -9,7 +9,6 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import cv2
@@ -28,6 +27,7 @@ from bricks_core.spec.evaluate import EvaluateSpec, Sample
 from bricks_core.spec.latents import LatentsSpec
 from bricks_core.spec.manifest import content_id
 from bricks_core.spec.train import CheckpointRow, TrainSpec
+from bricks_core.storage.scratch import scratch
 from bricks_core.storage.work import Work
 from bricks_core.video.buckets import Size, resolution
 from bricks_core.video.read import Pixels
@@ -199,8 +199,8 @@ def keep_sample(work: Work, spec: EvaluateSpec, asked: Asked, frames: Pixels) ->
     """Store a sample's video and strip, and record it as done."""
     prompt = spec.prompts[asked.prompt_index]
     name = f"step-{asked.step:06d}-{asked.weights}-prompt-{asked.prompt_index:02d}"
-    with work.scratch() as folder:
-        video, strip = Path(folder) / "video.mp4", Path(folder) / "strip.jpg"
+    with scratch() as folder:
+        video, strip = folder / "video.mp4", folder / "strip.jpg"
         about = {"title": prompt, "comment": f"{asked.weights} weights after step {asked.step}, seed {spec.seed}"}
         write_mp4(video, frames, spec.fps, metadata=about)
         strip.write_bytes(jpeg(strip_of(frames)))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from bricks_core.spec.evaluate import EvaluateSpec, Sample
@@ -16,6 +15,7 @@ from bricks_core.stages.evaluate.facts import StageFacts, dataset_facts, held_ou
 from bricks_core.stages.evaluate.gallery import exhibits, picture_of
 from bricks_core.stages.evaluate.report import Facts, Picture, Player, Prompt, Timing
 from bricks_core.stages.evaluate.samples import make_samples, size_of, strip_places
+from bricks_core.storage.scratch import scratch
 from bricks_core.storage.work import Joined, Work, code_version, host_facts
 from bricks_core.tracking import Tracker, open_tracker, tracking_folder
 from bricks_core.video.read import Pixels
@@ -94,8 +94,8 @@ class Pages:
 
     def put(self, key: str, data: bytes) -> None:
         """Store an object of the artifact that belongs to no sample."""
-        with self._work.scratch() as folder:
-            file = Path(folder) / "object"
+        with scratch() as folder:
+            file = folder / "object"
             file.write_bytes(data)
             self.objects.append(self._work.put_file(key, file))
 

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 
 import cv2
 import torch
@@ -27,6 +26,7 @@ from bricks_core.spec.strict import Row
 from bricks_core.stages.latents.encode import Encoders, encode_group
 from bricks_core.stages.latents.groups import Captions, Group, Grouping, group, sources_of, splits_of
 from bricks_core.storage.in_order import in_order
+from bricks_core.storage.scratch import scratch
 from bricks_core.storage.work import Joined, Work
 
 
@@ -70,8 +70,8 @@ def _encode(each: Group, encoders: Encoders, work: Work) -> None:
     start_s = time.monotonic()
     captions = _captions_of(each, work)
     key = f"packs/{each.id}.bin"
-    with work.scratch() as folder:
-        file = Path(folder) / "pack.bin"
+    with scratch() as folder:
+        file = folder / "pack.bin"
         rows: list[Row] = [*encode_group(each, captions, encoders, partial(work.local, "clip"), file, key)]
         stored = work.put_file(key, file)
     rate = each.num_frames / max(time.monotonic() - start_s, 1e-9)

@@ -36,6 +36,7 @@ from bricks_core.spec.manifest import StoredObject
 from bricks_core.spec.strict import Strict
 from bricks_core.spec.train import BucketLossRow, HeldOutRow, StepRow, TrainSpec
 from bricks_core.stages.train.step import Tally, Trainer
+from bricks_core.storage.scratch import scratch
 from bricks_core.storage.store import Entry
 from bricks_core.storage.work import Work
 
@@ -132,14 +133,14 @@ class Checkpoints:
             "rows.json": lambda file: file.write_text(rows.model_dump_json(indent=1) + "\n"),
         }
         files = []
-        with self._work.scratch() as scratch:
+        with scratch() as place:
             for name, write in writers.items():
-                file = Path(scratch) / name
+                file = place / name
                 try:
                     write(file)
                 except (OSError, SafetensorError) as error:
                     raise TryLater(
-                        f"{folder}{name} cannot be written to {scratch} ({error}): make room there, or set TMPDIR to "
+                        f"{folder}{name} cannot be written to {place} ({error}): make room there, or set TMPDIR to "
                         "a disk that has some. Training continues from the checkpoint before."
                     ) from error
                 files.append(self._work.put_file(folder + name, file))
