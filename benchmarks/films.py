@@ -12,23 +12,19 @@ of a labelled transition.
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from contextlib import closing
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import av
 import cv2
 
+from benchmarks.record import flags, keep
 from bricks_core.spec.clip import ClipSpec
 from bricks_core.stages.clip.cut import cut
 from bricks_core.stages.clip.scenes import Shot, find_cuts, find_shots, measure, split_shots
@@ -41,29 +37,17 @@ WITHIN = 2
 
 def main() -> None:
     """Measure, print the JSON, and with --save keep it under benchmarks/results."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = flags(__doc__)
     parser.add_argument("films", nargs="*", type=Path, metavar="FILM")
     parser.add_argument("--truth", type=Path, help="labels of all films in one file")
-    parser.add_argument("--save", action="store_true", help="write it to benchmarks/results/films-<date>.json")
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory(prefix="bricks-") as folder:
         films = arguments.films or drawn(Path(folder) / "films")
         labels = json.loads(arguments.truth.read_text()) if arguments.truth else {}
         results = measured(films, labels, Path(folder))
-    now = datetime.now(UTC)
-    report = {
-        "benchmark": "films",
-        "measured_at": now.isoformat(timespec="seconds"),
-        "machine": {"platform": platform.platform(), "num_cpus": os.cpu_count(), "load": os.getloadavg()[0]},
-        "versions": {"python": platform.python_version(), "av": av.__version__, "opencv": cv2.__version__},
-        "films": "drawn by examples/make_films.py" if not arguments.films else [film.name for film in films],
-        "results": results,
-    }
-    text = json.dumps(report, indent=1) + "\n"
-    print(text, end="")
-    if arguments.save:
-        (Path(__file__).parent / "results" / f"films-{now:%Y-%m-%d}.json").write_text(text)
+    described = "drawn by examples/make_films.py" if not arguments.films else [film.name for film in films]
+    keep("films", {"films": described, "results": results}, save=arguments.save)
 
 
 def drawn(folder: Path) -> list[Path]:

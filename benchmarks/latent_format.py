@@ -9,20 +9,16 @@ both (a laptop cannot drop it without rights), so the ratio is of work done, not
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from benchmarks.record import flags, keep
 from bricks_core.spec.latents import Latent
 from bricks_core.storage.shards import Packs, PackWriter
 
@@ -33,32 +29,16 @@ PACK = "pack.bin"
 
 def main() -> None:
     """Measure, print the JSON, and with --save keep it under benchmarks/results."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--save", action="store_true", help="write it to benchmarks/results/latent_format-<date>.json")
+    parser = flags(__doc__)
     save = parser.parse_args().save
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="bricks-") as folder:
         rows = write_both(Path(folder))
         size_bytes = (Path(folder) / PACK).stat().st_size
         results = [measure(Path(folder), rows, interval) for interval in INTERVALS]
-    now = datetime.now(UTC)
-    report = {
-        "benchmark": "latent_format",
-        "measured_at": now.isoformat(timespec="seconds"),
-        "machine": {"platform": platform.platform(), "num_cpus": os.cpu_count(), "load": os.getloadavg()[0]},
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
-        "clips": {"num_clips": NUM_CLIPS, "mean_frames": MEAN_FRAMES, "latents": [4, HEIGHT, WIDTH]},
-        "pack_size_bytes": size_bytes,
-        "window_frames": WINDOW,
-        "repeats": REPEATS,
-        "results": results,
-    }
-    text = json.dumps(report, indent=1) + "\n"
-    print(text, end="")
-    if save:
-        file = Path(__file__).parent / "results" / f"latent_format-{now:%Y-%m-%d}.json"
-        file.parent.mkdir(exist_ok=True)
-        file.write_text(text)
+    clips = {"num_clips": NUM_CLIPS, "mean_frames": MEAN_FRAMES, "latents": [4, HEIGHT, WIDTH]}
+    found = {"clips": clips, "pack_size_bytes": size_bytes, "window_frames": WINDOW, "repeats": REPEATS}
+    keep("latent_format", found | {"results": results}, save=save)
 
 
 def write_both(folder: Path) -> list[Latent]:

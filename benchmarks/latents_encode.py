@@ -8,21 +8,17 @@ decodes, brings to size, encodes and writes, as a run does.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import json
-import os
-import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from benchmarks.record import flags, keep
 from bricks_core.models.text_encoder import HashedWords
 from bricks_core.models.vae import PatchDct
 from bricks_core.spec.caption import Caption
@@ -42,8 +38,7 @@ CAPTION = (
 
 def main() -> None:
     """Measure, print the JSON, and with --save keep it under benchmarks/results."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--save", action="store_true", help="write it to benchmarks/results/latents_encode-<date>.json")
+    parser = flags(__doc__)
     parser.add_argument("--resolution", default="360p", help="what clips are brought to")
     parser.add_argument("--source", default="720x1280", help="height x width of the clips, in pixels")
     arguments = parser.parse_args()
@@ -51,23 +46,9 @@ def main() -> None:
     height, width = map(int, arguments.source.split("x"))
     with tempfile.TemporaryDirectory(prefix="bricks-") as folder:
         results = measure(Path(folder), arguments.resolution, height, width)
-    now = datetime.now(UTC)
-    report = {
-        "benchmark": "latents_encode",
-        "measured_at": now.isoformat(timespec="seconds"),
-        "machine": {"platform": platform.platform(), "num_cpus": os.cpu_count(), "load": os.getloadavg()[0]},
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
-        "source": {"num_clips": NUM_CLIPS, "num_frames": NUM_FRAMES, "size_px": arguments.source},
-        "resolution": arguments.resolution,
-        "repeats": REPEATS,
-        "results": results,
-    }
-    text = json.dumps(report, indent=1) + "\n"
-    print(text, end="")
-    if arguments.save:
-        file = Path(__file__).parent / "results" / f"latents_encode-{now:%Y-%m-%d}.json"
-        file.parent.mkdir(exist_ok=True)
-        file.write_text(text)
+    source = {"num_clips": NUM_CLIPS, "num_frames": NUM_FRAMES, "size_px": arguments.source}
+    found = {"source": source, "resolution": arguments.resolution, "repeats": REPEATS, "results": results}
+    keep("latents_encode", found, save=arguments.save)
 
 
 def measure(folder: Path, resolution: str, height: int, width: int) -> dict[str, float]:

@@ -12,17 +12,11 @@ A second table times both ways of attention, torch's fused kernel and two produc
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from benchmarks.record import flags, keep
 from bricks_core.models.stdit2 import STDiT2, STDiT2Config, attention_by_products, fused_attention_suits
 
 CONFIG = STDiT2Config(hidden_size=288, depth=2, num_heads=4, caption_channels=256, model_max_length=120)
@@ -64,8 +59,7 @@ CASES = [
 
 def main() -> None:
     """Check, measure, print a table, and with --save keep one line under benchmarks/results."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--save", action="store_true", help="append a line to benchmarks/results/stdit2_step.jsonl")
+    parser = flags(__doc__)
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -75,22 +69,8 @@ def main() -> None:
         measure_attention(keys, dtype, options.repeats) for dtype in DTYPES for keys in (8, 32, 144, 256, 920)
     ]
     show("attention, forward + backward, one thread", attentions)
-    now = datetime.now(UTC)
-    report = {
-        "benchmark": "stdit2_step",
-        "measured_at": now.isoformat(timespec="seconds"),
-        "machine": {"platform": platform.platform(), "num_cpus": os.cpu_count(), "load": round(os.getloadavg()[0], 2)},
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-        "network": asdict(CONFIG),
-        "repeats": options.repeats,
-        "results": results,
-        "attention": attentions,
-    }
-    if options.save:
-        file = Path(__file__).parent / "results" / "stdit2_step.jsonl"
-        file.parent.mkdir(exist_ok=True)
-        with file.open("a") as lines:
-            lines.write(json.dumps(report) + "\n")
+    found = {"network": asdict(CONFIG), "repeats": options.repeats, "results": results, "attention": attentions}
+    keep("stdit2_step", found, save=options.save)
 
 
 def measure(case: Case, repeats: int) -> dict[str, object]:

@@ -12,15 +12,10 @@ Variants take turns, so that a busy machine is busy for all of them.
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +23,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks.record import flags, keep
 from bricks_core.models.stdit2 import STDiT2, STDiT2Config
 from bricks_core.spec.latents import Latent
 from bricks_core.spec.train import Constant, ModelSpec, Phase, TrainBucket, TrainSpec
@@ -42,8 +38,7 @@ Batches = list[MicroBatch]
 
 def main() -> None:
     """Measure, print the JSON, and with --save keep it under benchmarks/results."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--save", action="store_true", help="write it to benchmarks/results/train_steps-<date>.json")
+    parser = flags(__doc__)
     parser.add_argument("--repeats", type=int, default=5)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bricks-") as folder:
@@ -52,22 +47,8 @@ def main() -> None:
             "batches": measure_batches(Path(folder), asked.repeats),
             "waiting": measure_waiting(Path(folder), asked.repeats),
         }
-    now = datetime.now(UTC)
-    report = {
-        "benchmark": "train_steps",
-        "measured_at": now.isoformat(timespec="seconds"),
-        "machine": {"platform": platform.platform(), "num_cpus": os.cpu_count(), "load": os.getloadavg()[0]},
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
-        "num_threads": torch.get_num_threads(),
-        "device": "cuda" if torch.cuda.is_available() else "cpu",
-        **results,
-    }
-    text = json.dumps(report, indent=1) + "\n"
-    print(text, end="")
-    if asked.save:
-        file = Path(__file__).parent / "results" / f"train_steps-{now:%Y-%m-%d}.json"
-        file.parent.mkdir(exist_ok=True)
-        file.write_text(text)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    keep("train_steps", {"num_threads": torch.get_num_threads(), "device": device} | results, save=asked.save)
 
 
 def measure_steps(folder: Path, repeats: int, steps_per_try: int = 8) -> dict[str, Any]:
