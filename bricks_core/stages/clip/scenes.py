@@ -155,7 +155,7 @@ def split_shots(shots: Iterable[Shot], *, min_frames: int, max_frames: int) -> I
         if shot.reason:
             yield shot
         elif shot.num_frames < min_frames:
-            yield shot._replace(reason=f"{shot.num_frames} frames are fewer than {min_frames}")
+            yield shot._replace(reason=f"too short: {shot.num_frames} frames of at least {min_frames}")
         else:
             yield from _split_evenly(shot, max_frames)
 

@@ -89,7 +89,7 @@ class Judgement:
         kept = self._kept()
         dropped = Counter(f"dropped: {reasons[0]}" for reasons in self._reasons.values())
         held_out = sum(self._videos[place] in self._held_out for place in kept)
-        return {"kept": len(kept), "held out": held_out, **dict(sorted(dropped.items()))}
+        return {"kept": len(kept), "of these held out": held_out, **dict(sorted(dropped.items()))}
 
     def _kept(self) -> list[int]:
         return [place for place in range(len(self._ids)) if place not in self._reasons]

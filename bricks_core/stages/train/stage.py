@@ -90,11 +90,11 @@ def join(spec: TrainSpec, work: Work) -> Joined:
         "checkpoints": len(records),
     }
     buckets = {bucket.name: bucket for phase in spec.phases for bucket in phase.buckets}
-    counts |= {f"{name}: {words}": 0 for name in buckets for words in SPLIT_WORDS.values()}
+    counts |= {f"{words} in {name}": 0 for name in buckets for words in SPLIT_WORDS.values()}
     for row in work.rows("latents", "latents", Latent):
         for name, bucket in buckets.items():
             if usable(row, bucket):
-                counts[f"{name}: {SPLIT_WORDS[row.split]}"] += 1
+                counts[f"{SPLIT_WORDS[row.split]} in {name}"] += 1
     return Joined(tables, checkpoints.objects(), counts)
 
 

@@ -32,7 +32,7 @@ def test_short_shots_are_found_too(shots, measured):
     assert find_cuts(seen) == [30, 35]
     assert [shot.reason for shot in split_shots(find_shots(seen), min_frames=15, max_frames=200)] == [
         "",
-        "5 frames are fewer than 15",
+        "too short: 5 frames of at least 15",
         "",
     ]
 

@@ -75,8 +75,8 @@ def test_shots_of_the_right_length_become_clips_and_pictures(clip, folder):
         ("three.mp4", 30, 38, "dropped"),
         ("three.mp4", 38, 63, "clip"),
     ]
-    assert {shot.reason for shot in left.shots if shot.state == "dropped"} == {"8 frames are fewer than 15"}
-    assert left.manifest.counts == {"clips": 4, "dropped: frames are fewer than": 1}
+    assert {shot.reason for shot in left.shots if shot.state == "dropped"} == {"too short: 8 frames of at least 15"}
+    assert left.manifest.counts == {"clips": 4, "dropped: too short": 1}
     assert {each.id for each in left.clips} == {shot.id for shot in left.shots if shot.state == "clip"}
     for table in (left.shots, left.clips, left.images):
         assert [row.id for row in table] == sorted(row.id for row in table)

@@ -51,7 +51,7 @@ def test_a_dropped_clip_carries_every_reason_and_is_counted_under_the_first():
     rows, counts = judged([score("a", brightness=0.0, motion=0.0, plain_share=1.0), score("b")])
     assert rows["a"].reasons == ["black", "a title card or an empty picture", "too still"]
     assert (rows["a"].state, rows["b"].state) == ("dropped", "kept")
-    assert counts == {"kept": 1, "held out": 0, "dropped: black": 1}
+    assert counts == {"kept": 1, "of these held out": 0, "dropped: black": 1}
 
 
 def test_scores_are_kept_whatever_is_decided():
@@ -194,8 +194,8 @@ def test_the_split_is_told_of_every_clip_of_the_video_also_of_dropped_ones():
     sides = {row.video_id: row.split for row in rows.values()}
     assert sorted(sides.values()) == ["held_out", "train"]
     assert all(sides[row.video_id] == row.split for row in rows.values())
-    assert counts["held out"] == sum(row.split == "held_out" and row.state == "kept" for row in rows.values())
+    assert counts["of these held out"] == sum(row.split == "held_out" and row.state == "kept" for row in rows.values())
 
 
 def test_nothing_at_all_is_judged_without_complaint():
-    assert judged([]) == ({}, {"kept": 0, "held out": 0})
+    assert judged([]) == ({}, {"kept": 0, "of these held out": 0})

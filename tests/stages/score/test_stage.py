@@ -45,7 +45,7 @@ def test_clips_get_scores_reasons_and_a_side(drawing, films, folder_store, tmp_p
     assert {row.video_id for row in rows.values() if row.split == "held_out"} == {content_id("video", "three")}
     assert manifest.counts == {
         "kept": 3,
-        "held out": 1,
+        "of these held out": 1,
         "dropped: black": 1,
         "dropped: one picture held still": 1,
         "dropped: repeats another clip": 1,

@@ -106,10 +106,10 @@ def test_rows_say_where_training_was(store, spec):
         "steps": 8,
         "samples": 3 * 2 + 5 * 6,
         "checkpoints": 4,
-        f"{IMAGES.name}: to train on": 12,
-        f"{IMAGES.name}: held out": 4,
-        f"{CLIPS.name}: to train on": 12,
-        f"{CLIPS.name}: held out": 4,
+        f"to train on in {IMAGES.name}": 12,
+        f"held out in {IMAGES.name}": 4,
+        f"to train on in {CLIPS.name}": 12,
+        f"held out in {CLIPS.name}": 4,
     }
     for name in tables:
         ids = [row.id for row in tables[name]]
@@ -145,7 +145,7 @@ def test_without_held_out_clips_training_says_so_and_goes_on(spec, tmp_path, cap
     assert len(tables["steps"]) == 6
     for bucket in (IMAGES, CLIPS):
         assert f"no held-out clip fits bucket {bucket.name}" in caplog.text
-        assert manifest.counts[f"{bucket.name}: held out"] == 0
+        assert manifest.counts[f"held out in {bucket.name}"] == 0
 
 
 def test_a_bucket_that_nothing_fits_ends_the_stage_before_anything_is_written(store, spec):
