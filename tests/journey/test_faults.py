@@ -1,8 +1,8 @@
 """When the world fails under a stage: one sentence, the documented exit code, nothing lost, and it goes on."""
 
 import os
-import shutil
 import subprocess
+import sys
 import time
 
 import pytest
@@ -43,19 +43,22 @@ def test_a_full_disk_is_told_and_more_room_lets_the_run_go_on(finished, runner, 
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="root alone can become somebody without permission")
-def test_a_store_without_permission_is_told(runner, films, tmp_path):
+def test_a_store_without_permission_is_told(runner, tmp_path):
     store = tmp_path / "store"
     store.mkdir(mode=0o555)
     for folder in (runner.folder, *tmp_path.parents):
         if folder.stat().st_uid == os.geteuid() and folder.name:
             folder.chmod(folder.stat().st_mode | 0o055)
+    # Imported before the user changes: the new one may not be able to read where Python is installed.
     code = (
-        f"import os, sys; os.setgid(65534); os.setuid(65534); sys.argv = ['bricks', 'run', {str(runner.run_file)!r}, "
-        f"'--store', {str(store)!r}]; import jobs.bricks; jobs.bricks.main()"
+        "import os, sys, jobs.bricks\n"
+        "from bricks_core.pipeline import local, screen\n"
+        "from bricks_core.storage import folder\n"
+        "os.setgid(65534)\nos.setuid(65534)\n"
+        f"sys.argv = ['bricks', 'run', {str(runner.run_file)!r}, '--store', {str(store)!r}]\n"
+        "jobs.bricks.main()"
     )
-    done = subprocess.run(
-        [shutil.which("python") or "python", "-c", code], capture_output=True, text=True, cwd=runner.folder, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=runner.folder, check=False)
     assert done.returncode == 78, done.stderr
     assert "Traceback" not in done.stderr
     assert str(store) in done.stderr
