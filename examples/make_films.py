@@ -1,6 +1,6 @@
 """Make generated brick films, for the quickstart and for tests.
 
-    python examples/make_films.py OUT_DIR [--films 8] [--seed 1] [--scenes 8] [--height 180]
+    python examples/make_films.py OUT_DIR [--films 12] [--seed 1] [--scenes 8] [--height 180]
 
 leaves film_00.mp4, film_01.mp4, ... (H.264, 24 frames/s, every photo held for two frames) and beside each its truth,
 film_00.json. The same arguments and library versions leave the same bytes. A film that exists whole is not made again.
@@ -114,7 +114,7 @@ def parse(argv: list[str] | None) -> tuple[Path, list[FilmSpec]]:
     """The folder and the films asked for; a wrong argument ends with a sentence and exit code 64."""
     parser = Arguments(prog="make_films", description="Make generated brick films.")
     parser.add_argument("out_dir", type=Path, help="folder for the films; made if missing")
-    parser.add_argument("--films", type=int, default=8, help="how many (default %(default)s)")
+    parser.add_argument("--films", type=int, default=12, help="how many (default %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="other numbers, other films (default %(default)s)")
     parser.add_argument("--scenes", type=int, default=8, help="moving scenes in a film (default %(default)s)")
     parser.add_argument("--height", type=int, default=180, help="pixels, even; the width follows at 16:9")

@@ -97,10 +97,10 @@ class T5(TextEncoder):
 # elsewhere (cosine 0.85 and more).
 _WORD, _PIECES, _NEIGHBOUR, _END_MARK = 0.5, 1.0, 0.3, 0.5
 _PIECE_LENGTHS = (3, 4, 5)
-# Root mean square of every row. One optimizer step moves each weight of the first layer by about the learning rate, and
-# what that layer says of a word by up to rate x width x size. With rows of size 1, networks of width 144 and 192 and
-# rates of 2e-3 and 3e-3 had a dead caption path after 300 steps of the quickstart: the loss fell, but any caption did.
-# With a fifth they learn to use it.
+# Root mean square of every row. An optimizer step moves each weight of the network's first layer by about the learning
+# rate, so what it says of a word by up to rate x width x size: with smaller rows, words keep their meaning at higher
+# rates. After some 340 steps of the quickstart's pictures at a rate of 3e-3, other clips' captions made the loss at
+# timestep 850 29 % higher with rows of size 1 and 37 % with a fifth; at 1e-3, after 440, 35 % and 43 %.
 _SIZE = 0.2
 _END = "\N{END OF TEXT}"
 # Scripts written without spaces go letter by letter: Han, kana, Thai, Lao, Khmer, Burmese.
