@@ -67,7 +67,8 @@ def test_a_store_without_permission_is_told(runner, tmp_path):
 def test_s3_going_down_in_the_middle_of_a_stage_loses_nothing(finished, runner, s3_server):
     keys = s3_server.environment
     store = ["--store", "s3://bricks-test/down"]
-    process = runner.start("jobs.bricks", "run", "tiny.yaml", *store, **keys)
+    # Four tries of a minute each are patience that a test does not need.
+    process = runner.start("jobs.bricks", "run", "tiny.yaml", *store, **keys, AWS_MAX_ATTEMPTS="1")
     while not any("/parts/" in key for key in s3_server.keys("down/artifacts/clip/")):
         assert process.poll() is None
         time.sleep(0.05)
