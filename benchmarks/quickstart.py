@@ -2,7 +2,7 @@
 
     python -m benchmarks.quickstart [--save] [--store FOLDER] [--run FILE]
 
-Runs the whole of it in an empty store, about eight minutes on two cores. With --store, tells of a run that was made
+Runs the whole of it in an empty store, about six minutes on two cores. With --store, tells of a run that was made
 there: its times are those of the manifests, so they are true only if no stage was interrupted or shared.
 """
 
@@ -49,10 +49,11 @@ def results(store: Store, name: str) -> dict[str, Any]:
     """Seconds and counts of every stage, and the held-out loss over the steps."""
     artifacts = {stage: artifact_of(store, name, stage) for stage in STAGES}
     manifests = [artifact.manifest for artifact in artifacts.values()]
-    whole_s = (max(m.finished_at for m in manifests) - min(m.started_at for m in manifests)).total_seconds()
+    stages_s = {m.stage: round((m.finished_at - m.started_at).total_seconds(), 1) for m in manifests}
     return {
-        "whole_s": round(whole_s, 1),
-        "stages_s": {m.stage: round((m.finished_at - m.started_at).total_seconds(), 1) for m in manifests},
+        # A sum, so that a run whose first stages were there already is told as if they had not been.
+        "whole_s": round(sum(stages_s.values()), 1),
+        "stages_s": stages_s,
         "counts": {m.stage: m.counts for m in manifests},
         "held_out_loss": held_out(artifacts["train"]),
     }
