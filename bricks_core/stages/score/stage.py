@@ -85,7 +85,7 @@ def _score(item: ScoreItem, work: Work) -> None:
 
 
 def score_clip(task: Task, video_id: str, film: Iterable[Frame]) -> Score:
-    """A clip's numbers. Kept and in training for now: what is to become of it is known when all clips are.
+    """A clip's numbers. Kept and in training until all clips are known: join() judges.
 
     Raises:
         DataError: the clip has not the frames that its row says.
