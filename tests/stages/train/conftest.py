@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 from bricks_core.spec.train import Constant, HeldOutSpec, ModelSpec, Phase, TrainBucket, TrainSpec
 from bricks_core.storage.store import Store, open_store
+from tests.stages.train.apart import train_apart
 from tests.stages.train.latents_made_up import made_up_latents
 
 CLIPS = TrainBucket(num_frames=4, resolution="64x48", frame_interval=2, batch_size=4)
@@ -43,3 +45,20 @@ def store(tmp_path: Path) -> Store:
     made = open_store(str(tmp_path / "store"))
     made_up_latents(made, tmp_path / "scratch")
     return made
+
+
+@pytest.fixture(scope="session")
+def latents(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder store with the small latents artifact and nothing else; to be copied, not changed."""
+    folder = tmp_path_factory.mktemp("latents")
+    made_up_latents(open_store(str(folder / "store")), folder / "scratch")
+    return folder / "store"
+
+
+@pytest.fixture(scope="session")
+def alone(latents: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store in which one process has trained, undisturbed."""
+    store = tmp_path_factory.mktemp("alone") / "store"
+    shutil.copytree(latents, store)
+    assert train_apart(str(store), small_spec()) == 0
+    return store

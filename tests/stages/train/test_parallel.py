@@ -16,28 +16,11 @@ from bricks_core.storage.artifacts import open_artifact
 from bricks_core.storage.store import open_store
 from tests.stages.train.apart import left, train_apart, train_together
 from tests.stages.train.conftest import small_spec
-from tests.stages.train.latents_made_up import made_up_latents
 
 SPEC = small_spec()
 TRAIN = "0" * 31 + "2"
 LAST = f"artifacts/train/{TRAIN}/checkpoints/step-000008"
 ROOT = Path(__file__).parents[3]
-
-
-@pytest.fixture(scope="module")
-def latents(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("latents")
-    made_up_latents(open_store(str(folder / "store")), folder / "scratch")
-    return folder / "store"
-
-
-@pytest.fixture(scope="module")
-def alone(latents, tmp_path_factory):
-    """A store in which one process has trained."""
-    store = tmp_path_factory.mktemp("alone") / "store"
-    shutil.copytree(latents, store)
-    assert train_apart(str(store), SPEC) == 0
-    return store
 
 
 @pytest.fixture(scope="module")

@@ -7,28 +7,15 @@ import signal
 
 import pytest
 
-from bricks_core.storage.store import open_store
 from tests.stages.train.apart import left, train_apart
 from tests.stages.train.conftest import small_spec
-from tests.stages.train.latents_made_up import made_up_latents
 
 SPEC = small_spec()
 
 
 @pytest.fixture(scope="module")
-def latents(tmp_path_factory):
-    """A store with latents and nothing else."""
-    folder = tmp_path_factory.mktemp("latents")
-    made_up_latents(open_store(str(folder / "store")), folder / "scratch")
-    return folder / "store"
-
-
-@pytest.fixture(scope="module")
-def undisturbed(latents, tmp_path_factory):
-    store = tmp_path_factory.mktemp("undisturbed") / "store"
-    shutil.copytree(latents, store)
-    assert train_apart(str(store), SPEC) == 0
-    return left(str(store))
+def undisturbed(alone):
+    return left(str(alone))
 
 
 @pytest.fixture
