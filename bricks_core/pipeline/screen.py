@@ -59,7 +59,9 @@ def final_screen(file: Path, run: BrickRun, store: Store, manifests: dict[str, M
         grid.add_row(name, _counts(manifest.counts), artifact_prefix(name, manifest.digest))
     console = _console()
     console.print()
-    console.print(f"Run {run.name} is done, in {store.uri}", highlight=False, style="bold")
+    last = list(manifests)[-1]
+    how_far = "" if len(manifests) == len(STAGES) else f" up to {last}"
+    console.print(f"Run {run.name} is done{how_far}, in {store.uri}", highlight=False, style="bold")
     console.print(grid)
     if "train" in manifests:
         _held_out_screen(console, Artifact(store, manifests["train"]))
@@ -68,11 +70,15 @@ def final_screen(file: Path, run: BrickRun, store: Store, manifests: dict[str, M
         console.print(f"\nReport  {_join(store.uri, report)}", highlight=False, soft_wrap=True)
     flag = "" if store.uri == "bricks-store" else f" --store {store.uri}"
     console.print("\nNext", style="bold")
-    for command, what in (
-        (f"bricks show {run.name}/caption{flag}", "look into an artifact"),
-        (f"bricks plan {file} --set caption.max_sentences=4{flag}", "see what a change would run again"),
-        (f"bricks run my.yaml{flag}", f"your own films: copy {file} and change spec.ingest.sources"),
-    ):
+    look = "caption" if "caption" in manifests else last
+    nexts = [(f"bricks show {run.name}/{look}{flag}", "look into an artifact")]
+    if how_far:
+        nexts.append((f"bricks run {file}{flag}", "go on with the stages that are left"))
+    else:
+        change = f"bricks plan {file} --set caption.max_sentences=4{flag}"
+        nexts.append((change, "see what a change would run again"))
+        nexts.append((f"bricks run my.yaml{flag}", f"your own films: copy {file} and change spec.ingest.sources"))
+    for command, what in nexts:
         console.print(f"  {command}", highlight=False, soft_wrap=True)
         console.print(f"      {what}", style="dim", highlight=False)
 

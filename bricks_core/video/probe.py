@@ -170,7 +170,7 @@ def _damage(header: _Header, counted: _Count, duration_s: float, missing_bytes: 
     found = f"{counted.num_frames} frames{promised} can be decoded"
     if counted.num_damaged:
         return (
-            f"It is damaged: {found}, {counted.num_damaged} of them are damaged, "
+            f"It is damaged: {found}, {counted.num_damaged} of them damaged, "
             f"the first is frame {counted.first_damaged}."
         )
     if missing_bytes:

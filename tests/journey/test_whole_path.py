@@ -73,7 +73,10 @@ def test_a_film_added_to_the_folder_is_noticed(new_runner, films, tmp_path):
 
 
 def test_until_stops_early_and_the_next_run_goes_on(runner):
-    runner.bricks("run", "tiny.yaml", "--until", "score")
+    screen = runner.bricks("run", "tiny.yaml", "--until", "score").out
+    assert "Run tiny is done up to score" in screen
+    assert "bricks show tiny/score" in screen
+    assert "go on with the stages that are left" in screen
     ended = runner.bricks("run", "tiny.yaml", "--until", "caption")
     assert ended.err.count("found done") == 3
 
