@@ -16,7 +16,8 @@ import math
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,9 +26,15 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.record import flags, keep
-from bricks_core.models.stdit2 import STDiT2, STDiT2Config, attention_by_products, fused_attention_suits
+from bricks_core.models.stdit2 import STDiT2, attention_by_products, fused_attention_suits
 
-CONFIG = STDiT2Config(hidden_size=288, depth=2, num_heads=4, caption_channels=256, model_max_length=120)
+CONFIG: dict[str, Any] = {
+    "hidden_size": 288,
+    "depth": 2,
+    "num_heads": 4,
+    "caption_channels": 256,
+    "model_max_length": 120,
+}
 Arguments = dict[str, Tensor]
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -69,7 +76,7 @@ def main() -> None:
         measure_attention(keys, dtype, options.repeats) for dtype in DTYPES for keys in (8, 32, 144, 256, 920)
     ]
     show("attention, forward + backward, one thread", attentions)
-    found = {"network": asdict(CONFIG), "repeats": options.repeats, "results": results, "attention": attentions}
+    found = {"network": CONFIG, "repeats": options.repeats, "results": results, "attention": attentions}
     keep("stdit2_step", found, save=options.save)
 
 
@@ -82,7 +89,7 @@ def measure(case: Case, repeats: int) -> dict[str, object]:
         return model(**arguments)
 
     def plainly() -> Tensor:
-        return plain(CONFIG, weights, **arguments)
+        return plain(model.config, weights, **arguments)
 
     difference = agree(model, ours, plainly)
     took: dict[Callable[[], Tensor], list[float]] = {ours: [], plainly: []}
@@ -131,7 +138,7 @@ def agree(model: STDiT2, ours: Callable[[], Tensor], plainly: Callable[[], Tenso
 def build(case: Case) -> tuple[STDiT2, Arguments]:
     """The same network and batch at every run."""
     torch.manual_seed(0)
-    model = STDiT2(CONFIG)
+    model = STDiT2(**CONFIG)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad and not parameter.any():
@@ -140,8 +147,8 @@ def build(case: Case) -> tuple[STDiT2, Arguments]:
     arguments = {
         "x": torch.randn(samples, 4, frames, height, width),
         "timestep": torch.randint(0, 1000, (samples,)),
-        "y": torch.randn(samples, 1, CONFIG.model_max_length, CONFIG.caption_channels),
-        "mask": torch.arange(CONFIG.model_max_length) < torch.randint(40, 120, (samples, 1)),
+        "y": torch.randn(samples, 1, CONFIG["model_max_length"], CONFIG["caption_channels"]),
+        "mask": torch.arange(CONFIG["model_max_length"]) < torch.randint(40, 120, (samples, 1)),
         "num_frames": torch.full((samples,), float(frames)),
         "height": torch.full((samples,), 8.0 * height),
         "width": torch.full((samples,), 8.0 * width),
@@ -186,7 +193,7 @@ def show(title: str, rows: list[dict[str, object]]) -> None:
 # -------------------------------------------------------------------------------- the plain network, section by section
 
 
-def plain(c: STDiT2Config, w: dict[str, Tensor], x: Tensor, timestep: Tensor, y: Tensor, **given: Tensor) -> Tensor:
+def plain(c: Any, w: dict[str, Tensor], x: Tensor, timestep: Tensor, y: Tensor, **given: Tensor) -> Tensor:
     """STDiT2 of docs/stdit2.md sections 3 to 6. Arguments and answer are those of STDiT2.forward."""
     batch, _, frames, height, width = x.shape
     h, width_tokens = math.ceil(height / 2), math.ceil(width / 2)
@@ -220,7 +227,7 @@ PLAIN_SIZES = (("csize", "height"), ("csize", "width"), ("ar", "ar"))
 
 
 def plain_block(
-    c: STDiT2Config,
+    c: Any,
     w: dict[str, Tensor],
     name: str,
     x: Tensor,  # B T S C
@@ -251,7 +258,7 @@ def plain_block(
     return x + gated(plain_linear(w, f"{name}.mlp.fc2", inner), 5, sets)
 
 
-def plain_self_attention(c: STDiT2Config, w: dict[str, Tensor], name: str, x: Tensor, *, rotated: bool) -> Tensor:
+def plain_self_attention(c: Any, w: dict[str, Tensor], name: str, x: Tensor, *, rotated: bool) -> Tensor:
     """Among the tokens of the third axis.  (B, _, tokens, C) -> the same"""
     b, outer, count, width = x.shape
     qkv = plain_linear(w, f"{name}.qkv", x).reshape(b, outer, count, 3, c.num_heads, width // c.num_heads)
@@ -264,9 +271,7 @@ def plain_self_attention(c: STDiT2Config, w: dict[str, Tensor], name: str, x: Te
     return plain_linear(w, f"{name}.proj", mixed)
 
 
-def plain_cross_attention(
-    c: STDiT2Config, w: dict[str, Tensor], name: str, x: Tensor, captions: list[Tensor]
-) -> Tensor:
+def plain_cross_attention(c: Any, w: dict[str, Tensor], name: str, x: Tensor, captions: list[Tensor]) -> Tensor:
     b, frames, places, width = x.shape
     d = width // c.num_heads
     q = plain_linear(w, f"{name}.q_linear", x).reshape(b, frames * places, c.num_heads, d).transpose(1, 2)
@@ -313,7 +318,7 @@ def plain_caption(w: dict[str, Tensor], features: Tensor) -> Tensor:
     return plain_linear(w, "y_embedder.y_proj.fc2", inner)
 
 
-def plain_positions(c: STDiT2Config, rows: int, columns: int, height_px: float, width_px: float) -> Tensor:
+def plain_positions(c: Any, rows: int, columns: int, height_px: float, width_px: float) -> Tensor:
     scale = math.sqrt(height_px * width_px) / c.input_sq_size
     side = round(math.sqrt(rows * columns))
     frequency = 10000.0 ** (-2 * torch.arange(c.hidden_size // 4) / (c.hidden_size // 2))

@@ -24,7 +24,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.record import flags, keep
-from bricks_core.models.stdit2 import STDiT2, STDiT2Config
+from bricks_core.models.stdit2 import STDiT2
 from bricks_core.spec.latents import Latent
 from bricks_core.spec.train import Constant, ModelSpec, Phase, TrainBucket, TrainSpec
 from bricks_core.stages.train.dataloader import Loader, MicroBatch, Plan
@@ -68,8 +68,7 @@ def measure_steps(folder: Path, repeats: int, steps_per_try: int = 8) -> dict[st
     with processes() as everyone:
         loader = loader_of(spec, rows, folder / "small", pin=everyone.device.type == "cuda")
         size = spec.model.model_dump(exclude={"input_sq_size_px"})
-        config = STDiT2Config(**size, caption_channels=512, model_max_length=200)
-        trainer = Trainer(spec, STDiT2(config), everyone)
+        trainer = Trainer(spec, STDiT2(**size, caption_channels=512, model_max_length=200), everyone)
 
         def steps() -> float:
             with loader.prefetched(0, steps_per_try + 1) as ahead:

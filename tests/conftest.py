@@ -4,43 +4,32 @@ from __future__ import annotations
 
 import io
 import json
-from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-GOLDEN = Path(__file__).parent / "golden"
-Vectors = dict[str, Any]
-
+from tests.golden_vectors import Vectors, tensors_of, text_of
 
 @pytest.fixture(scope="session")
 def golden() -> Callable[[str], dict[str, Vectors]]:
     """golden("forward")["d_xmask"]["in.x"]: the tensors of one file by case and name; "" where a file has no cases."""
-    from safetensors.torch import load_file
-
-    def read(file: str) -> dict[str, Vectors]:
-        cases: dict[str, Vectors] = defaultdict(dict)
-        for key, tensor in load_file(GOLDEN / f"{file}.safetensors").items():
-            case, _, name = key.rpartition("/")
-            cases[case][name] = tensor
-        return dict(cases)
-
-    return read
+    return tensors_of
 
 
 @pytest.fixture(scope="session")
 def golden_json() -> Callable[[str], Any]:
-    return lambda file: json.loads((GOLDEN / f"{file}.json").read_text())
+    return lambda file: json.loads(text_of(file))
 
 
 @pytest.fixture
 def small_model(golden: Callable[[str], dict[str, Vectors]], golden_json: Callable[[str], Any]) -> Any:
     """The small network of the golden vectors, fresh for every test, with its weights loaded strictly."""
-    from bricks_core.models.stdit2 import STDiT2, STDiT2Config
+    from bricks_core.models.stdit2 import STDiT2
+    from bricks_core.models.weights import shape_of
 
-    model = STDiT2(STDiT2Config.from_dict(golden_json("small_config")))
+    model = STDiT2(**shape_of(golden_json("small_config")))
     model.load_state_dict(golden("small_model")[""], strict=True)
     return model.eval()
 

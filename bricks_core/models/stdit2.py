@@ -23,77 +23,20 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from bricks_core.errors import SpecError
 
 SINUSOID_WIDTH = 256
 NORM_EPSILON = 1e-6
-
-
-@dataclass(frozen=True)
-class STDiT2Config:
-    """The shape of a network; the defaults are STDiT2-XL/2 with 768 million numbers [1].
-
-    Fields that the reference stores and never uses, and its choices of kernel, are left out.
-    """
-
-    hidden_size: int = 1152
-    depth: int = 28
-    num_heads: int = 16
-    patch_size: tuple[int, int, int] = (1, 2, 2)
-    """Frames, rows and columns of latents in one token."""
-    in_channels: int = 4
-    pred_sigma: bool = True
-    """Predict the variance too: twice as many channels come out as go in."""
-    mlp_ratio: float = 4.0
-    caption_channels: int = 4096
-    model_max_length: int = 200
-    """Tokens of the longest caption: the rows of the null caption."""
-    class_dropout_prob: float = 0.1
-    """How often training drops a caption. The network draws nothing itself: see `drop` of STDiT2.forward."""
-    qk_norm: bool = True
-    """RMS-normalise queries and keys of both self-attentions."""
-    input_sq_size: int = 512
-    """Side of the square image (pixels) whose grid of positions has scale 1."""
-    freeze: Literal["not_temporal", "text"] | None = None
-    """not_temporal trains temporal attention alone; text keeps the cross-attention as it is."""
-    conditioning_dtype: Literal["float32", "weights"] = "float32"
-    """How exactly timestep, size, frame count, frame rate and rotary angles are known. `weights` first rounds them to
-    the weights' type, as the reference does: in bfloat16 timestep 999 becomes 1000. For comparing with it only [21]."""
-
-    def __post_init__(self) -> None:
-        if self.hidden_size % 12 or self.hidden_size % (2 * self.num_heads):
-            raise SpecError(
-                f"A network of width {self.hidden_size} with {self.num_heads} heads cannot be built: hidden_size must "
-                "divide by 12 and by twice num_heads. Choose another of the two."
-            )
-        if self.patch_size[0] != 1:
-            raise SpecError(f"patch_size {self.patch_size} joins frames; write 1 for the first number.")
-
-    @property
-    def out_channels(self) -> int:
-        return self.in_channels * (2 if self.pred_sigma else 1)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> STDiT2Config:
-        """From the `config.json` of a published checkpoint; keys we have no use for are passed over [9]."""
-        if values.get("drop_path"):
-            raise SpecError(
-                f"drop_path {values['drop_path']}: stochastic depth is not part of this network; set it to 0."
-            )
-        known = {field.name: values[field.name] for field in fields(cls) if field.name in values}
-        if "patch_size" in known:
-            known["patch_size"] = tuple(known["patch_size"])
-        return cls(**known)
 
 
 # ---------------------------------------------------------------------------------------------- positions and scalars
@@ -140,6 +83,15 @@ class RotaryEmbedding(nn.Module):
         # Kept in the checkpoint, never trained. Stored values are used as they are: the published ones may be rounded.
         frequency = 10000.0 ** (-2 * torch.arange(head_width // 2, dtype=torch.float64) / head_width)
         self.freqs = nn.Parameter(frequency.float(), requires_grad=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> RotaryEmbedding:
+        # Cast with the rest to bfloat16, they would put the angle of frame 63 off by up to 0.22 rad [21]. Moved, they
+        # are; what is asked to be as coarse as the weights is rounded when it is used.
+        exact = self.freqs.data
+        super()._apply(fn, recurse)
+        if self.freqs.dtype != torch.float32:
+            self.freqs.data = exact.to(self.freqs.device)
+        return self
 
     def forward(self, num_frames: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Cosine and sine of every frame's angles, which are computed in `dtype`.  -> two (T, d / 2), float32"""
@@ -279,16 +231,15 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """Attention in space, in time, to the caption, then an MLP.  (B, T, S, D) -> (B, T, S, D)  [4]"""
 
-    def __init__(self, config: STDiT2Config):
+    def __init__(self, width: int, num_heads: int, mlp_ratio: float, qk_norm: bool):
         super().__init__()
-        width, heads = config.hidden_size, config.num_heads
         self.norm1 = ModulatedNorm()
-        self.attn = SelfAttention(width, heads, config.qk_norm)
+        self.attn = SelfAttention(width, num_heads, qk_norm)
         self.norm_temp = ModulatedNorm()
-        self.attn_temp = SelfAttention(width, heads, config.qk_norm)
-        self.cross_attn = CrossAttention(width, heads)
+        self.attn_temp = SelfAttention(width, num_heads, qk_norm)
+        self.cross_attn = CrossAttention(width, num_heads)
         self.norm2 = ModulatedNorm()
-        self.mlp = MLP(width, int(width * config.mlp_ratio), width)
+        self.mlp = MLP(width, int(width * mlp_ratio), width)
         self.scale_shift_table = nn.Parameter(torch.empty(6, width))
         self.scale_shift_table_temporal = nn.Parameter(torch.empty(3, width))
 
@@ -351,7 +302,7 @@ class PatchEmbedding(nn.Module):
 
     def __init__(self, patch_size: tuple[int, int, int], in_channels: int, width: int):
         super().__init__()
-        self.patch_size = patch_size
+        self.patch_size = tuple(patch_size)  # a list where it comes from JSON
         self.proj = nn.Conv3d(in_channels, width, kernel_size=patch_size, stride=patch_size)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -385,26 +336,72 @@ class CaptionEmbedding(nn.Module):
 # ------------------------------------------------------------------------------------------------------------ network
 
 
-class STDiT2(nn.Module):
+class STDiT2(ModelMixin, ConfigMixin):
     """Noisy latents, timestep and caption -> the noise in them.  [2]
 
-    `activation_checkpointing` (an attribute, off) recomputes every block in the backward pass instead of keeping what
-    it computed: much less memory for a third more work.
+    The defaults are STDiT2-XL/2 with 768 million numbers [1]. A model of diffusers: `from_pretrained`,
+    `save_pretrained`, `enable_gradient_checkpointing`, `compile_repeated_blocks` and `config` are its own.
+
+    hidden_size, depth, num_heads, mlp_ratio    D, blocks, N, and the inner width of an MLP as a multiple of D
+    patch_size            frames, rows and columns of latents in one token
+    in_channels           of the latents
+    pred_sigma            predict the variance too: twice as many channels come out as go in
+    caption_channels      width of the caption features
+    model_max_length      tokens of the longest caption: the rows of the null caption
+    class_dropout_prob    how often training drops a caption; the network draws nothing itself: see `drop` of `forward`
+    qk_norm               RMS-normalise queries and keys of both self-attentions
+    input_sq_size         side of the square image (pixels) whose grid of positions has scale 1
+    freeze                not_temporal trains temporal attention alone; text keeps the cross-attention as it is [7]
+    conditioning_dtype    how exactly timestep, size, frame count, frame rate and rotary angles are known. `weights`
+                          first rounds them to the weights' type, as the reference does: in bfloat16 timestep 999
+                          becomes 1000. For comparing with it only [21]
+
+    Fields that the reference stores and never uses, and its choices of kernel, are left out. Raises SpecError: such a
+    network cannot be built.
     """
 
-    def __init__(self, config: STDiT2Config):
+    _supports_gradient_checkpointing = True
+    _no_split_modules = ("Block",)
+    _repeated_blocks = ("Block",)
+    _keep_in_fp32_modules = ("rope",)  # when loaded in another type; RotaryEmbedding sees to it when cast
+
+    @register_to_config
+    def __init__(
+        self,
+        hidden_size: int = 1152,
+        depth: int = 28,
+        num_heads: int = 16,
+        patch_size: tuple[int, int, int] = (1, 2, 2),
+        in_channels: int = 4,
+        pred_sigma: bool = True,
+        mlp_ratio: float = 4.0,
+        caption_channels: int = 4096,
+        model_max_length: int = 200,
+        class_dropout_prob: float = 0.1,
+        qk_norm: bool = True,
+        input_sq_size: int = 512,
+        freeze: Literal["not_temporal", "text"] | None = None,
+        conditioning_dtype: Literal["float32", "weights"] = "float32",
+    ):
         super().__init__()
-        self.config = config
-        self.activation_checkpointing = False
-        width = config.hidden_size
-        self.x_embedder = PatchEmbedding(config.patch_size, config.in_channels, width)
+        if hidden_size % 12 or hidden_size % (2 * num_heads):
+            raise SpecError(
+                f"A network of width {hidden_size} with {num_heads} heads cannot be built: hidden_size must divide by "
+                "12 and by twice num_heads. Choose another of the two."
+            )
+        if patch_size[0] != 1:
+            raise SpecError(f"patch_size {tuple(patch_size)} joins frames; write 1 for the first number.")
+        self.gradient_checkpointing = False
+        width = hidden_size
+        self.out_channels = in_channels * (2 if pred_sigma else 1)
+        self.x_embedder = PatchEmbedding(patch_size, in_channels, width)
         self.t_embedder = ScalarEmbedder(width)
         self.t_block = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
         self.t_block_temp = nn.Sequential(nn.SiLU(), nn.Linear(width, 3 * width))
-        self.y_embedder = CaptionEmbedding(config.caption_channels, width, config.model_max_length)
-        self.rope = RotaryEmbedding(width // config.num_heads)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
-        self.final_layer = FinalLayer(width, math.prod(config.patch_size) * config.out_channels)
+        self.y_embedder = CaptionEmbedding(caption_channels, width, model_max_length)
+        self.rope = RotaryEmbedding(width // num_heads)
+        self.blocks = nn.ModuleList(Block(width, num_heads, mlp_ratio, qk_norm) for _ in range(depth))
+        self.final_layer = FinalLayer(width, math.prod(patch_size) * self.out_channels)
         self.csize_embedder = ScalarEmbedder(width // 3)
         self.ar_embedder = ScalarEmbedder(width // 3)
         self.fl_embedder = ScalarEmbedder(width)
@@ -468,8 +465,8 @@ class STDiT2(nn.Module):
 
         for block in self.blocks:
             given = (tokens, caption, caption_mask, spatial, temporal, rotation)
-            if self.activation_checkpointing and torch.is_grad_enabled():
-                tokens = checkpoint(block, *given, use_reentrant=False)
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                tokens = self._gradient_checkpointing_func(block, *given)
             else:
                 tokens = block(*given)
 
@@ -512,7 +509,7 @@ class STDiT2(nn.Module):
         return t, t_clean, spatial, torch.where(generated, temporal, temporal_clean), size
 
     def _condition(self, value: Tensor) -> Tensor:
-        """A condition as exactly as it may be known: see STDiT2Config.conditioning_dtype."""
+        """A condition as exactly as it may be known: see conditioning_dtype of STDiT2."""
         if self.config.conditioning_dtype == "weights":
             value = value.to(self.x_embedder.proj.weight.dtype)
         return value.float()
@@ -549,7 +546,7 @@ class STDiT2(nn.Module):
         nn.init.normal_(self.y_embedder.y_embedding, std=self.config.caption_channels**-0.5)
 
     def apply_freeze(self) -> None:
-        """Let train what STDiT2Config.freeze lets train [7]."""
+        """Let train what `freeze` lets train [7]."""
         for name, parameter in self.named_parameters():
             frozen = {
                 "not_temporal": "attn_temp" not in name,

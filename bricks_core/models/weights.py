@@ -5,9 +5,11 @@ Numbers in brackets are sections of the specification, docs/stdit2.md.
 
 from __future__ import annotations
 
+import inspect
 import json
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bricks_core.errors import SpecError
-from bricks_core.models.stdit2 import STDiT2, STDiT2Config
+from bricks_core.models.stdit2 import STDiT2
 
 NULL_CAPTION = "y_embedder.y_embedding"
 
@@ -26,9 +28,23 @@ def save_weights(model: nn.Module, file: Path) -> None:
     save_file({name: _plain(tensor) for name, tensor in model.state_dict().items()}, file, metadata={"format": "pt"})
 
 
-def save_config(config: STDiT2Config, file: Path) -> None:
+def save_config(model: STDiT2, file: Path) -> None:
     """Write the network's shape, with the keys of the published config.json [9]."""
-    file.write_text(json.dumps({"architectures": ["STDiT2"], **asdict(config)}, indent=1) + "\n")
+    shape = {name: value for name, value in model.config.items() if not name.startswith("_")}
+    file.write_text(json.dumps({"architectures": ["STDiT2"], **shape}, indent=1) + "\n")
+
+
+def shape_of(published: Mapping[str, Any]) -> dict[str, Any]:
+    """What STDiT2 is built of, from the `config.json` of a checkpoint; keys we have no use for are passed over [9].
+
+    Raises SpecError: it asks for what the network has not.
+    """
+    if published.get("drop_path"):
+        raise SpecError(
+            f"drop_path {published['drop_path']}: stochastic depth is not part of this network; set it to 0."
+        )
+    known = inspect.signature(STDiT2.__init__).parameters.keys() - {"self"}
+    return {name: value for name, value in published.items() if name in known}
 
 
 def load_network(weights: Path, config: Path) -> STDiT2:
@@ -37,11 +53,11 @@ def load_network(weights: Path, config: Path) -> STDiT2:
     Raises SpecError: they do not belong together, or are no such files.
     """
     try:
-        shape = STDiT2Config.from_dict(json.loads(config.read_text()))
+        shape = shape_of(json.loads(config.read_text()))
     except (OSError, ValueError) as error:
         raise SpecError(f"{config} is no description of a network: {error}.") from error
     with torch.device("meta"):
-        model = STDiT2(shape)
+        model = STDiT2(**shape)
     load_weights(model, weights)
     return model.eval()
 

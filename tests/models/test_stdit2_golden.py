@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,11 +16,11 @@ from bricks_core.models.stdit2 import (
     RMSNorm,
     RotaryEmbedding,
     STDiT2,
-    STDiT2Config,
     position_embedding,
     rotate,
     sinusoid,
 )
+from bricks_core.models.weights import shape_of
 
 CPU = torch.device("cpu")
 CASES = [
@@ -67,7 +66,7 @@ def test_the_small_model_has_the_83_tensors_of_the_reference(golden, small_model
 def test_the_full_size_network_has_the_names_shapes_and_roles_of_the_public_checkpoint(golden_json):
     published = golden_json("stdit2_xl2_state_dict")
     with torch.device("meta"):
-        model = STDiT2(STDiT2Config())
+        model = STDiT2()
     ours = {name: (list(tensor.shape), tensor.dtype) for name, tensor in model.state_dict().items()}
     assert ours == {entry["name"]: (entry["shape"], torch.float32) for entry in published["tensors"]}
     assert len(ours) == published["tensor_count"]
@@ -221,7 +220,7 @@ def test_with_rounded_conditions_float32_agrees_with_the_reference_in_float32(ca
 @torch.no_grad()
 def test_in_bfloat16_with_rounded_conditions_it_agrees_with_the_reference_in_bfloat16(case, golden, small_model):
     vectors = golden("bf16_forward")[case]
-    parity = STDiT2(replace(small_model.config, conditioning_dtype="weights"))
+    parity = STDiT2(**shape_of(small_model.config | {"conditioning_dtype": "weights"}))
     parity.load_state_dict(small_model.state_dict())
     answer = parity.bfloat16()(**inputs(vectors))
     assert answer.dtype == torch.float32
@@ -274,7 +273,7 @@ def wide_answer(vectors: dict[str, Tensor]) -> Tensor:
     """Build the full-width network of a case by the rule, check the rule, and run it."""
     seed = int(vectors["in.seed"])
     with torch.device("meta"):
-        model = STDiT2(STDiT2Config(depth=int(vectors["in.depth"])))
+        model = STDiT2(depth=int(vectors["in.depth"]))
     model = model.to_empty(device="cpu").eval()
     for name, tensor in model.state_dict().items():
         if name == "rope.freqs":

@@ -17,7 +17,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from bricks_core.diffusion.text_to_video import sample_latents
+from bricks_core.diffusion.sampling import sample_latents
 from bricks_core.errors import DataError, SpecError
 from bricks_core.models.stdit2 import STDiT2
 from bricks_core.models.text_encoder import load_text_encoder

@@ -127,7 +127,7 @@ class Checkpoints:
         writers: dict[str, Callable[[Path], Any]] = {
             "weights.safetensors": lambda file: save_weights(trainer.model, file),
             "ema.safetensors": lambda file: save_weights(trainer.ema.model, file),
-            "config.json": lambda file: save_config(trainer.model.config, file),
+            "config.json": lambda file: save_config(trainer.model, file),
             OPTIMIZER: lambda file: save_file(_optimizer_tensors(trainer), file, metadata={"format": "pt"}),
             "state.json": lambda file: file.write_text(state.model_dump_json(indent=1) + "\n"),
             "rows.json": lambda file: file.write_text(rows.model_dump_json(indent=1) + "\n"),

@@ -18,7 +18,7 @@ from typing import Any, Self
 import torch
 
 from bricks_core.errors import DataError, SpecError, Stopped
-from bricks_core.models.stdit2 import STDiT2, STDiT2Config
+from bricks_core.models.stdit2 import STDiT2
 from bricks_core.models.weights import find_weights, load_weights
 from bricks_core.spec.latents import Latent, LatentsSpec
 from bricks_core.spec.strict import Row
@@ -281,7 +281,7 @@ def make_network(spec: TrainSpec, work: Work, clips: Sequence[Latent]) -> STDiT2
     Raises SpecError: the weights are not there, or of another size.
     """
     latents = LatentsSpec.model_validate(work.inputs["latents"].manifest.spec)
-    config = STDiT2Config(
+    shape: dict[str, Any] = dict(
         **spec.model.model_dump(exclude={"input_sq_size_px"}),
         input_sq_size=spec.model.input_sq_size_px,
         caption_channels=check_text_width(clips),
@@ -290,7 +290,7 @@ def make_network(spec: TrainSpec, work: Work, clips: Sequence[Latent]) -> STDiT2
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
-        model = STDiT2(config)
+        model = STDiT2(**shape)
     if spec.init_from:
         with _weights_to_begin_with(spec.init_from, work) as file:
             load_weights(model, file)

@@ -41,7 +41,8 @@ class Trainer:
     def __init__(self, spec: TrainSpec, model: STDiT2, everyone: Processes):
         self.spec, self.everyone = spec, everyone
         self.model = model.to(everyone.device)
-        self.model.activation_checkpointing = spec.activation_checkpointing
+        if spec.activation_checkpointing:
+            self.model.enable_gradient_checkpointing()
         self.ema = EMA(self.model, spec.ema_horizon_share)
         self.optimizer = make_optimizer(self.model, spec)
         self.num_steps_done = 0

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from bricks_core.models.stdit2 import STDiT2, STDiT2Config
+from bricks_core.models.stdit2 import STDiT2
 from bricks_core.models.weights import save_config
 from bricks_core.progress import Progress
 from bricks_core.spec.caption import Caption
@@ -248,7 +248,7 @@ def _put_training(made: Finished, folder: Path, held_out: bool) -> None:
     assert train is not None
     work = made._work("train", train)
     torch.manual_seed(0)
-    model = STDiT2(STDiT2Config(24, 1, 2, caption_channels=TEXT_WIDTH, model_max_length=MAX_TOKENS, input_sq_size=32))
+    model = STDiT2(24, 1, 2, caption_channels=TEXT_WIDTH, model_max_length=MAX_TOKENS, input_sq_size=32)
     checkpoints, objects = [], []
     for step in STEPS:
         keys = {}

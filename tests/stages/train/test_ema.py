@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bricks_core.models.stdit2 import STDiT2, STDiT2Config
+from bricks_core.models.stdit2 import STDiT2
 from bricks_core.stages.train.ema import EMA, decay_at
 
 
 @pytest.fixture
 def model() -> STDiT2:
-    return STDiT2(STDiT2Config(hidden_size=24, depth=1, num_heads=2, caption_channels=8, model_max_length=4))
+    return STDiT2(hidden_size=24, depth=1, num_heads=2, caption_channels=8, model_max_length=4)
 
 
 def shares_of(num_steps: int, horizon_share: float) -> list[float]:

@@ -9,7 +9,7 @@ import torch
 
 from bricks_core.diffusion.noise_schedule import NoiseSchedule
 from bricks_core.errors import DataError
-from bricks_core.models.stdit2 import STDiT2, STDiT2Config
+from bricks_core.models.stdit2 import STDiT2
 from bricks_core.spec.train import Constant, Phase, TrainSpec
 from bricks_core.stages.train import ema
 from bricks_core.stages.train.dataloader import Loader, MicroBatch, Plan
@@ -25,7 +25,7 @@ ALONE = Processes(0, 1, torch.device("cpu"))
 def made_trainer(spec: TrainSpec) -> Trainer:
     torch.manual_seed(0)
     size = spec.model.model_dump(exclude={"input_sq_size_px"})
-    model = STDiT2(STDiT2Config(**size, caption_channels=TEXT_WIDTH, model_max_length=MAX_TOKENS))
+    model = STDiT2(**size, caption_channels=TEXT_WIDTH, model_max_length=MAX_TOKENS)
     with torch.no_grad():  # as built it answers 0 everywhere, and most gradients are 0
         model.final_layer.linear.weight.normal_(std=0.1)
     return Trainer(spec, model, ALONE)

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from bricks_core.diffusion.guidance import Network, guided, guided_denoiser
 from bricks_core.diffusion.noise_schedule import NoiseSchedule
-from bricks_core.diffusion.text_to_video import ancestral_chain, sample_latents, solver_chain
+from bricks_core.diffusion.sampling import ancestral_chain, sample_latents, solver_chain
 from bricks_core.errors import SpecError
-from bricks_core.models.stdit2 import STDiT2, STDiT2Config
+from bricks_core.models.stdit2 import STDiT2
 
 SIZES = ("num_frames", "height", "width", "ar", "fps")
-TINY = STDiT2Config(hidden_size=24, depth=2, num_heads=2, caption_channels=16, model_max_length=8)
+TINY = {"hidden_size": 24, "depth": 2, "num_heads": 2, "caption_channels": 16, "model_max_length": 8}
 
 
 def relmax(a: Tensor, reference: Tensor) -> float:
@@ -109,7 +109,7 @@ def test_guidance_of_scale_1_is_the_answer_with_the_caption():
 def awake_model(seed: int = 0) -> STDiT2:
     """A tiny network whose zero-initialised layers are filled, so that captions and frames matter."""
     torch.manual_seed(seed)
-    model = STDiT2(TINY)
+    model = STDiT2(**TINY)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad and not parameter.any():

@@ -1,0 +1,1 @@
+"""What comes from other tools and goes to them: checkpoints and data sets in their formats."""

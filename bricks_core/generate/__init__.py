@@ -1,0 +1,1 @@
+"""Videos from a model and words: the work behind `bricks generate`."""
