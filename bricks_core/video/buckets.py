@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -167,52 +167,6 @@ def coverage(clips: Iterable[ClipSize], buckets: Sequence[TrainingBucket], *, mi
         for each, row in zip(buckets, counts, strict=True)
     )
     return Coverage(rows, num_clips, num_unused, num_unused_short, num_unused_small)
-
-
-def open_sora_indices(total_frames: int, num_frames: int, frame_interval: int, begin: int) -> list[int]:
-    """The frames Open-Sora 1.1 takes: T points of linspace(begin, end - 1), truncated; their stride is not quite k.
-
-    Only for a run side by side with it: our own samples are `frame_indices`. stdit2.md section 14.
-
-    Raises:
-        ValueError: fewer than `num_frames` frames are left.
-    """
-    end = min(begin + num_frames * frame_interval, total_frames)
-    if end - begin < num_frames:
-        raise ValueError(f"{total_frames} frames from {begin} on are too few for {num_frames}.")
-    return [int(each) for each in np.linspace(begin, end - 1, num_frames, dtype=int)]
-
-
-BucketConfig = Mapping[str, Mapping[int, tuple[float, int | None]]]
-"""Resolution -> frames -> (probability to keep a clip, batch size)."""
-
-
-def open_sora_bucket(
-    clip: ClipSize, config: BucketConfig, *, frame_interval: int, seed: int
-) -> tuple[str, int, Size] | None:
-    """The (resolution, frames, size) Open-Sora 1.1 gives a clip, or None: large classes first, each by chance.
-
-    Only for a run side by side with it: ours take a clip for every bucket it fits. stdit2.md section 15.
-    """
-    index = 0
-    for each in sorted(map(resolution, config), key=lambda each: -each.num_pixels):
-        lengths = sorted(config[each.name], reverse=True)
-        place = {num_frames: index + offset for offset, num_frames in enumerate(lengths)}
-        index += len(lengths)
-        if not each.is_large_enough(clip.height_px, clip.width_px):
-            continue
-        if clip.num_frames == 1:
-            fits = [1] if 1 in lengths else []
-        else:
-            fits = [length for length in lengths if length != 1 and clip.num_frames > length * frame_interval]
-        if not fits:
-            continue
-        probability = config[each.name][fits[0]][0]
-        if fits[0] != 1 and probability == 1:
-            return each.name, fits[0], each.size_for(clip.height_px, clip.width_px)
-        if np.random.default_rng(seed + place[fits[0]]).random() < probability:
-            return each.name, fits[0], each.size_for(clip.height_px, clip.width_px)
-    return None
 
 
 @cache
