@@ -12,6 +12,7 @@ import pytest
 
 from tests.golden_vectors import Vectors, tensors_of, text_of
 
+
 @pytest.fixture(scope="session")
 def golden() -> Callable[[str], dict[str, Vectors]]:
     """golden("forward")["d_xmask"]["in.x"]: the tensors of one file by case and name; "" where a file has no cases."""

@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import os
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from safetensors import safe_open
 from safetensors.torch import load_file
 
 OURS = Path(__file__).parent / "golden"
@@ -51,16 +51,20 @@ def text_of(file: str) -> str:
     return path_of(f"{file}.json").read_text()
 
 
-def every_case(file: str, tensor: str, prefix: str = "") -> pytest.MarkDecorator:
+def every_case(
+    file: str, tensor: str, prefix: str = "", *, slow: Callable[[Vectors], bool] = lambda vectors: False
+) -> pytest.MarkDecorator:
     """Run a test once for each `case` of a file: all that begin with `prefix` and hold a tensor of that name."""
     name = f"{file}.safetensors"
     if FOLDER != OURS and not (FOLDER / name).exists():
         return pytest.mark.skip(f"BRICKS_GOLDEN's folder has no {name}")
-    with safe_open(path_of(name), "pt") as opened:
-        keys = [key.rpartition("/") for key in opened.keys()]  # noqa: SIM118 (it is no dict)
-    found = sorted({case for case, _, each in keys if each == tensor and case.startswith(prefix)})
+    found = {
+        case: vectors for case, vectors in tensors_of(file).items() if tensor in vectors and case.startswith(prefix)
+    }
     assert found, f"{FOLDER / name} has no case {prefix}*/{tensor}, and so proves nothing"
-    return pytest.mark.parametrize("case", found)
+    return pytest.mark.parametrize(
+        "case", [pytest.param(case, marks=[pytest.mark.slow] * slow(found[case])) for case in sorted(found)]
+    )
 
 
 def every_entry(file: str, *where: str) -> pytest.MarkDecorator:

@@ -143,7 +143,7 @@ class BatchSampler:
             taken[bucket] += bucket.batch_size
             step, rank = divmod(place, self.num_ranks)
             if step >= first_step and rank == self.rank:
-                # An entry added to fill the last step finds the rows of its bucket taken: the batch is empty, as theirs.
+                # An entry added to fill the last step finds its bucket's rows taken: its batch is empty, as theirs.
                 height_px, width_px = bucket.size.height_px, bucket.size.width_px
                 of_batch = rows[bucket][begin : taken[bucket]]
                 yield [f"{row}-{bucket.num_frames}-{height_px}-{width_px}" for row in of_batch]

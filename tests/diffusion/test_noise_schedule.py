@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bricks_core.diffusion.noise_schedule import NoiseSchedule, spaced_timesteps
+from bricks_core.diffusion.noise_schedule import NoiseSchedule, base_betas, spaced_timesteps
 from bricks_core.errors import SpecError
+from tests.golden_vectors import every_case
 
 
-@pytest.mark.parametrize(
-    ("case", "num_steps"),
-    [("full1000", 1000), ("spaced100", 100), ("spaced50", 50), ("spaced30", 30), ("spaced10", 10)],
-)
-def test_every_table_is_the_reference_s(case, num_steps, golden):
-    ours = NoiseSchedule.of(num_steps)
-    for name, table in golden("diffusion_tables")[case].items():
-        if name == "timestep_map":
-            assert torch.equal(ours.timesteps, table)
-        else:
-            torch.testing.assert_close(getattr(ours, name), table, rtol=1e-5, atol=0)
+@every_case("diffusion_tables", "timestep_map")
+def test_every_table_is_the_reference_s(case, golden):
+    tables = golden("diffusion_tables")[case]
+    ours = NoiseSchedule.of(len(tables["timestep_map"]))
+    assert tables.keys() == {"timestep_map"} | {field.name for field in fields(NoiseSchedule)} - {"timesteps"}
+    assert torch.equal(ours.timesteps, tables.pop("timestep_map"))
+    for name, table in tables.items():
+        torch.testing.assert_close(getattr(ours, name), table, rtol=1e-5, atol=0)
+
+
+def test_the_betas_of_all_steps_are_the_reference_s(golden):
+    stored = golden("diffusion_tables")["base_betas_fp64"]["betas"]
+    torch.testing.assert_close(torch.from_numpy(base_betas()), stored, rtol=1e-12, atol=0)
 
 
 @given(st.integers(1, 1000))

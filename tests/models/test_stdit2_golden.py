@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -21,20 +22,9 @@ from bricks_core.models.stdit2 import (
     sinusoid,
 )
 from bricks_core.models.weights import shape_of
+from tests.golden_vectors import every_case
 
 CPU = torch.device("cpu")
-CASES = [
-    "a_video_f8",
-    "b_image_f1",
-    "c_odd_hw",
-    "c_360p_f2",
-    "d_xmask",
-    "e_captions",
-    "e_nomask",
-    "f_cfg_batch",
-    "g_eps_probe",
-]
-BF16_CASES = ["t37", "t999"]
 CONDITIONS = ("timestep", "num_frames", "height", "width", "ar", "fps")
 
 
@@ -55,9 +45,8 @@ def inputs(vectors: dict[str, Tensor]) -> dict[str, Tensor]:
 # ------------------------------------------------------------------------------------------------------------ weights
 
 
-def test_the_small_model_has_the_83_tensors_of_the_reference(golden, small_model):
+def test_the_small_model_has_the_tensors_of_the_reference(golden, small_model):
     stored = golden("small_model")[""]
-    assert len(stored) == 83
     assert {name: tensor.shape for name, tensor in small_model.state_dict().items()} == {
         name: tensor.shape for name, tensor in stored.items()
     }
@@ -79,10 +68,10 @@ def test_the_full_size_network_has_the_names_shapes_and_roles_of_the_public_chec
 # ------------------------------------------------------------------------------------------------------------ forward
 
 
-@pytest.mark.parametrize("case", CASES)
+@every_case("forward", "out")
 @torch.no_grad()
-def test_the_network_answers_as_the_reference_does(case, golden, small_model):
-    if case == "g_eps_probe":
+def test_the_network_answers_as_the_reference_does(case, golden, golden_json, small_model):
+    if golden_json("forward_cases")[case]["note"].startswith("state dict changed"):
         width = small_model.config.hidden_size
         for block in small_model.blocks:
             for qkv in (block.attn.qkv, block.attn_temp.qkv):
@@ -92,8 +81,15 @@ def test_the_network_answers_as_the_reference_does(case, golden, small_model):
     assert relmax(small_model(**inputs(vectors)), vectors["out"]) <= 2e-5
 
 
-def test_every_golden_forward_case_is_tested(golden, golden_json):
-    assert set(CASES) == set(golden("forward")) == set(golden_json("forward_cases"))
+def test_every_forward_case_that_is_described_is_there(golden, golden_json):
+    described = golden_json("forward_cases")
+    assert golden("forward").keys() == described.keys()
+    for case, vectors in golden("forward").items():
+        about = described[case]
+        assert [about["B"], about["T"], *about["latent_hw"]] == [vectors["in.x"].shape[place] for place in (0, 2, 3, 4)]
+        assert about["mask_given"] == ("in.mask" in vectors), case
+        assert about["x_mask_given"] == ("in.x_mask" in vectors), case
+        assert vectors["out"].abs().max().item() == pytest.approx(about["ref_absmax"], rel=1e-6)
 
 
 @torch.no_grad()
@@ -169,43 +165,54 @@ def test_dropped_captions_become_the_null_caption(golden, small_model):
     assert relmax(ours.unsqueeze(1), vectors["out"]) <= 2e-5
 
 
+@every_case("posemb_rope", "emb", prefix="pos")
+def test_positions_are_the_reference_s(case, golden):
+    vectors = golden("posemb_rope")[case]
+    width, rows, columns, *pixels = map(int, re.findall(r"\d+", case))  # pos96/3x11_px40x170
+    side = round(math.sqrt(math.prod(pixels)) / vectors["scale"].item())
+    ours = position_embedding(width, (rows, columns), tuple(map(float, pixels)), side, CPU)
+    assert relmax(ours[vectors["tokens"]], vectors["emb"]) <= 2e-5
+
+
+@every_case("posemb_rope", "out", prefix="rope/")
 @torch.no_grad()
-def test_positions_waves_rotations_and_norms_are_the_reference_s(golden):
-    cases = golden("posemb_rope")
-    for case, vectors in cases.items():
-        if case.startswith("pos"):
-            width, _, rest = case.removeprefix("pos").partition("/")
-            grid, _, pixels = rest.partition("_px")
-            rows, columns = (int(number) for number in grid.split("x"))
-            height, width_px = (float(number) for number in pixels.split("x"))
-            ours = position_embedding(int(width), (rows, columns), (height, width_px), 512, CPU)
-            assert relmax(ours[vectors["tokens"]], vectors["emb"]) <= 2e-5, case
-        elif case.startswith("rope/") and "in" in vectors:
-            head_width, frames = vectors["in"].shape[-1], vectors["in"].shape[-2]
-            rotation = RotaryEmbedding(head_width)(frames, torch.float32)
-            assert relmax(rotate(vectors["in"], rotation), vectors["out"]) <= 2e-5, case
-    for head_width in (72, 24):
-        assert relmax(RotaryEmbedding(head_width).freqs, cases[f"rope/hd{head_width}_freqs"]["freqs"]) <= 2e-5
-    norm = RMSNorm(72)
-    norm.weight.copy_(cases["rmsnorm72"]["weight"])
-    assert relmax(norm(cases["rmsnorm72"]["in"]), cases["rmsnorm72"]["out"]) <= 2e-5
+def test_rotations_are_the_reference_s(case, golden):
+    vectors = golden("posemb_rope")[case]
+    rotation = RotaryEmbedding(vectors["in"].shape[-1])(vectors["in"].shape[-2], torch.float32)
+    assert relmax(rotate(vectors["in"], rotation), vectors["out"]) <= 2e-5
 
 
-def test_the_waves_of_a_scalar_are_the_reference_s(golden):
-    vectors = golden("posemb_rope")["sinusoid256"]
+@every_case("posemb_rope", "freqs", prefix="rope/")
+def test_frequencies_of_rotation_are_the_reference_s(case, golden):
+    vectors = golden("posemb_rope")[case]
+    assert relmax(RotaryEmbedding(2 * len(vectors["freqs"])).freqs, vectors["freqs"]) <= 2e-5
+
+
+@every_case("posemb_rope", "weight", prefix="rmsnorm")
+@torch.no_grad()
+def test_norms_of_queries_and_keys_are_the_reference_s(case, golden):
+    vectors = golden("posemb_rope")[case]
+    norm = RMSNorm(len(vectors["weight"]))
+    norm.weight.copy_(vectors["weight"])
+    assert relmax(norm(vectors["in"]), vectors["out"]) <= 2e-5
+
+
+@every_case("posemb_rope", "out", prefix="sinusoid")
+def test_the_waves_of_a_scalar_are_the_reference_s(case, golden):
+    vectors = golden("posemb_rope")[case]
     value = vectors["in"]
     error = (sinusoid(value) - vectors["out"]).abs().amax(dim=1)
     # The published tolerance, 2e-5, is met by every value up to 360 on any processor, and by all values where float32
     # exp rounds as it did for the reference (Intel's library: 3 of the 128 frequencies are rounded up at 0.47 of the
     # last place). Elsewhere such a frequency is one last place away, at most 2^-24, and shows at 999 as 999 times it.
     assert (error <= torch.clamp(value * 2.0**-24, min=2e-5)).all(), error
-    assert error[value <= 360].max() <= 2e-5
+    assert (error[value <= 360] <= 2e-5).all(), error
 
 
 # ---------------------------------------------------------------------------------------------------------- bfloat16
 
 
-@pytest.mark.parametrize("case", BF16_CASES)
+@every_case("bf16_forward", "in.x")
 @torch.no_grad()
 def test_with_rounded_conditions_float32_agrees_with_the_reference_in_float32(case, golden, small_model):
     vectors = golden("bf16_forward")[case]
@@ -216,7 +223,7 @@ def test_with_rounded_conditions_float32_agrees_with_the_reference_in_float32(ca
     assert relmax(small_model(**rounded), vectors["out_fp32_rounded_conditions"]) <= 2e-5
 
 
-@pytest.mark.parametrize("case", BF16_CASES)
+@every_case("bf16_forward", "in.x")
 @torch.no_grad()
 def test_in_bfloat16_with_rounded_conditions_it_agrees_with_the_reference_in_bfloat16(case, golden, small_model):
     vectors = golden("bf16_forward")[case]
@@ -227,17 +234,47 @@ def test_in_bfloat16_with_rounded_conditions_it_agrees_with_the_reference_in_bfl
     assert rms(answer - vectors["out_bf16"]) <= 0.02 * vectors["out_bf16"].float().std().item()
 
 
-@pytest.mark.parametrize("case", BF16_CASES)
+@every_case("bf16_forward", "in.x")
 @torch.no_grad()
-def test_bfloat16_costs_no_more_than_its_rounding_when_conditions_stay_exact(case, golden, small_model):
-    """Rounded conditions cost the reference 3 and 10 % on these cases; exact ones leave under 1 %, in both ways."""
+def test_rounding_the_conditions_is_nearly_the_whole_difference_of_bfloat16_and_ours_does_not(
+    case, golden, small_model
+):
+    """[21] The reference's bfloat16 is 3 to 13 % rms from its float32, and under 1 % once conditions are rounded."""
     vectors = golden("bf16_forward")[case]
-    exact = vectors["out_fp32"]
+    exact, rounded = vectors["out_fp32"], vectors["out_fp32_rounded_conditions"]
+
+    def apart(a: Tensor, b: Tensor) -> float:
+        return rms(a - b) / exact.std().item()
+
+    parity = STDiT2(**shape_of(small_model.config | {"conditioning_dtype": "weights"}))
+    parity.load_state_dict(small_model.state_dict())
+    like_theirs = parity.bfloat16()(**inputs(vectors))
+    for coarse in (vectors["out_bf16"], like_theirs):
+        assert 0.02 < apart(coarse, exact) < 0.2
+        assert apart(coarse, rounded) < min(0.01, apart(coarse, exact) / 3)
+
     with torch.autocast("cpu", torch.bfloat16):
         automatic = small_model(**inputs(vectors))
     assert automatic.dtype == torch.float32
-    assert rms(automatic - exact) <= 0.01 * exact.std().item()
-    assert rms(small_model.bfloat16()(**inputs(vectors)) - exact) <= 0.01 * exact.std().item()
+    assert apart(automatic, exact) < 0.01
+    assert apart(small_model.bfloat16()(**inputs(vectors)), exact) < 0.01
+
+
+@every_case("bf16_forward", "in.q")
+@torch.no_grad()
+def test_our_rotation_stays_exact_where_the_reference_s_angles_are_coarse(case, golden):
+    """[21] Angles in bfloat16 are up to 0.22 rad off at frame 63; ours are float32 whatever the weights are."""
+    vectors = golden("bf16_forward")[case]
+    frames, width = vectors["in.q"].shape[-2:]
+    rope = RotaryEmbedding(width).bfloat16()
+    ours = rotate(vectors["in.q"], rope(frames, torch.float32))
+    assert relmax(ours, vectors["out_fp32"]) <= 2e-5
+    in_bf16 = rotate(vectors["in.q"].bfloat16(), rope(frames, torch.float32))
+    like_theirs = rotate(vectors["in.q"].bfloat16(), rope(frames, torch.bfloat16))
+    assert relmax(in_bf16, vectors["out_fp32"]) <= 2**-7
+    assert relmax(like_theirs, vectors["out_bf16"]) <= 2**-6
+    if frames > 16:
+        assert relmax(vectors["out_bf16"], vectors["out_fp32"]) > 0.05
 
 
 # ---------------------------------------------------------------------------------------------- full width, by a rule
@@ -283,12 +320,12 @@ def wide_answer(vectors: dict[str, Tensor]) -> Tensor:
     for name, first in first_weights(vectors):
         assert torch.equal(model.state_dict()[name].flatten()[:4], first), name
     arguments = inputs(vectors)
-    batch = len(arguments["x"])
-    captions = torch.from_numpy(generated("input.y", batch * 200 * 4096, seed).astype(np.float32))
+    shape = (len(arguments["x"]), 1, model.config.model_max_length, model.config.caption_channels)
+    captions = torch.from_numpy(generated("input.y", math.prod(shape), seed).astype(np.float32))
     assert torch.equal(captions[:8], arguments.pop("y_first8"))
     for name in ("seed", "depth"):
         arguments.pop(name)
-    return model(**arguments, y=captions.reshape(batch, 1, 200, 4096))
+    return model(**arguments, y=captions.reshape(shape))
 
 
 def first_weights(vectors: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
@@ -304,16 +341,11 @@ def wide_case(golden, case: str) -> dict[str, Tensor]:
     return cases[case] | first
 
 
-def test_at_full_width_and_depth_2_the_network_answers_as_the_reference_does(golden):
-    vectors = wide_case(golden, "depth2")
-    assert relmax(wide_answer(vectors), vectors["out"]) <= 5e-5
-
-
-@pytest.mark.slow
-def test_at_full_width_and_full_depth_the_network_answers_as_the_reference_does(golden, request):
-    if "slow" not in request.config.option.markexpr:
+@every_case("wide_hashed", "out", slow=lambda vectors: bool(vectors["in.depth"] > 8))
+def test_at_full_width_the_network_answers_as_the_reference_does(case, golden, request):
+    vectors = wide_case(golden, case)
+    if vectors["in.depth"] > 8 and "slow" not in request.config.option.markexpr:
         pytest.skip("builds the full network: minutes and 4 GB; run it with: pytest -m slow")
-    vectors = wide_case(golden, "depth28")
     assert relmax(wide_answer(vectors), vectors["out"]) <= 5e-5
 
 

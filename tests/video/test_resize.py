@@ -4,29 +4,33 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.numpy import load_file
 
 from bricks_core.video.resize import cover_size, fit, open_sora_image, open_sora_video, to_pixels
+from tests.golden_vectors import every_case
 
 
-@pytest.fixture(scope="module")
-def vectors(request):
-    return load_file(request.config.rootpath / "tests" / "golden" / "transforms.safetensors")
+@every_case("transforms", "size", prefix="video/")
+def test_videos_are_the_reference_s(case, golden):
+    vectors = {name: tensor.numpy() for name, tensor in golden("transforms")[case].items()}
+    ours = open_sora_video(vectors["in"].transpose(0, 2, 3, 1), *map(int, vectors["size"]))
+    assert ours.shape[1:3] == tuple(vectors["size"])
+    assert np.abs(ours.transpose(0, 3, 1, 2) - vectors["out"]).max() <= 1e-4
 
 
-@pytest.mark.parametrize("case", ["down_exact", "oddcrop", "tall", "up", "wide_to_43"])
-def test_videos_and_images_are_the_references(vectors, case):
-    height, width = map(int, vectors[f"video/{case}/size"])
-    video = open_sora_video(vectors[f"video/{case}/in"].transpose(0, 2, 3, 1), height, width)
-    assert np.abs(video.transpose(0, 3, 1, 2) - vectors[f"video/{case}/out"]).max() <= 1e-4
-    height, width = map(int, vectors[f"image/{case}/size"])
-    image = open_sora_image(vectors[f"image/{case}/in"].transpose(1, 2, 0), height, width)
-    assert np.abs(image.transpose(2, 0, 1) - vectors[f"image/{case}/out"]).max() <= 0.02
+@every_case("transforms", "size", prefix="image/")
+def test_images_are_the_reference_s(case, golden):
+    vectors = {name: tensor.numpy() for name, tensor in golden("transforms")[case].items()}
+    ours = open_sora_image(vectors["in"].transpose(1, 2, 0), *map(int, vectors["size"]))
+    assert ours.shape[:2] == tuple(vectors["size"])
+    assert np.abs(ours.transpose(2, 0, 1) - vectors["out"]).max() <= 0.02
 
 
-def test_pixels_are_the_references(vectors):
-    ours = to_pixels(vectors["to_uint8/in"].transpose(1, 2, 3, 0))
-    assert np.abs(ours.astype(int) - vectors["to_uint8/out"]).max() <= 1
+@every_case("transforms", "in", prefix="to_uint8")
+def test_pixels_are_the_reference_s(case, golden):
+    vectors = golden("transforms")[case]
+    ours = to_pixels(vectors["in"].permute(1, 2, 3, 0).numpy())
+    assert ours.dtype == np.uint8
+    assert np.abs(ours.astype(int) - vectors["out"].numpy()).max() <= 1
 
 
 @given(st.integers(8, 900), st.integers(8, 900), st.integers(8, 900), st.integers(8, 900))

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from bricks_core.spec.train import Constant, CosineConstant, OneCycle
 from bricks_core.stages.train.optimizer import learning_rate
 
-GOLDEN = {
-    "warm1000_lr2e-5": CosineConstant(lr=2e-5, warmup_steps=1000),
-    "warm500_lr1e-5": CosineConstant(lr=1e-5, warmup_steps=500),
-    "warm1500_cool2500_1e-7_1e-4_1e-5": OneCycle(max_lr=1e-4, lr=1e-5, warmup_steps=1500, cooldown_steps=2500),
-}
+NUMBER = r"(\d+(?:\.\d+)?(?:e-?\d+)?)"
 
 
-@pytest.mark.parametrize("name", GOLDEN)
-def test_the_rates_are_those_of_the_reference(golden, name):
-    cases = golden("lr_schedules")
-    [rates] = [tensors[name] for tensors in cases.values() if name in tensors]
-    ours = [learning_rate(GOLDEN[name], step) for step in range(len(rates))]
-    assert ours == pytest.approx(rates.tolist(), rel=2e-4)
+def schedule_of(case: str, name: str) -> CosineConstant | OneCycle:
+    """The schedule that a golden name tells: cosine_const/warm<W>_lr<lr>, onecycle/warm<W>_cool<D>_<min>_<max>_<lr>."""
+    if case == "cosine_const":
+        [(warmup, lr)] = re.findall(rf"^warm(\d+)_lr{NUMBER}$", name)
+        return CosineConstant(lr=float(lr), warmup_steps=int(warmup))
+    assert case == "onecycle"
+    [(warmup, cooldown, *rates)] = re.findall(rf"^warm(\d+)_cool(\d+)_{NUMBER}_{NUMBER}_{NUMBER}$", name)
+    min_lr, max_lr, lr = map(float, rates)
+    return OneCycle(min_lr=min_lr, max_lr=max_lr, lr=lr, warmup_steps=int(warmup), cooldown_steps=int(cooldown))
+
+
+@pytest.mark.parametrize("kind", ["cosine_const", "onecycle"])
+def test_the_rates_are_those_of_the_reference(golden, kind):
+    stored = golden("lr_schedules")[kind]
+    for name, rates in stored.items():
+        schedule = schedule_of(kind, name)
+        ours = [learning_rate(schedule, step) for step in range(len(rates))]
+        assert ours == pytest.approx(rates.tolist(), rel=2e-4), name
 
 
 def test_constant_is_constant():

@@ -52,12 +52,13 @@ def gradients(trainer: Trainer) -> dict[str, torch.Tensor]:
     return {name: each.grad for name, each in trainer.model.named_parameters() if each.grad is not None}
 
 
-def test_six_steps_are_those_of_the_reference(golden, small_model, monkeypatch):
+def test_its_first_steps_are_those_of_the_reference(golden, small_model, monkeypatch):
     """Loss, clipping, AdamW and EMA in the order of the specification's section 17."""
     monkeypatch.setattr(ema, "decay_at", lambda num_updates, share: 0.9)
     cases = golden("train_trajectory")
     trainer = Trainer(small_spec(gradient_clip=1.0), small_model, ALONE)
-    for step in range(6):
+    assert "step0" in cases
+    for step in range(sum(case.startswith("step") for case in cases)):
         given = cases[f"step{step}"]
         samples = len(given["in.t"])
         batch = MicroBatch(
@@ -82,13 +83,13 @@ def test_six_steps_are_those_of_the_reference(golden, small_model, monkeypatch):
             for name, probe in tensors.items()
             if name.startswith(prefix)
         }
-        assert len(probes) > 70
-        for name, parameter in network.named_parameters():
-            if name in probes:
-                flat = parameter.detach().double().flatten()
-                places = torch.linspace(0, len(flat) - 1, 8, dtype=torch.float64).floor().long()
-                assert float(flat.norm()) == pytest.approx(float(probes[name][0]), rel=1e-4), name
-                assert flat[places].tolist() == pytest.approx(probes[name][2:].tolist(), abs=5e-4), name
+        trained = {name: each for name, each in network.named_parameters() if name != "rope.freqs"}
+        assert probes.keys() == trained.keys()
+        for name, parameter in trained.items():
+            flat = parameter.detach().double().flatten()
+            places = torch.linspace(0, len(flat) - 1, 8, dtype=torch.float64).floor().long()
+            assert float(flat.norm()) == pytest.approx(float(probes[name][0]), rel=1e-4), name
+            assert flat[places].tolist() == pytest.approx(probes[name][2:].tolist(), abs=5e-4), name
 
 
 def test_every_sample_counts_the_same_whichever_bucket_it_is_in(batches_of):
