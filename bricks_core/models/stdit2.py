@@ -44,11 +44,24 @@ NORM_EPSILON = 1e-6
 
 def sinusoid(value: Tensor) -> Tensor:
     """Scalars as waves of 128 frequencies, cosines first, float32.  (M,) -> (M, 256)  [3]"""
-    half = SINUSOID_WIDTH // 2
-    # In float32 and in this order: at 999 radians another rounding of a frequency shows in the fourth digit.
-    frequency = torch.exp(-math.log(10000.0) * torch.arange(half, device=value.device, dtype=torch.float32) / half)
-    angle = value.float()[:, None] * frequency
+    angle = value.float()[:, None] * _wave_frequencies(value.device)
     return torch.cat([angle.cos(), angle.sin()], dim=-1)
+
+
+@functools.lru_cache
+def _wave_frequencies(device: torch.device) -> Tensor:
+    """10000^(-j / 128) as the reference has it, on any processor: at 999 radians its last bit shows.  -> (128,)
+
+    The exponent is float32, its exp rounded to float32. exp of Intel's library, with which the reference's numbers were
+    made, rounds three of them up that lie 0.47 to 0.50 of the last place above the next smaller one.
+    """
+    half = SINUSOID_WIDTH // 2
+    with torch.inference_mode(False):
+        exponent = -math.log(10000.0) * torch.arange(half, dtype=torch.float32) / half
+        frequency = torch.exp(exponent.double()).float()
+        rounded_up = torch.tensor([13, 44, 119])
+        frequency[rounded_up] = torch.nextafter(frequency[rounded_up], torch.tensor(1.0))
+        return frequency.to(device)
 
 
 @functools.lru_cache(maxsize=64)
