@@ -19,7 +19,8 @@ from bricks_core.spec.stages import Stage, until
 from bricks_core.spec.strict import Strict
 from bricks_core.spec.train import TrainSpec
 from bricks_core.storage.artifacts import artifact_prefix, find_manifest, problems
-from bricks_core.storage.store import Store, list_source
+from bricks_core.storage.media_table import listed
+from bricks_core.storage.store import Store
 
 State = Literal["cached", "to run", "broken"]
 
@@ -183,8 +184,8 @@ def _frozen_inputs(run: BrickRun, store: Store, spec: Strict) -> dict[str, str]:
 
 
 def _fingerprint(paths: Any) -> str:
-    """One fingerprint of everything below some paths: names, sizes and contents."""
-    listing = [[path, file.name, file.size_bytes, file.fingerprint()] for path in paths for file in list_source(path)]
+    """One fingerprint of everything below some paths, or named in a table there: names, sizes and contents."""
+    listing = [[path, file.name, file.size_bytes, file.fingerprint()] for path in paths for file in listed(path)]
     return hashlib.sha256(canonical_json(listing)).hexdigest()[:32]
 
 

@@ -1,4 +1,4 @@
-"""Caption: kept clips and their images get a sentence each, and each sentence a status."""
+"""Caption: kept clips and images get a caption each, and each caption a status."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from bricks_core.spec.strict import Row, Strict
 class CaptionSpec(Strict):
     """Who writes captions, from what, by which rules. Server and key come from OPENAI_BASE_URL and OPENAI_API_KEY."""
 
-    provider: Literal["measured", "openai"] = "measured"
-    """measured: plain sentences from what can be measured, no network. openai: any OpenAI-compatible server."""
+    provider: Literal["measured", "openai", "given"] = "measured"
+    """measured: plain sentences from what can be measured, no network. openai: any OpenAI-compatible server. given: the
+    captions of the tables in ingest.sources, unchanged; the rules below are reported, not applied."""
     model: str = ""
     """The vision model's name, for openai."""
     frame_shares: list[float] = Field([0.2, 0.5, 0.8], min_length=1, max_length=16)
@@ -45,20 +46,23 @@ class CaptionSpec(Strict):
         return self
 
 
-CaptionStatus = Literal["ok", "not_enough_information", "single_image", "no_movement", "rejected", "failed"]
+CaptionStatus = Literal[
+    "ok", "not_enough_information", "single_image", "no_movement", "rejected", "failed", "not_given"
+]
 
 
 class Caption(Row):
     """The caption of the clip or image of the same id. Only status ok goes on."""
 
     clip_id: str
+    """As in the image's row; of a clip, its own id."""
     kind: Literal["video", "image"]
     status: CaptionStatus
     text: str = ""
     reason: str = ""
-    """Why the status is not ok."""
+    """Why the status is not ok; of a given caption, which is ok in any case, the rule that it breaks."""
     num_words: int = 0
     by: str
-    """Who wrote it: measured, or the model's name as the server gave it."""
+    """Who wrote it: measured, the model's name as the server gave it, or what the table says (given if nothing)."""
     prompt_tokens: int = 0
     output_tokens: int = 0

@@ -18,7 +18,7 @@ class ClipSpec(Strict):
     cut_threshold: float = Field(12.0, gt=0)
     """Change of a picture that its motion does not explain (mean of a pixel, of 255) to be a cut. Lower: more cuts."""
     min_frames: int = Field(15, ge=2)
-    """A shorter shot is dropped, with a reason."""
+    """A shorter shot is dropped, with a reason. Clips given in a table are taken at any length."""
     max_frames: int = Field(200, ge=2)
     """A longer shot is split into even pieces."""
     crf: int = Field(18, ge=0, le=51)
@@ -48,7 +48,8 @@ class Shot(Row):
 
 
 class Clip(Row):
-    """A kept shot, cut into a file of its own: H.264, upright, the source's size, no sound."""
+    """A kept shot, cut into a file of its own: H.264, upright, the source's size, no sound. Or a clip that was given in
+    a table: then the file as it was, and it is the video's only shot."""
 
     video_id: str
     first_frame: int
@@ -64,12 +65,13 @@ class Clip(Row):
 
 
 class Image(Row):
-    """The middle frame of a clip, so that the model learns how things look."""
+    """The middle frame of a clip, so that the model learns how things look; or an image that was given in a table."""
 
     clip_id: str
+    """The clip it belongs to: if the filter drops that, it drops the image. Its own id when it stands for itself."""
     video_id: str
     frame: int
-    """Counted in the video."""
+    """Counted in the video; 0 for a given image."""
     width_px: int
     height_px: int
     key: str

@@ -1,4 +1,4 @@
-"""Ingest: your films become `Video` rows."""
+"""Ingest: your films become `Video` rows; so do the clips and images that a table names, with what it says of them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ class Source(Strict):
     """Where films come from, and what you may do with them."""
 
     path: str
-    """A file, a folder (searched through) or s3://bucket/prefix; a relative path starts where bricks is run."""
+    """A file, a folder (searched through) or s3://bucket/prefix; a relative path starts where bricks is run. Or a table
+    (.csv or .parquet, docs/dataset.md) of clips and images that are used as they are."""
     licence: str = "unknown"
-    """The films' licence, in SPDX's words where it has one (CC-BY-4.0). Never guessed: unknown unless you say so."""
+    """The films' licence, in SPDX's words where it has one (CC-BY-4.0). Never guessed: unknown unless you say so, here
+    or in a table."""
     credit: str = ""
     """Whom to name, as the licence asks."""
 
@@ -31,7 +33,7 @@ class IngestSpec(Strict):
     sources: list[Source] = Field(min_length=1)
     """Each one a path, or a mapping of path, licence and credit."""
     min_side_px: int = Field(64, ge=16)
-    """A video whose shorter side is below this is left out, with a reason."""
+    """A video or image whose shorter side is below this is left out, with a reason."""
     decode_timeout_s: float = Field(120, gt=0)
     """A video whose decoder gives no frame for so long is left out, with a reason. Long films may take long."""
     decode_memory_bytes: int = Field(4 << 30, ge=256 << 20)
@@ -47,10 +49,14 @@ class Video(Row):
     beside: no film by its name, such as the facts and subtitles that downloaders leave beside films.
     """
 
+    kind: Literal["film", "clip", "image"] = "film"
+    """A film is cut into clips. What a table names is a clip or an image already: it is used whole, as it is."""
     name: str
-    """Path within its source."""
+    """Path within its source; of a file that a table names, relative to the table, or else absolute."""
     source: str
     """The source's path as the run file gives it."""
+    row: int = 0
+    """Its row in the table, from 1; 0 for what no table names."""
     licence: str
     credit: str
     sha256: str
@@ -78,3 +84,24 @@ class Video(Row):
     colour_transfer: str = ""
     colour_range: str = ""
     hdr: bool = False
+
+
+class Given(Row):
+    """What a table says of the clip or image of the same id. Empty, or -1, where it says nothing."""
+
+    kind: Literal["clip", "image"]
+    text: str
+    """Its caption."""
+    caption_by: str
+    """Who wrote the caption."""
+    split: Literal["", "train", "held_out"]
+    clip_id: str
+    """Of an image: the clip that it is a frame of."""
+    video_id: str
+    """What it was cut from: clips with the same are kept on one side of the split."""
+    video_name: str
+    first_frame: int
+    """Counted in what it was cut from."""
+    end_frame: int
+    num_frames: int
+    """As the table has it; the video's row has what a decoder delivers."""

@@ -26,8 +26,9 @@ class Filter(Strict):
     """Share of pixels near the median luma: title cards and empty pictures are above it."""
     max_duplicate_frame_share: float = Field(0.9, ge=0, le=1)
     """Share of frames that repeat the one before: held pictures of stop motion are fine, a still is not."""
-    max_near_duplicate_distance: float = Field(10.0, ge=0, le=64)
-    """Bits between the perceptual hashes of two clips: at or below it, only the longer or sharper one is kept."""
+    max_near_duplicate_distance: float | None = Field(10.0, ge=0, le=64)
+    """Bits between the perceptual hashes of two clips: at or below it, only the longer or sharper one is kept. null: all
+    are kept."""
 
 
 class ScoreSpec(Strict):
@@ -37,13 +38,17 @@ class ScoreSpec(Strict):
     held_out_share: float = Field(0.1, ge=0, lt=1)
     """Share of source videos kept from training, to measure the loss on: whole videos, so no scene is on both sides.
 
-    At least one of each side as soon as two videos have clips that are kept."""
+    At least one of each side as soon as two videos have clips that are kept. A side given in a table stays."""
     split_seed: int = 0
 
 
 class Score(Row):
-    """The scores of the clip of the same id, and what the filter made of them."""
+    """The scores of the clip (or of the image that stands for itself) of the same id, and what the filter made of them.
 
+    An image has no motion, and is not asked for any.
+    """
+
+    kind: Literal["video", "image"] = "video"
     video_id: str
     num_frames: int
     motion: float

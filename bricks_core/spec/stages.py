@@ -8,7 +8,7 @@ from bricks_core.errors import UsageError, nearest
 from bricks_core.spec.caption import Caption
 from bricks_core.spec.clip import Clip, Image, Shot
 from bricks_core.spec.evaluate import Sample
-from bricks_core.spec.ingest import Video
+from bricks_core.spec.ingest import Given, Video
 from bricks_core.spec.latents import Latent
 from bricks_core.spec.score import Score
 from bricks_core.spec.strict import Row
@@ -33,10 +33,10 @@ class Stage:
 STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
-        Stage("ingest", 1, (), {"videos": Video}, sharded=True),
-        Stage("clip", 1, ("ingest",), {"shots": Shot, "clips": Clip, "images": Image}, sharded=True),
-        Stage("score", 1, ("clip",), {"scores": Score}, sharded=True),
-        Stage("caption", 1, ("clip", "score"), {"captions": Caption}, sharded=True),
+        Stage("ingest", 2, (), {"videos": Video, "given": Given}, sharded=True),
+        Stage("clip", 2, ("ingest",), {"shots": Shot, "clips": Clip, "images": Image}, sharded=True),
+        Stage("score", 2, ("ingest", "clip"), {"scores": Score}, sharded=True),
+        Stage("caption", 2, ("ingest", "clip", "score"), {"captions": Caption}, sharded=True),
         Stage("latents", 1, ("clip", "score", "caption"), {"latents": Latent}, sharded=True),
         Stage(
             "train",

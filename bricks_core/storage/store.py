@@ -139,7 +139,7 @@ def open_store(uri: str) -> Store:
     A folder is made by the first `put`, its parent must be there; a bucket must be there. S3's endpoint, keys and
     region come from the standard AWS_* settings. SpecError: the URI is no such thing.
     """
-    scheme, rest = _split(uri)
+    scheme, rest = split_uri(uri)
     if scheme == "s3":
         from bricks_core.storage.s3 import S3Store  # boto3 takes most of a second to import
 
@@ -157,7 +157,7 @@ def list_source(uri: str) -> Iterator[SourceFile]:
     Hidden files and folders (a name beginning with a dot) are left out, and so is what is no regular file.
     SpecError: nothing is there. StoreDenied, StoreUnavailable: it cannot be read.
     """
-    scheme, rest = _split(uri)
+    scheme, rest = split_uri(uri)
     if scheme == "s3":
         from bricks_core.storage.s3 import source_objects
 
@@ -212,8 +212,8 @@ def _why_no_key(key: str) -> str | None:
     return None
 
 
-def _split(uri: str) -> tuple[str, str]:
-    """-> ("s3", "bucket/prefix") or ("file", path)."""
+def split_uri(uri: str) -> tuple[str, str]:
+    """-> ("s3", "bucket/prefix") or ("file", path). SpecError: it is neither."""
     match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", uri)
     if match is None:
         if not uri or "\0" in uri:

@@ -13,6 +13,7 @@ import pytest
 
 from bricks_core.progress import Progress
 from bricks_core.spec.clip import Clip, ClipSpec, Image
+from bricks_core.spec.ingest import Given, IngestSpec
 from bricks_core.spec.manifest import Manifest, content_id
 from bricks_core.spec.stages import STAGES
 from bricks_core.spec.strict import Strict
@@ -92,9 +93,13 @@ def folder_store(tmp_path: Path) -> Store:
     return open_store(str(tmp_path / "store"))
 
 
-def put_clips(store: Store, films: Mapping[str, list[np.ndarray]], folder: Path, fps: float = 24) -> dict[str, str]:
+def put_clips(
+    store: Store, films: Mapping[str, list[np.ndarray]], folder: Path, fps: float = 24, given: Iterable[Given] = ()
+) -> dict[str, str]:
     """Commit a clip artifact of these films' clips and middle images. Returns the clips' ids by "film/place"."""
-    work = Work(store, STAGES["clip"], ClipSpec(), "c" * 32, {"ingest": "i" * 32}, {}, Progress("clip"))
+    films_work = Work(store, STAGES["ingest"], IngestSpec(sources=["films"]), "1" * 32, {}, {}, Progress("ingest"))
+    films_work.commit({"videos": [], "given": sorted(given, key=lambda row: row.id)})
+    work = Work(store, STAGES["clip"], ClipSpec(), "c" * 32, {"ingest": "1" * 32}, {}, Progress("clip"))
     ids = {}
     clips, images = [], []
     for film, scenes in films.items():
@@ -123,7 +128,10 @@ def put_clips(store: Store, films: Mapping[str, list[np.ndarray]], folder: Path,
 
 def work_on(store: Store, stage: str, spec: Strict, digest: str = "d" * 32, **settings: Any) -> Work:
     """A stage's working place, on the artifacts that `put_clips` and `finish` left."""
-    inputs = {need: open_artifact(store, need, {"clip": "c", "score": "5"}[need] * 32) for need in STAGES[stage].needs}
+    inputs = {
+        need: open_artifact(store, need, {"ingest": "1", "clip": "c", "score": "5"}[need] * 32)
+        for need in STAGES[stage].needs
+    }
     digests = {need: artifact.manifest.digest for need, artifact in inputs.items()}
     return Work(store, STAGES[stage], spec, digest, digests, inputs, Progress(stage), **settings)
 

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from bricks_core.errors import DataError
 from bricks_core.spec.caption import CaptionStatus
 from bricks_core.video.motion import Motion, MotionMeter, shift_of, small_size, steady_change
 from bricks_core.video.read import frames
@@ -59,6 +60,32 @@ def see(path: Path, num_frames: int, fps: float, shares: Iterable[float]) -> See
             if frame.index in kept:
                 small[frame.index] = picture
     return seen(small, [index for index in wanted if index in small], meter.result(fps))
+
+
+def see_picture(path: Path) -> Seen:
+    """Look at a picture as at a clip of one frame.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    picture = read_picture(path)
+    height, width = picture.shape[:2]
+    small = np.asarray(cv2.resize(picture, small_size(width, height), interpolation=cv2.INTER_AREA), np.uint8)
+    meter = MotionMeter()
+    meter.add(_luma(small))
+    return seen({0: small}, [0], meter.result(0.0))
+
+
+def read_picture(path: Path) -> Pixels:
+    """(height, width, 3) BGR.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    picture = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    if picture is None:
+        raise DataError(f"{path.name} cannot be decoded: run the clip stage again.")
+    return np.asarray(picture, np.uint8)
 
 
 def seen(small: dict[int, Pixels], wanted: list[int], motion: Motion) -> Seen:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from bricks_core.spec.ingest import IngestSpec, Source
 from bricks_core.spec.manifest import content_id
+from bricks_core.storage.media_table import MediaTable, TableRow, is_table
 from bricks_core.storage.store import SourceFile, list_source
 
 BESIDE_FILMS = frozenset(
@@ -22,22 +24,46 @@ class FoundFile:
     """A file of a source, whatever it is."""
 
     id: str
-    place: int
-    """The number of its source in the run file: the first of two equal films is the one kept."""
     source: Source
-    file: SourceFile
+    file: SourceFile | None
+    """None: a table's row that is of no use."""
+    row: int = 0
+    """Its row in the table; 0 for a file that no table names."""
+    problem: str = ""
+    """Why the row is of no use."""
 
 
 def find_files(spec: IngestSpec) -> Iterator[FoundFile]:
-    """Every file of every source, in the order of the run file, then by name. A source named twice is listed once."""
+    """Every file of every source, in the order of the run file, then by name; of a table every row, in its order.
+
+    A source named twice is listed once.
+    """
     seen = set()
-    for place, source in enumerate(spec.sources):
+    for source in spec.sources:
         if source.path in seen:
             continue
         seen.add(source.path)
+        if is_table(source.path):
+            for row, file in MediaTable(source.path).files():
+                about = (file.name, file.size_bytes, file.fingerprint()) if file is not None else ("", 0, "")
+                row_id = content_id("ingest", source.path, row.number, *about)
+                yield FoundFile(row_id, source, file, row.number, row.problem)
+            continue
         for file in list_source(source.path):
             found_id = content_id("ingest", source.path, file.name, file.size_bytes, file.fingerprint())
-            yield FoundFile(found_id, place, source, file)
+            yield FoundFile(found_id, source, file)
+
+
+def with_rows(files: Iterable[FoundFile]) -> Iterator[tuple[FoundFile, TableRow | None]]:
+    """Files with their tables' rows, read again as they are needed: many rows' texts are too much to hold.
+
+    The files must come in the order of `find_files`.
+    """
+    for path, group in groupby(files, key=lambda found: found.source.path):
+        rows = MediaTable(path).rows() if is_table(path) else iter(())
+        for found in group:
+            row = next((row for row in rows if row.number == found.row), None) if found.row else None
+            yield found, row
 
 
 def is_beside_films(name: str) -> bool:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
+from typing import NamedTuple
 
-from bricks_core.spec.ingest import IngestSpec, Video, VideoState
+from bricks_core.spec.ingest import Given, IngestSpec, Video, VideoState
 from bricks_core.spec.manifest import content_id
-from bricks_core.stages.ingest.sources import FoundFile, find_files, is_beside_films
+from bricks_core.stages.ingest.picture import probe_picture
+from bricks_core.stages.ingest.sources import FoundFile, find_files, is_beside_films, with_rows
 from bricks_core.storage.in_order import in_order
+from bricks_core.storage.media_table import TableRow
 from bricks_core.storage.os_errors import told
+from bricks_core.storage.store import SourceFile
 from bricks_core.storage.work import Joined, Work
 from bricks_core.video.isolate import Crash, Isolation
 from bricks_core.video.probe import Facts, probe
@@ -19,7 +22,7 @@ COUNTED = {"beside": "beside them: no films, by their names"}
 
 
 def items(spec: IngestSpec, work: Work) -> Iterator[FoundFile]:
-    """One item per file, whatever it is."""
+    """One item per file, whatever it is, and per row of a table."""
     return find_files(spec)
 
 
@@ -27,47 +30,77 @@ def run(spec: IngestSpec, work: Work) -> None:
     """Probe the files, as many at once as there are CPUs, each in a process of its own."""
     with Isolation(silence_s=spec.decode_timeout_s, memory_bytes=spec.decode_memory_bytes) as isolation:
 
-        def look(found: FoundFile) -> None:
-            video = _look(found, spec, isolation)
-            work.done(found.id, {"videos": [video]}, note=found.file.name)
+        def look(each: tuple[FoundFile, TableRow | None]) -> None:
+            found, row = each
+            if found.file is None:
+                work.done(found.id, {"videos": [_no_file(found)]})
+                return
+            video = _look(found, found.file, row, spec, isolation)
+            given = [row.given(video.id)] if row is not None and video.state == "ok" else []
+            work.done(found.id, {"videos": [video], "given": [*given]}, note=found.file.name)
 
-        isolation.each(look, work.todo(items(spec, work), unit="files"))
+        isolation.each(look, with_rows(work.todo(items(spec, work), unit="files")))
 
 
 def join(spec: IngestSpec, work: Work) -> Joined:
     """One row per file. Of files with the same content the first stays a video, the others say whose copy they are."""
     places = {source.path: place for place, source in reversed(list(enumerate(spec.sources)))}
-    firsts: dict[str, tuple[int, str, str]] = {}
+    firsts: dict[str, _Place] = {}
     for video in work.part_rows("videos", Video):
-        here = (places[video.source], video.name, video.source)
+        here = _Place(places[video.source], video.row, video.name, video.source)
         firsts[video.id] = min(here, firsts.get(video.id, here))
+
+    def is_first(video: Video) -> bool:
+        return firsts[video.id][1:] == (video.row, video.name, video.source)
 
     def rows() -> Iterator[Video]:
         for video in work.part_rows("videos", Video):
-            _, name, source = firsts[video.id]
-            yield video if (video.name, video.source) == (name, source) else _copy_of(video, name, source)
+            yield video if is_first(video) else _copy_of(video, firsts[video.id])
+
+    def given() -> Iterator[Given]:
+        for part in work.parts():
+            for each in part.rows.get("given", ()):
+                if is_first(Video.model_validate(part.rows["videos"][0])):
+                    yield Given.model_validate(each)
 
     states = Counter(COUNTED.get(video.state, video.state) for video in rows())
-    return Joined({"videos": in_order(rows(), Video)}, counts=dict(sorted(states.items())))
+    return Joined(
+        {"videos": in_order(rows(), Video), "given": in_order(given(), Given)}, counts=dict(sorted(states.items()))
+    )
 
 
-def _look(found: FoundFile, spec: IngestSpec, isolation: Isolation) -> Video:
-    file = found.file
+class _Place(NamedTuple):
+    """Where a video stands: the first of equal ones is used."""
+
+    source: int
+    row: int
+    name: str
+    path: str
+
+
+def _look(found: FoundFile, file: SourceFile, row: TableRow | None, spec: IngestSpec, isolation: Isolation) -> Video:
+    is_beside = row is None and is_beside_films(file.name)
     with file.local() as path, told(path, "read"):
         try:
-            facts = Facts("unreadable") if is_beside_films(file.name) else isolation.call(probe, path)
+            look_into = probe_picture if row is not None and row.kind == "image" else probe
+            facts = Facts("unreadable") if is_beside else isolation.call(look_into, path)
         except Crash as crash:
             facts = Facts("unreadable", str(crash))
         sha256 = file.sha256()
     state, reason = _judged(facts, spec)
-    if is_beside_films(file.name):
-        state, reason = "beside", f"It is no film by its name: {Path(file.name).suffix} files lie beside films."
+    if is_beside:
+        suffix = file.name[file.name.rindex(".") :]
+        state, reason = "beside", f"It is no film by its name: {suffix} files lie beside films."
+    if row is not None:
+        state, reason = _judged_row(row, facts, sha256, state, reason)
     return Video(
-        id=sha256[:16],
+        id=(row.id if row is not None else "") or sha256[:16],
+        kind="film" if row is None else row.kind,
         name=file.name,
         source=found.source.path,
-        licence=found.source.licence,
-        credit=found.source.credit,
+        row=found.row,
+        licence=(row.licence if row is not None else "") or found.source.licence,
+        credit=(row.credit if row is not None else "") or found.source.credit,
         sha256=sha256,
         size_bytes=file.size_bytes,
         state=state,
@@ -91,6 +124,23 @@ def _look(found: FoundFile, spec: IngestSpec, isolation: Isolation) -> Video:
     )
 
 
+def _no_file(found: FoundFile) -> Video:
+    """A table's row that is of no use."""
+    return Video(
+        id=found.id,
+        kind="clip",
+        name="",
+        source=found.source.path,
+        row=found.row,
+        licence=found.source.licence,
+        credit=found.source.credit,
+        sha256="",
+        size_bytes=0,
+        state="unreadable",
+        reason=found.problem,
+    )
+
+
 def _judged(facts: Facts, spec: IngestSpec) -> tuple[VideoState, str]:
     if facts.state == "unreadable":
         return "unreadable", facts.reason
@@ -102,11 +152,30 @@ def _judged(facts: Facts, spec: IngestSpec) -> tuple[VideoState, str]:
     return facts.state, facts.reason
 
 
-def _copy_of(video: Video, name: str, source: str) -> Video:
+def _judged_row(row: TableRow, facts: Facts, sha256: str, state: VideoState, reason: str) -> tuple[VideoState, str]:
+    """What is to be used whole must be whole, and what its row says."""
+    if row.sha256 and row.sha256 != sha256:
+        return "unusable", (
+            f"{row.place}: it is not the file that the table was written for (its sha256 differs). If you changed it, "
+            "take the column sha256 out of the table."
+        )
+    if state == "damaged":
+        return "unusable", reason
+    if state == "ok" and row.kind == "clip" and facts.num_frames < 2:
+        return "unusable", "It has one frame: give it as a picture, such as .png."
+    return state, reason
+
+
+def _copy_of(video: Video, first: _Place) -> Video:
+    if video.row and first.path == video.source:
+        what = f"the same content, or the same id, as row {first.row}"
+    else:
+        what = f"the same content as {first.name} in {first.path}"
+    named_by = [video.row] if video.row else []
     return video.model_copy(
         update={
-            "id": content_id(video.sha256, video.source, video.name),
+            "id": content_id(video.sha256, video.source, video.name, *named_by),
             "state": "unusable",
-            "reason": f"It has the same content as {name} in {source}, which is used.",
+            "reason": f"It has {what}, which is used.",
         }
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,21 +27,33 @@ REPEATED = "repeats another clip"
 
 def reasons_alone(spec: Filter, score: Score) -> list[str]:
     """The reasons to drop a clip that lie in itself; the one that says most comes first."""
+    is_video = score.kind == "video"
     held = {
         BLACK: score.brightness < spec.min_brightness,
         WHITE: score.brightness > spec.max_brightness,
         PLAIN: score.plain_share > spec.max_plain_share,
-        HELD: score.duplicate_frame_share > spec.max_duplicate_frame_share,
-        STILL: score.motion < spec.min_motion,
+        HELD: is_video and score.duplicate_frame_share > spec.max_duplicate_frame_share,
+        STILL: is_video and score.motion < spec.min_motion,
     }
     return [reason for reason, holds in held.items() if holds]
+
+
+class Said(NamedTuple):
+    """What a table says of the split of a clip: nothing, where empty."""
+
+    split: Literal["", "train", "held_out"]
+    video_id: str
+    """What it was cut from."""
 
 
 class Judgement:
     """Add every clip's score, judge, then ask for each. Keeps some dozen bytes of a clip (hashes and a few numbers)."""
 
-    def __init__(self, spec: ScoreSpec):
+    def __init__(self, spec: ScoreSpec, said: Mapping[str, Said] | None = None):
+        """`said`: what tables say, by the id of clip or image."""
         self._spec = spec
+        self._said = said or {}
+        self._is_image = bytearray()
         self._ids: list[str] = []
         self._places: dict[str, int] = {}
         self._videos: list[str] = []
@@ -53,7 +67,9 @@ class Judgement:
         """The next clip."""
         place = self._places[score.id] = len(self._ids)
         self._ids.append(score.id)
-        self._videos.append(score.video_id)
+        said = self._said.get(score.id)
+        self._videos.append((said.video_id if said else "") or score.video_id)
+        self._is_image.append(score.kind == "image")
         self._motion.append(score.motion)
         self._sharpness.append(score.sharpness)
         self._num_frames.append(score.num_frames)
@@ -65,10 +81,17 @@ class Judgement:
         """Decide about all of them, in an order that does not depend on theirs."""
         self._drop_below(STILLEST, self._motion, self._spec.filter.min_motion_percentile)
         self._drop_below(BLURRED, self._sharpness, self._spec.filter.min_sharpness_percentile)
-        self._drop_repetitions()
-        videos = Counter(self._videos[place] for place in self._kept())
+        if self._spec.filter.max_near_duplicate_distance is not None:
+            self._drop_repetitions(self._spec.filter.max_near_duplicate_distance)
+        # A video of which a table has told a side is there as a whole, and takes no part in the lot.
+        told: dict[str, bool] = {}
+        for each, video in zip(self._ids, self._videos, strict=True):
+            if (said := self._said.get(each)) and said.split:
+                told[video] = told.get(video, False) or said.split == "held_out"
+        videos = Counter(self._videos[place] for place in self._kept() if self._videos[place] not in told)
         alike = [(self._videos[one], self._videos[other]) for one, other in self._repeats.items()]
-        self._held_out = held_out_videos(videos, alike, self._spec.held_out_share, self._spec.split_seed)
+        drawn = held_out_videos(videos, alike, self._spec.held_out_share, self._spec.split_seed)
+        self._held_out = drawn | {video for video, is_held_out in told.items() if is_held_out}
 
     def of(self, score: Score) -> Score:
         """An added clip's row with what was decided."""
@@ -80,7 +103,7 @@ class Judgement:
                 "state": "dropped" if reasons else "kept",
                 "reasons": reasons,
                 "duplicate_of": "" if repeated is None else self._ids[repeated],
-                "split": "held_out" if score.video_id in self._held_out else "train",
+                "split": self._side(place),
             }
         )
 
@@ -88,33 +111,43 @@ class Judgement:
         """How many are kept, and dropped for which first reason: these add up to all."""
         kept = self._kept()
         dropped = Counter(f"dropped: {reasons[0]}" for reasons in self._reasons.values())
-        held_out = sum(self._videos[place] in self._held_out for place in kept)
-        return {"kept": len(kept), "of these held out": held_out, **dict(sorted(dropped.items()))}
+        held_out = sum(self._side(place) == "held_out" for place in kept)
+        images = {"of these images": num} if (num := sum(self._is_image[place] for place in kept)) else {}
+        return {"kept": len(kept), **images, "of these held out": held_out, **dict(sorted(dropped.items()))}
+
+    def _side(self, place: int) -> Literal["train", "held_out"]:
+        said = self._said.get(self._ids[place])
+        if said and said.split:
+            return said.split
+        return "held_out" if self._videos[place] in self._held_out else "train"
 
     def _kept(self) -> list[int]:
         return [place for place in range(len(self._ids)) if place not in self._reasons]
 
     def _drop_below(self, reason: str, numbers: array[float], percentile: float) -> None:
         """The percentile is over clips without a reason of their own: title cards must not use it up."""
-        kept = self._kept()
+        kept = [place for place in self._kept() if not self._is_image[place]]
         if not percentile or not kept:
             return
         values = np.frombuffer(numbers, np.float64)
         least = np.percentile(values[kept], percentile)
-        for place in np.flatnonzero(values < least).tolist():
+        for place in np.flatnonzero((values < least) & ~np.frombuffer(self._is_image, bool)).tolist():
             self._reasons.setdefault(place, []).append(reason)
 
-    def _drop_repetitions(self) -> None:
+    def _drop_repetitions(self, max_distance: float) -> None:
         """Among what is kept so far: black clips and cards all look alike, and a dropped clip keeps no other out."""
-        kept = np.array(sorted(self._kept(), key=self._ids.__getitem__), np.int64)
-        if not len(kept):
-            return
+        for is_image in (False, True):  # a picture repeats no clip: it is shown for longer, or it is another thing
+            kept = [place for place in self._kept() if bool(self._is_image[place]) == is_image]
+            if kept:
+                self._drop_repetitions_of(np.array(sorted(kept, key=self._ids.__getitem__), np.int64), max_distance)
+
+    def _drop_repetitions_of(self, kept: npt.NDArray[np.int64], max_distance: float) -> None:
         hashes: npt.NDArray[np.uint64] = np.frombuffer(self._hashes, np.uint64).reshape(-1, len(HASH_SHARES))
         repeats = near_duplicates(
             hashes[kept],
             np.frombuffer(self._num_frames, np.int64)[kept],
             np.frombuffer(self._sharpness, np.float64)[kept],
-            self._spec.filter.max_near_duplicate_distance,
+            max_distance,
         )
         for place, repeated in zip(kept.tolist(), repeats.tolist(), strict=True):
             if repeated >= 0:

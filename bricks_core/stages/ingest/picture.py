@@ -1,0 +1,32 @@
+"""What a picture really is, found by decoding it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+
+from bricks_core.video.probe import Facts
+
+
+def probe_picture(path: Path) -> Facts:
+    """Decode a JPEG, PNG, WebP, BMP or TIFF. Never raises for what is in the file.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    if path.stat().st_size == 0:
+        return Facts("unreadable", "The file is empty.")
+    try:
+        picture = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error as error:
+        return Facts("unreadable", f"It cannot be decoded: {error.err}.")
+    if picture is None:
+        suffix = path.suffix.lower()
+        return Facts(
+            "unreadable",
+            "It is not a picture in any format known here"
+            + (f", and in a table no name that ends in {suffix} is a video's." if suffix else "."),
+        )
+    height, width = picture.shape[:2]
+    return Facts("ok", container="picture", width_px=width, height_px=height, num_frames=1)

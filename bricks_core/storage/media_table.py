@@ -1,0 +1,260 @@
+"""A table of clips and images, each with its caption: CSV or Parquet, Open-Sora's columns and a few more.
+
+Open-Sora reads `path` and `text` (and num_frames, height, width, which are measured anew here). What else is known of a
+row has a column of its own (docs/dataset.md); a table without them is as good.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bricks_core.errors import DataError, SpecError, nearest
+from bricks_core.spec.ingest import Given
+from bricks_core.storage.os_errors import told
+from bricks_core.storage.store import SourceFile, list_source, split_uri
+
+TABLE_SUFFIXES = (".csv", ".parquet")
+VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv"})
+"""What Open-Sora's loader takes for a video; every other file of a table is an image to it, and so it is here."""
+MAX_CAPTION_CHARACTERS = 1 << 20
+HELD_OUT_NAMES = frozenset({"held_out", "held-out", "validation", "valid", "val", "dev", "test"})
+_OUR_ID = re.compile(r"[0-9a-f]{16}")
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """A row as it is read. Texts are empty, and counts -1, where the table says nothing."""
+
+    number: int
+    """From 1, without the header."""
+    line: int = 0
+    """Of a CSV file: the line it ends on."""
+    names: tuple[str, ...] = ()
+    """Where its file may be: `file`, then `path`."""
+    text: str = ""
+    caption_by: str = ""
+    licence: str = ""
+    credit: str = ""
+    split: Literal["", "train", "held_out"] = ""
+    id: str = ""
+    clip_id: str = ""
+    video_id: str = ""
+    video_name: str = ""
+    first_frame: int = -1
+    end_frame: int = -1
+    num_frames: int = -1
+    sha256: str = ""
+    problem: str = ""
+    """Why it cannot be used: one sentence."""
+
+    @property
+    def kind(self) -> Literal["clip", "image"]:
+        return "clip" if self.names and PurePosixPath(self.names[0]).suffix.lower() in VIDEO_SUFFIXES else "image"
+
+    @property
+    def place(self) -> str:
+        return f"Row {self.number} (line {self.line})" if self.line else f"Row {self.number}"
+
+    def given(self, video_id: str) -> Given:
+        """What it says, as a row of ours."""
+        return Given(
+            id=video_id,
+            kind=self.kind,
+            text=self.text,
+            caption_by=self.caption_by,
+            split=self.split,
+            clip_id=self.clip_id if self.kind == "image" else "",
+            video_id=self.video_id,
+            video_name=self.video_name,
+            first_frame=self.first_frame,
+            end_frame=self.end_frame,
+            num_frames=self.num_frames,
+        )
+
+
+class MediaTable:
+    """A table and the files it names. They lie relative to it, or at absolute paths, or in buckets."""
+
+    def __init__(self, uri: str):
+        """`uri`: a file, or s3://bucket/key."""
+        self.uri = uri
+        self._scheme, self._path = split_uri(uri)
+
+    def rows(self) -> Iterator[TableRow]:
+        """Every row in order, streamed; one that says something impossible has a `problem`.
+
+        Raises:
+            SpecError: there is no such table.
+            DataError: it is no table, or has no column that names files.
+        """
+        (source,) = list_source(self.uri)
+        with source.local() as file, told(file, "read"):
+            read = _parquet_rows if self.uri.lower().endswith(".parquet") else _csv_rows
+            yield from read(file, self.uri)
+
+    def files(self) -> Iterator[tuple[TableRow, SourceFile | None]]:
+        """Every row with its file, named as `named` finds it again. No file: the row's problem says why."""
+        for row in self.rows():
+            if row.problem:
+                yield row, None
+                continue
+            found = next((found for name in row.names if (found := self._find(name)) is not None), None)
+            if found is None:
+                tried = ", nor is ".join(row.names)
+                row = replace(row, problem=f"{row.place}: {tried} is not there.")
+            yield row, found
+
+    def named(self, names: Iterable[str]) -> Iterator[SourceFile]:
+        """The files of these names, as `files` gave them; without those that are not there any more."""
+        yield from (found for name in names if (found := self._find(name)) is not None)
+
+    def _find(self, name: str) -> SourceFile | None:
+        if "://" in name:
+            return _only(name, name)
+        if self._scheme == "s3":
+            return self._beside_in_bucket.get(str(PurePosixPath(name))) if not name.startswith("/") else _local(name)
+        beside = Path(self._path).parent / Path(name).expanduser()
+        # Open-Sora takes a relative path from where it runs, everybody else from where the table lies.
+        return _only(str(beside), name) if os.path.isfile(beside) else _local(name)
+
+    @cached_property
+    def _beside_in_bucket(self) -> dict[str, SourceFile]:
+        folder = self.uri[: self.uri.rindex("/") + 1]
+        return {file.name: file for file in list_source(folder)}
+
+
+def is_table(uri: str) -> bool:
+    """Whether a source is a table of clips and images, by its name."""
+    return uri.lower().endswith(TABLE_SUFFIXES) and not Path(uri).is_dir()
+
+
+def listed(uri: str) -> Iterator[SourceFile]:
+    """All files a source is made of: its own (`list_source`), or of a table that and those it names."""
+    yield from list_source(uri)
+    if is_table(uri):
+        yield from (file for _, file in MediaTable(uri).files() if file is not None)
+
+
+def _local(name: str) -> SourceFile | None:
+    path = Path(name).expanduser().absolute()
+    return _only(str(path), str(path)) if os.path.isfile(path) else None
+
+
+def _only(uri: str, name: str) -> SourceFile | None:
+    try:
+        found = next(list_source(uri), None)
+    except SpecError:
+        return None
+    # An address that is a folder lists what is in it.
+    return replace(found, name=name) if found is not None and found.uri.endswith(PurePosixPath(uri).name) else None
+
+
+def _csv_rows(file: Path, uri: str) -> Iterator[TableRow]:
+    csv.field_size_limit(MAX_CAPTION_CHARACTERS)
+    with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as opened:
+        reader = csv.reader(opened, strict=True)
+        try:
+            columns = [name.strip().lower() for name in next(reader, [])]
+        except csv.Error as error:
+            raise DataError(f"{uri} is no CSV table: {error}.") from None
+        _check_columns(columns, uri)
+        number = 0
+        while True:
+            try:
+                fields = next(reader, None)
+            except csv.Error as error:
+                number += 1
+                yield TableRow(number, reader.line_num, problem=f"Row {number} (line {reader.line_num}): {error}.")
+                continue
+            if fields is None:
+                return
+            if not fields:  # an empty line
+                continue
+            number += 1
+            yield _fields_row(number, reader.line_num, columns, fields)
+
+
+def _fields_row(number: int, line: int, columns: list[str], fields: list[str]) -> TableRow:
+    bare = TableRow(number, line)
+    if len(fields) != len(columns):
+        problem = f"{bare.place} has {len(fields)} fields, the header has {len(columns)}."
+        return replace(bare, problem=problem)
+    try:
+        "".join(fields).encode()
+    except UnicodeEncodeError:
+        return replace(bare, problem=f"{bare.place} is not UTF-8: save the table as UTF-8.")
+    return _row(bare, dict(zip(columns, fields, strict=True)))
+
+
+def _parquet_rows(file: Path, uri: str) -> Iterator[TableRow]:
+    try:
+        with pq.ParquetFile(file) as opened:
+            columns = [name.strip().lower() for name in opened.schema_arrow.names]
+            _check_columns(columns, uri)
+            number = 0
+            for batch in opened.iter_batches(1024):
+                for values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                    number += 1
+                    yield _row(TableRow(number), dict(zip(columns, map(_told, values), strict=True)))
+    except (pa.ArrowException, ValueError) as error:
+        raise DataError(f"{uri} is no Parquet table: {' '.join(str(error).split())}.") from None
+
+
+def _told(value: Any) -> str:
+    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else str(value)
+
+
+def _check_columns(columns: list[str], uri: str) -> None:
+    if {"path", "file"} & set(columns):
+        return
+    if any(mark in columns[0] for mark in ";\t|") if columns else False:
+        raise DataError(f"{uri} is not separated by commas: save it as CSV with commas.")
+    if columns and "\0" in columns[0]:
+        raise DataError(f"{uri} is not UTF-8: save it as CSV in UTF-8.")
+    shown = ", ".join(columns[:20]) or "none"
+    raise DataError(f"{uri} has no column path{nearest('path', columns)}, which names the files; it has: {shown}.")
+
+
+def _row(bare: TableRow, values: dict[str, str]) -> TableRow:
+    names = tuple(dict.fromkeys(name for key in ("file", "path") if (name := values.get(key, "").strip())))
+    if not names or any("\0" in name for name in names):
+        return replace(bare, problem=f"{bare.place} names no file: its path is empty.")
+    problem = ""
+    numbers: dict[str, int] = {}
+    for key in ("first_frame", "end_frame", "num_frames"):
+        try:
+            numbers[key] = int(float(values.get(key, "").strip() or -1))
+        except (ValueError, OverflowError):
+            numbers[key] = -1
+            problem = f"{bare.place}: {key} is {values[key]!r}, which is no number."
+    split = values.get("split", "").strip().lower()
+    if split and split != "train" and split not in HELD_OUT_NAMES:
+        problem = f"{bare.place}: split is {split!r}; write train or held_out, or nothing to have it drawn."
+    given_id, sha256 = values.get("id", "").strip(), values.get("sha256", "").strip().lower()
+    return replace(
+        bare,
+        names=names,
+        text=values.get("text", ""),
+        caption_by=values.get("caption_by", "").strip(),
+        licence=(values.get("licence") or values.get("license") or "").strip(),
+        credit=values.get("credit", "").strip(),
+        split="" if not split else "train" if split == "train" else "held_out",
+        id=given_id if _OUR_ID.fullmatch(given_id) else "",
+        clip_id=values.get("clip_id", "").strip(),
+        video_id=values.get("video_id", "").strip(),
+        video_name=values.get("video_name", "").strip(),
+        sha256=sha256,
+        problem=problem,
+        **numbers,
+    )
