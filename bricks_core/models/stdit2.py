@@ -310,20 +310,27 @@ class FinalLayer(nn.Module):
 # ------------------------------------------------------------------------------------------------------------- inputs
 
 
+class PatchProjection(nn.Conv3d):
+    """A convolution whose kernel is its stride is one linear map of every patch.  (..., C ph pw) -> (..., D)"""
+
+    def forward(self, patches: Tensor) -> Tensor:
+        return F.linear(patches, self.weight.flatten(1), self.bias)
+
+
 class PatchEmbedding(nn.Module):
     """Patches of latents become tokens.  (B, C, T, H, W) -> (B, T, S, D)  [3]"""
 
     def __init__(self, patch_size: tuple[int, int, int], in_channels: int, width: int):
         super().__init__()
         self.patch_size = tuple(patch_size)  # a list where it comes from JSON
-        self.proj = nn.Conv3d(in_channels, width, kernel_size=patch_size, stride=patch_size)
+        self.proj = PatchProjection(in_channels, width, kernel_size=patch_size, stride=patch_size)
 
     def forward(self, x: Tensor) -> Tensor:
         _, rows, columns = self.patch_size
         x = F.pad(x, (0, -x.shape[-1] % columns, 0, -x.shape[-2] % rows))
         patches = rearrange(x, "B C T (h ph) (w pw) -> B T (h w) (C ph pw)", ph=rows, pw=columns)
-        # A convolution whose kernel is its stride is one linear map of every patch.
-        return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
+        tokens: Tensor = self.proj(patches)
+        return tokens
 
 
 class CaptionEmbedding(nn.Module):
@@ -461,15 +468,16 @@ class STDiT2(ModelMixin, ConfigMixin):
         patch_rows, patch_columns = self.config.patch_size[1:]
         grid = (math.ceil(x.shape[3] / patch_rows), math.ceil(x.shape[4] / patch_columns))
         pixels = (float(self._condition(height)[0]), float(self._condition(width)[0]))
+        # Of weights only the type is asked here, never the place: offloaded ones are nowhere until their module runs.
         weight = self.x_embedder.proj.weight
 
         tokens = self.x_embedder(x.to(weight.dtype))
-        position = position_embedding(self.config.hidden_size, grid, pixels, self.config.input_sq_size, weight.device)
+        position = position_embedding(self.config.hidden_size, grid, pixels, self.config.input_sq_size, x.device)
         tokens = tokens + position.to(tokens.dtype)
 
         with torch.autocast(x.device.type, enabled=False):
             t, t_clean, spatial, temporal, size = self._modulation(
-                timestep, x_mask, num_frames=num_frames, height=height, width=width, ar=ar, fps=fps
+                timestep.to(x.device), x_mask, num_frames=num_frames, height=height, width=width, ar=ar, fps=fps
             )
         caption = self.y_embedder(y.flatten(1, 2).to(weight.dtype), drop)
         caption_mask = None if mask is None else _tiled(mask.to(x.device) != 0, batch)
@@ -494,7 +502,7 @@ class STDiT2(ModelMixin, ConfigMixin):
         -> t (B, D) · t of clean frames or None · spatial (B, F, 6, D) · temporal (B, F, 3, D) · size (B, D)
         """
         timestep = self._condition(timestep)
-        batch, device = len(timestep), self.x_embedder.proj.weight.device
+        batch, device = len(timestep), timestep.device
         given = {name: _tiled(self._condition(value).to(device), batch) for name, value in conditions.items()}
 
         size = torch.cat(
@@ -511,11 +519,11 @@ class STDiT2(ModelMixin, ConfigMixin):
             spatial = self.t_block(t + size).unflatten(-1, (6, -1))[:, None]
             return spatial, self.t_block_temp(t + duration).unflatten(-1, (3, -1))[:, None]
 
-        t = self.t_embedder(timestep.to(device))
+        t = self.t_embedder(timestep)
         spatial, temporal = tables(t)
         if x_mask is None:
             return t, None, spatial, temporal, size
-        t_clean = self.t_embedder(torch.zeros_like(timestep, device=device))
+        t_clean = self.t_embedder(torch.zeros_like(timestep))
         spatial_clean, temporal_clean = tables(t_clean)
         generated = x_mask[:, :, None, None]  # (B, T, 1, 1)
         spatial = torch.where(generated, spatial, spatial_clean)
