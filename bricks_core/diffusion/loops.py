@@ -32,6 +32,8 @@ def num_frames_in_loops(num_loops: int, num_frames: int, num_given: int) -> int:
     """
     if num_loops < 1:
         raise UsageError(f"{num_loops} loops make no video: ask for at least one.")
+    if num_loops > 1 and num_frames == 1:
+        raise UsageError("One frame is no clip that another could go on from: ask for more frames, or one loop.")
     if num_loops > 1 and not 1 <= num_given < num_frames:
         raise UsageError(
             f"A clip of {num_frames} frames cannot go on from {num_given} frames of the clip before: choose from 1 to "

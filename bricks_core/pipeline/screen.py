@@ -103,7 +103,7 @@ def status_screen(store: Store, name: str | None) -> None:
 
 def artifact_screen(store: Store, wanted: str, num_rows: int, thorough: bool) -> None:
     """An artifact's facts, counts and table heads, and whether all its objects are what its manifest says."""
-    stage, digest = _find(store, wanted)
+    stage, digest = find_artifact(store, wanted)
     artifact = open_artifact(store, stage, digest)
     manifest = artifact.manifest
     console = _console()
@@ -215,7 +215,7 @@ def _heartbeats(store: Store, run: str, stage: str) -> Iterator[dict[str, Any]]:
                 continue
 
 
-def _find(store: Store, wanted: str) -> tuple[str, str]:
+def find_artifact(store: Store, wanted: str) -> tuple[str, str]:
     """The stage and digest that RUN/STAGE or STAGE/DIGEST means."""
     wanted = wanted.removeprefix("artifacts/").rstrip("/")
     first, slash, second = wanted.partition("/")
