@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from bricks_core.errors import SpecError
+from bricks_core.errors import DataError, SpecError
 from bricks_core.models.stdit2 import STDiT2
 from bricks_core.models.weights import find_weights, load_network, load_weights, save_config, save_weights, shape_of
 
@@ -40,6 +41,29 @@ def test_the_file_has_the_published_names_types_and_metadata(small_model, golden
     assert config["patch_size"] == [1, 2, 2]
 
 
+def size_of_file(tensors: dict[str, torch.Tensor]) -> tuple[int, int]:
+    """(bytes of a safetensors file, of these its header): a length, compact JSON padded to 8, float32 numbers."""
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, tensor in sorted(tensors.items()):
+        begin, end = end, end + 4 * tensor.numel()
+        header[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    head = 8 + math.ceil(len(json.dumps(header, separators=(",", ":"))) / 8) * 8
+    return head + end, head
+
+
+def test_a_full_size_file_has_the_bytes_of_the_public_one(small_model, golden_json, tmp_path):
+    save_weights(small_model, tmp_path / "weights.safetensors")
+    assert size_of_file(small_model.state_dict())[0] == (tmp_path / "weights.safetensors").stat().st_size
+    with torch.device("meta"):
+        full_size = STDiT2()
+    published = golden_json("stdit2_xl2_state_dict")["public_file"]
+    assert size_of_file(full_size.state_dict()) == (
+        published["size_bytes"],
+        published["header_bytes_including_length_word"],
+    )
+
+
 def test_the_same_weights_are_the_same_bytes(small_model, tmp_path):
     for name in ("one", "other"):
         save_weights(small_model, tmp_path / name)
@@ -67,7 +91,7 @@ def test_weights_of_another_size_are_refused_with_what_differs(small_model, tmp_
 
 def test_a_damaged_file_is_refused(small_model, tmp_path):
     (tmp_path / "weights.safetensors").write_bytes(b"no weights at all")
-    with pytest.raises(SpecError, match="is no safetensors file"):
+    with pytest.raises(DataError, match="is no safetensors file"):
         load_weights(small_model, tmp_path / "weights.safetensors")
 
 
