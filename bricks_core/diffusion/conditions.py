@@ -1,7 +1,7 @@
 """Frames that are given: a start or an end image, two clips to connect, a clip to go on with or to edit.
 
 Latent frames of a reference are put into the sample, and a mask says for each frame how much of it is still to be made.
-The chain that honours the mask is in `text_to_video.py`; Open-Sora's strings for the same are read and written here.
+The chain that honours the mask is in `sampling.py`; Open-Sora's strings for the same are read and written here.
 Numbers in brackets are sections of the specification, docs/stdit2.md.
 
 Letters: B samples, C latent channels, T frames of the sample, R frames of a reference, H, W size of the latents.

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+import diffusers
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
-from bricks_core.diffusion.guidance import Network, guided, guided_denoiser
+from bricks_core.diffusion.conditions import Condition, end_image, start_image
+from bricks_core.diffusion.guidance import (
+    Denoiser,
+    Network,
+    NullLength,
+    guided,
+    guided_denoiser,
+    null_captions,
+    side_by_side,
+)
+from bricks_core.diffusion.iddpm import IDDPMScheduler
 from bricks_core.diffusion.noise_schedule import NoiseSchedule
-from bricks_core.diffusion.sampling import ancestral_chain, sample_latents, solver_chain
+from bricks_core.diffusion.sampling import Chain, captioned_denoiser, check_scheduler, sample_latents, scheduler_named
 from bricks_core.errors import SpecError
 from bricks_core.models.stdit2 import STDiT2
 from tests.golden_vectors import every_case
@@ -47,19 +61,18 @@ def toy_network(x: Tensor, timestep: Tensor, captions: Tensor, x_mask: Tensor | 
 
 def chain_as_the_golden_one(vectors: dict[str, Tensor], network: Network, scale: float, channels: int) -> None:
     """Walk a golden chain with its noise, and hold every step it kept."""
-    schedule = NoiseSchedule.of(len(vectors["in.timestep_map"]))
-    assert torch.equal(schedule.timesteps, vectors["in.timestep_map"])
     noise = iter(vectors["in.noise"])
     steps: list[tuple[Tensor, Tensor]] = []
-    final = ancestral_chain(
+    num_steps = len(vectors["in.timestep_map"])
+    chain = Chain(IDDPMScheduler(), num_steps, lambda: next(noise), device="cpu", frame_mask=vectors.get("in.mask"))
+    assert torch.equal(chain.timesteps.flip(0), vectors["in.timestep_map"])
+    final = chain.run(
         guided_denoiser(network, vectors["in.y"], vectors["in.y_null"], scale=scale, num_channels=channels),
-        schedule,
         vectors["in.z"],
-        lambda: next(noise),
-        frame_mask=vectors.get("in.mask"),
+        vectors["in.z"],  # holds the frames that are given, too
         on_step=lambda number, x, x0: steps.append((x, x0)),
     )
-    assert len(steps) == schedule.num_steps
+    assert len(steps) == num_steps
     assert next(noise, None) is None, "the chain must use all of the noise"
     kept = vectors["out.steps_kept"].tolist()
     assert len(kept) == len(vectors["out.sample_after_step"]) == len(vectors["out.pred_xstart_at_step"]) > 0
@@ -106,6 +119,41 @@ def test_guidance_of_scale_1_is_the_answer_with_the_caption():
     torch.testing.assert_close(denoise(x, timestep, None), toy_network(x, timestep, captions, None))
 
 
+def test_the_null_caption_is_read_at_the_caption_s_length_or_whole():
+    null, mask = torch.randn(6, 8), torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1]])
+    rows, seen = null_captions(null, mask, "caption")
+    assert torch.equal(rows, null[:4].expand(2, 1, 4, 8))
+    assert torch.equal(seen, mask)
+    rows, seen = null_captions(null, mask, "whole")
+    assert torch.equal(rows, null.expand(2, 1, 6, 8))
+    assert torch.equal(seen, torch.ones(2, 6, dtype=torch.long))
+
+
+def test_captions_of_two_lengths_are_laid_side_by_side():
+    captions, mask, other, other_mask = side_by_side(
+        torch.ones(2, 1, 3, 5), torch.ones(2, 3), torch.ones(2, 1, 4, 5), torch.ones(2, 4)
+    )
+    assert captions.shape == other.shape == (2, 1, 4, 5)
+    assert mask.tolist() == [[1, 1, 1, 0]] * 2
+    assert not captions[:, :, 3].any()
+    assert other_mask.tolist() == [[1] * 4] * 2
+
+
+def test_with_the_whole_null_caption_what_is_said_without_a_caption_depends_on_no_caption():
+    model = awake_model()
+
+    def without(length: int, null_length: NullLength) -> Tensor:
+        captions, mask = torch.zeros(1, 1, 8, 16), (torch.arange(8) < length).long()[None]
+        null = null_captions(model.y_embedder.y_embedding, mask, null_length)
+        told = {"num_frames": 2, "pixel_size": (32, 32), "fps": 8.0}
+        denoise = captioned_denoiser(model, captions, mask, *null, **told, scale=0.0, num_channels=4)
+        return denoise(torch.ones(1, 4, 2, 4, 4), torch.tensor([500]), None)[:, :4]
+
+    with torch.no_grad():
+        torch.testing.assert_close(without(3, "whole"), without(7, "whole"))
+        assert not torch.allclose(without(3, "caption"), without(7, "caption"))
+
+
 # ----------------------------------------------------------------------------------------------------------- sampling
 
 
@@ -129,7 +177,7 @@ def sampled(model: STDiT2, seeds: list[int], captions: Tensor | None = None, **c
     return sample_latents(model, features, mask, generators=generators, **(arguments | changed))
 
 
-@pytest.mark.parametrize("method", ["iddpm", "dpm-solver++"])
+@pytest.mark.parametrize("method", ["iddpm", "dpm-solver++", "unipc"])
 def test_a_sample_is_the_same_in_any_batch(method):
     model = awake_model()
     together = sampled(model, [1, 5, 2], method=method)
@@ -139,7 +187,7 @@ def test_a_sample_is_the_same_in_any_batch(method):
         torch.testing.assert_close(sampled(model, [seed], method=method)[0], together[place], rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("method", ["iddpm", "dpm-solver++"])
+@pytest.mark.parametrize("method", ["iddpm", "dpm-solver++", "unipc"])
 def test_a_sample_follows_its_seed_and_its_caption(method):
     model = awake_model()
     first = sampled(model, [1], method=method)
@@ -176,12 +224,52 @@ def test_every_caption_needs_its_own_noise():
         )
 
 
-def perfect(mean: float, deviation: float) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
-    """The best possible denoiser of latents that are all N(mean, deviation²), with the variance of the process."""
+# -------------------------------------------------------------------------------------------- schedulers of diffusers
+
+SOLVERS = {
+    "DPM++": lambda: scheduler_named("dpm-solver++"),
+    "UniPC": lambda: scheduler_named("unipc"),
+    "DDIM": lambda: of("DDIMScheduler"),
+    "Euler": lambda: of("EulerDiscreteScheduler"),
+    "Heun": lambda: of("HeunDiscreteScheduler"),
+    "KDPM2": lambda: of("KDPM2DiscreteScheduler"),
+    "DEIS": lambda: of("DEISMultistepScheduler"),
+    "PNDM": lambda: of("PNDMScheduler", skip_prk_steps=True),
+    "DPM++ singlestep": lambda: of("DPMSolverSinglestepScheduler"),
+    "DPM++ third order, Karras": lambda: of("DPMSolverMultistepScheduler", solver_order=3, use_karras_sigmas=True),
+}
+"""Schedulers that draw no noise on the way."""
+DRAWING = {
+    "DDPM": lambda: of("DDPMScheduler"),
+    "DDPM, learned variance": lambda: of("DDPMScheduler", variance_type="learned_range"),
+    "Euler ancestral": lambda: of("EulerAncestralDiscreteScheduler"),
+    "DPM++ SDE": lambda: of("DPMSolverMultistepScheduler", algorithm_type="sde-dpmsolver++"),
+}
+
+
+def of(name: str, **changed: Any) -> Any:
+    """Any scheduler of diffusers, from the config of ours, as its users change schedulers."""
+    return getattr(diffusers, name).from_config(scheduler_named("dpm-solver++").config, **changed)
+
+
+def every_scheduler(*kinds: dict[str, Callable[[], Any]]) -> pytest.MarkDecorator:
+    made = {name: make for kind in kinds for name, make in kind.items()}
+    return pytest.mark.parametrize("make", list(made.values()), ids=list(made))
+
+
+def signal_variance(timestep: Tensor) -> Tensor:
+    """ᾱ, also between two steps, where some schedulers stand.  (B,) -> (B, 1, 1, 1, 1)"""
     bar = NoiseSchedule.of().alphas_cumprod
+    odds, low = ((1 - bar) / bar).sqrt(), timestep.floor().long()
+    sigma = odds[low].lerp(odds[(low + 1).clamp(max=999)], (timestep.double() % 1).float())
+    return (1 / (1 + sigma**2)).reshape(-1, 1, 1, 1, 1)
+
+
+def perfect(mean: float, deviation: float) -> Denoiser:
+    """The best possible denoiser of latents that are all N(mean, deviation²), with the variance of the process."""
 
     def denoise(x: Tensor, timestep: Tensor, x_mask: Tensor | None) -> Tensor:
-        level = bar[timestep].reshape(-1, 1, 1, 1, 1)
+        level = signal_variance(timestep)
         seen_variance = level * deviation**2 + 1 - level
         noise = (1 - level).sqrt() * (x - level.sqrt() * mean) / seen_variance
         return torch.cat([noise, torch.ones_like(noise)], dim=1)
@@ -189,39 +277,190 @@ def perfect(mean: float, deviation: float) -> Callable[[Tensor, Tensor, Tensor |
     return denoise
 
 
-def test_both_chains_sample_the_distribution_a_perfect_denoiser_knows():
-    generator = torch.Generator().manual_seed(3)
+def chained(
+    scheduler: Any,
+    denoise: Denoiser,
+    num_steps: int,
+    shape: tuple[int, ...] = (1, 4, 2, 8, 8),
+    *,
+    seed: int = 4,
+    clean: Tensor | None = None,
+    frame_mask: Tensor | None = None,
+    on_step: Any = None,
+) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
 
     def draw() -> Tensor:
-        return torch.randn(2, 4, 4, 16, 16, generator=generator)
+        return torch.randn(shape, generator=generator)
 
-    ancestral = ancestral_chain(perfect(1.5, 0.5), NoiseSchedule.of(250), draw(), draw)
-    solved = solver_chain(perfect(1.5, 0.5), draw(), 25)
-    for latents in (ancestral, solved):
-        assert latents.mean().item() == pytest.approx(1.5, abs=0.03)
-        assert latents.std().item() == pytest.approx(0.5, abs=0.03)
+    chain = Chain(scheduler, num_steps, draw, device="cpu", generator=generator, frame_mask=frame_mask)
+    return chain.run(denoise, draw(), clean, on_step=on_step)
 
 
-def test_few_steps_of_the_solver_end_where_many_do():
-    """The flow from noise to latents is one map; 25 steps follow it to a hundredth."""
-    start = torch.randn(1, 4, 2, 8, 8, generator=torch.Generator().manual_seed(4))
-    exact = solver_chain(perfect(0.5, 0.7), start, 500)
-    assert relmax(solver_chain(perfect(0.5, 0.7), start, 25), exact) < 0.01
+@every_scheduler(SOLVERS, DRAWING, {"IDDPM": IDDPMScheduler})
+def test_any_scheduler_samples_the_distribution_a_perfect_denoiser_knows(make):
+    latents = chained(make(), perfect(1.5, 0.5), 100, (2, 4, 4, 16, 16))
+    assert latents.mean().item() == pytest.approx(1.5, abs=0.04)
+    assert latents.std().item() == pytest.approx(0.5, abs=0.04)
 
 
-def test_frames_that_are_kept_come_back_as_they_were_but_for_the_last_step():
-    generator = torch.Generator().manual_seed(5)
-    given = torch.randn(1, 4, 4, 4, 4, generator=generator)
-    seen = []
-    ancestral_chain(
+@every_scheduler(SOLVERS)
+def test_a_solver_s_few_steps_end_where_many_do(make):
+    """The flow from noise to latents is one map. A thousand steps of DDIM, of first order, follow it closely."""
+    exact = chained(of("DDIMScheduler"), perfect(0.5, 0.7), 1000)
+    assert relmax(chained(make(), perfect(0.5, 0.7), 50), exact) < 0.05
+
+
+@pytest.mark.parametrize("method", ["dpm-solver++", "unipc"])
+def test_the_named_solvers_need_few_steps(method):
+    exact = chained(scheduler_named(method), perfect(0.5, 0.7), 1000)
+    assert relmax(chained(scheduler_named(method), perfect(0.5, 0.7), 20), exact) < 0.02
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "why"),
+    [
+        (diffusers.FlowMatchEulerDiscreteScheduler(), "flow matching"),
+        (diffusers.UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True), "flow matching"),
+        (diffusers.DDIMScheduler(prediction_type="v_prediction"), 'predictions of kind "v_prediction"'),
+        (diffusers.DDIMScheduler(), "clips to"),
+        (diffusers.DDIMScheduler(beta_schedule="scaled_linear", clip_sample=False), "on another schedule"),
+        (diffusers.DPMSolverMultistepScheduler(variance_type="learned_range"), "no use for a learned variance"),
+        (diffusers.RePaintScheduler(clip_sample=False), "a way of its own"),
+    ],
+)
+def test_a_scheduler_of_another_process_is_refused_with_its_reason(scheduler, why):
+    with pytest.raises(SpecError, match=why):
+        check_scheduler(scheduler)
+
+
+def test_a_way_to_sample_that_is_not_known_is_refused_with_those_that_are():
+    with pytest.raises(SpecError, match=r'"unipcc" is no way .*did you mean "unipc"'):
+        scheduler_named("unipcc")
+
+
+def test_the_reference_s_scheduler_is_saved_and_loaded_and_makes_others(tmp_path):
+    IDDPMScheduler().save_pretrained(tmp_path)
+    loaded = IDDPMScheduler.from_pretrained(tmp_path)
+    assert loaded.config.beta_end == 0.02
+    torch.testing.assert_close(chained(loaded, perfect(0, 1), 5), chained(IDDPMScheduler(), perfect(0, 1), 5))
+    check_scheduler(diffusers.DDIMScheduler.from_config(loaded.config))
+    IDDPMScheduler.from_config(scheduler_named("unipc").config)
+
+
+def test_the_reference_s_scheduler_is_of_its_process_and_no_other():
+    with pytest.raises(SpecError, match=r"cannot have beta_end 0\.012"):
+        IDDPMScheduler(beta_end=0.012)
+
+
+def test_the_reference_s_scheduler_wants_a_network_that_learned_a_variance():
+    with pytest.raises(SpecError, match="learned no variance"):
+        chained(IDDPMScheduler(), lambda x, timestep, x_mask: torch.zeros_like(x), 5)
+
+
+# ------------------------------------------------------------------------------------------------------- given frames
+
+
+def knows(clean: Tensor) -> Denoiser:
+    """Sees in any noise the one video there is; the network's answers for clean frames are noise, as they may be."""
+
+    def denoise(x: Tensor, timestep: Tensor, x_mask: Tensor | None) -> Tensor:
+        level = signal_variance(timestep)
+        answer = (x - level.sqrt() * clean) / (1 - level).sqrt()
+        if x_mask is not None:
+            answer = torch.where(x_mask[:, None, :, None, None], answer, 100 * torch.randn_like(answer))
+        return torch.cat([answer, torch.ones_like(answer)], dim=1)
+
+    return denoise
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    name=st.sampled_from([*SOLVERS, *DRAWING]),
+    num_steps=st.integers(3, 12),
+    ratios=st.lists(st.sampled_from([0.0, 0.05, 0.3, 0.5, 0.9, 1.0]), min_size=4, max_size=4),
+    seed=st.integers(0, 99),
+)
+def test_kept_frames_come_back_exactly_and_frames_that_join_have_no_wrong_memory(name, num_steps, ratios, seed):
+    """By a network that knows the video, whatever is begun anywhere on the way ends in it."""
+    clean = torch.randn(1, 4, 4, 3, 3, generator=torch.Generator().manual_seed(seed))
+    scheduler, mask = (SOLVERS | DRAWING)[name](), torch.tensor([ratios])
+    final = chained(scheduler, knows(clean), num_steps, tuple(clean.shape), clean=clean, frame_mask=mask)
+    kept = (mask[0] * len(scheduler.timesteps)).long() == 0
+    assert torch.equal(final[:, :, kept], clean[:, :, kept])
+    torch.testing.assert_close(final, clean, atol=0.1, rtol=0)  # DDIM takes 1000 / n for a whole number
+
+
+@every_scheduler(SOLVERS, DRAWING)
+def test_a_mask_that_keeps_nothing_changes_nothing(make):
+    free = chained(make(), perfect(0.5, 0.7), 6)
+    assert torch.equal(
+        chained(make(), perfect(0.5, 0.7), 6, clean=torch.ones(1, 4, 2, 8, 8), frame_mask=torch.ones(1, 2)), free
+    )
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.3, 0.7])
+def test_a_frame_is_shown_clean_until_its_share_of_the_steps_is_left(ratio):
+    """And then as noise, and called so."""
+    clean, seen = torch.full((1, 4, 2, 4, 4), 7.0), []
+
+    def denoise(x: Tensor, timestep: Tensor, x_mask: Tensor | None) -> Tensor:
+        assert x_mask is not None
+        seen.append((bool(x_mask[0, 0]), torch.equal(x[:, :, 0], clean[:, :, 0])))
+        return perfect(0.0, 1.0)(x, timestep, x_mask)
+
+    chained(
+        scheduler_named("dpm-solver++"),
+        denoise,
+        10,
+        tuple(clean.shape),
+        clean=clean,
+        frame_mask=torch.tensor([[ratio, 1]]),
+    )
+    num_noisy = 0 if ratio == 0 else int(10 * ratio) + 1
+    assert seen == [(False, True)] * (10 - num_noisy) + [(True, False)] * num_noisy
+
+
+@pytest.mark.parametrize("method", ["dpm-solver++", "unipc"])
+def test_the_smaller_its_ratio_the_nearer_an_edited_frame_stays(method):
+    clean = torch.randn(1, 4, 5, 8, 8, generator=torch.Generator().manual_seed(1))
+    mask = torch.tensor([[0.0, 0.2, 0.5, 0.8, 1.0]])
+    final = chained(scheduler_named(method), perfect(0.0, 1.0), 20, tuple(clean.shape), clean=clean, frame_mask=mask)
+    distances = (final - clean).pow(2).mean(dim=(0, 1, 3, 4)).tolist()
+    assert distances == sorted(distances)
+    assert distances[0] == 0
+    assert distances[1] < distances[4] / 2
+
+
+def test_with_the_reference_s_chain_frames_that_are_kept_come_back_as_they_were_but_for_the_last_step():
+    clean, seen = torch.randn(1, 4, 4, 4, 4, generator=torch.Generator().manual_seed(5)), []
+    chained(
+        IDDPMScheduler(),
         perfect(0.0, 1.0),
-        NoiseSchedule.of(10),
-        given,
-        lambda: torch.randn(1, 4, 4, 4, 4, generator=generator),
+        10,
+        tuple(clean.shape),
+        clean=clean,
         frame_mask=torch.tensor([[0.0, 1.0, 1.0, 0.0]]),
         on_step=lambda number, x, x0: seen.append(x),
     )
     for x in seen[:-1]:
-        assert torch.equal(x[:, :, [0, 3]], given[:, :, [0, 3]])
-        assert not torch.equal(x[:, :, [1, 2]], given[:, :, [1, 2]])
-    torch.testing.assert_close(seen[-1][:, :, [0, 3]], given[:, :, [0, 3]], rtol=0, atol=0.1)
+        assert torch.equal(x[:, :, [0, 3]], clean[:, :, [0, 3]])
+        assert not torch.equal(x[:, :, [1, 2]], clean[:, :, [1, 2]])
+    torch.testing.assert_close(seen[-1][:, :, [0, 3]], clean[:, :, [0, 3]], rtol=0, atol=0.1)
+
+
+@pytest.mark.parametrize("method", ["iddpm", "dpm-solver++", "unipc"])
+def test_given_frames_shape_the_frames_between_them(method):
+    model, generator = awake_model(), torch.Generator().manual_seed(3)
+    first, last = torch.randn(4, 1, 4, 6, generator=generator), torch.randn(4, 1, 4, 6, generator=generator)
+    between = {"references": [[first, last]], "conditions": [[start_image(), end_image(1)]], "method": method}
+    made = sampled(model, [1], **between)
+    if method != "iddpm":
+        assert torch.equal(made[0, :, [0]], first)
+        assert torch.equal(made[0, :, [2]], last)
+    free = sampled(model, [1], method=method)
+    assert relmax(made[:, :, 1], free[:, :, 1]) > 1e-3
+    assert torch.equal(
+        sampled(model, [1], references=[[first]], conditions=[[Condition(loop=2)]], method="unipc"),
+        sampled(model, [1], method="unipc"),
+    ), "another loop's"
