@@ -11,10 +11,11 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -91,6 +92,15 @@ class MediaTable:
         self.uri = uri
         self._scheme, self._path = split_uri(uri)
 
+    def columns(self) -> list[str]:
+        """Names of its columns, in lower case. Errors as of `rows`."""
+        with self._local() as file:
+            if self._is_parquet:
+                with _told_of_parquet(self.uri), pq.ParquetFile(file) as opened:
+                    return _lower(opened.schema_arrow.names)
+            with _opened_csv(file) as text:
+                return _header(csv.reader(text, strict=True), self.uri)
+
     def rows(self) -> Iterator[TableRow]:
         """Every row in order, streamed; one that says something impossible has a `problem`.
 
@@ -98,10 +108,8 @@ class MediaTable:
             SpecError: there is no such table.
             DataError: it is no table, or has no column that names files.
         """
-        (source,) = list_source(self.uri)
-        with source.local() as file, told(file, "read"):
-            read = _parquet_rows if self.uri.lower().endswith(".parquet") else _csv_rows
-            yield from read(file, self.uri)
+        with self._local() as file:
+            yield from (_parquet_rows if self._is_parquet else _csv_rows)(file, self.uri)
 
     def files(self) -> Iterator[tuple[TableRow, SourceFile | None]]:
         """Every row with its file, named as `named` finds it again. No file: the row's problem says why."""
@@ -127,6 +135,16 @@ class MediaTable:
         beside = Path(self._path).parent / Path(name).expanduser()
         # Open-Sora takes a relative path from where it runs, everybody else from where the table lies.
         return _only(str(beside), name) if os.path.isfile(beside) else _local(name)
+
+    @property
+    def _is_parquet(self) -> bool:
+        return self.uri.lower().endswith(".parquet")
+
+    @contextmanager
+    def _local(self) -> Iterator[Path]:
+        (source,) = list_source(self.uri)
+        with source.local() as file, told(file, "read"):
+            yield file
 
     @cached_property
     def _beside_in_bucket(self) -> dict[str, SourceFile]:
@@ -161,14 +179,9 @@ def _only(uri: str, name: str) -> SourceFile | None:
 
 
 def _csv_rows(file: Path, uri: str) -> Iterator[TableRow]:
-    csv.field_size_limit(MAX_CAPTION_CHARACTERS)
-    with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as opened:
-        reader = csv.reader(opened, strict=True)
-        try:
-            columns = [name.strip().lower() for name in next(reader, [])]
-        except csv.Error as error:
-            raise DataError(f"{uri} is no CSV table: {error}.") from None
-        _check_columns(columns, uri)
+    with _opened_csv(file) as text:
+        reader = csv.reader(text, strict=True)
+        columns = _header(reader, uri)
         number = 0
         while True:
             try:
@@ -185,6 +198,25 @@ def _csv_rows(file: Path, uri: str) -> Iterator[TableRow]:
             yield _fields_row(number, reader.line_num, columns, fields)
 
 
+def _opened_csv(file: Path) -> IO[str]:
+    """What is not UTF-8 is told with the row it stands in."""
+    csv.field_size_limit(MAX_CAPTION_CHARACTERS)
+    return file.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
+
+
+def _header(reader: Iterator[list[str]], uri: str) -> list[str]:
+    try:
+        columns = _lower(next(reader, []))
+    except csv.Error as error:
+        raise DataError(f"{uri} is no CSV table: {error}.") from None
+    _check_columns(columns, uri)
+    return columns
+
+
+def _lower(names: Iterable[str]) -> list[str]:
+    return [name.strip().lower() for name in names]
+
+
 def _fields_row(number: int, line: int, columns: list[str], fields: list[str]) -> TableRow:
     bare = TableRow(number, line)
     if len(fields) != len(columns):
@@ -198,17 +230,22 @@ def _fields_row(number: int, line: int, columns: list[str], fields: list[str]) -
 
 
 def _parquet_rows(file: Path, uri: str) -> Iterator[TableRow]:
+    with _told_of_parquet(uri), pq.ParquetFile(file) as opened:
+        columns = _lower(opened.schema_arrow.names)
+        _check_columns(columns, uri)
+        number = 0
+        for batch in opened.iter_batches(1024):
+            for values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+                number += 1
+                yield _row(TableRow(number), dict(zip(columns, map(_told, values), strict=True)))
+
+
+@contextmanager
+def _told_of_parquet(uri: str) -> Iterator[None]:
     try:
-        with pq.ParquetFile(file) as opened:
-            columns = [name.strip().lower() for name in opened.schema_arrow.names]
-            _check_columns(columns, uri)
-            number = 0
-            for batch in opened.iter_batches(1024):
-                for values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-                    number += 1
-                    yield _row(TableRow(number), dict(zip(columns, map(_told, values), strict=True)))
+        yield
     except (pa.ArrowException, ValueError) as error:
-        raise DataError(f"{uri} is no Parquet table: {' '.join(str(error).split())}.") from None
+        raise DataError(f"{uri} is no Parquet table: {' '.join(str(error).split()).rstrip('.')}.") from None
 
 
 def _told(value: Any) -> str:
