@@ -191,6 +191,11 @@ class Chain:
             scheduler.set_begin_index(0)  # or some count steps by their timesteps, of which there may be two alike
         self.scheduler = scheduler
         self.timesteps: Tensor = scheduler.timesteps
+        if _learns_variance(scheduler) and self.timesteps[-1] != 0:
+            raise SpecError(
+                f"{type(scheduler).__name__} with a learned variance would leave noise in the last step, which is not "
+                'at timestep 0: set its timestep_spacing to "linspace".'
+            )
         self._as_reference = isinstance(scheduler, IDDPMScheduler)
         self._draw = draw
         self._noise = torch.empty(0)  # what x begins with: see `begin`

@@ -241,7 +241,7 @@ SOLVERS = {
 """Schedulers that draw no noise on the way."""
 DRAWING = {
     "DDPM": lambda: of("DDPMScheduler"),
-    "DDPM, learned variance": lambda: of("DDPMScheduler", variance_type="learned_range"),
+    "DDPM, learned variance": lambda: of("DDPMScheduler", variance_type="learned_range", timestep_spacing="linspace"),
     "Euler ancestral": lambda: of("EulerAncestralDiscreteScheduler"),
     "DPM++ SDE": lambda: of("DPMSolverMultistepScheduler", algorithm_type="sde-dpmsolver++"),
 }
@@ -332,6 +332,11 @@ def test_the_named_solvers_need_few_steps(method):
 def test_a_scheduler_of_another_process_is_refused_with_its_reason(scheduler, why):
     with pytest.raises(SpecError, match=why):
         check_scheduler(scheduler)
+
+
+def test_a_learned_variance_needs_a_last_step_that_has_none():
+    with pytest.raises(SpecError, match="leave noise in the last step"):
+        chained(of("DDPMScheduler", variance_type="learned_range"), perfect(0, 1), 5)
 
 
 def test_a_way_to_sample_that_is_not_known_is_refused_with_those_that_are():
