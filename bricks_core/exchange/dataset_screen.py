@@ -21,10 +21,9 @@ def exported_screen(dataset: Dataset, counted: Contents, folder: ExportFolder, w
     held_out = counted.of_split("held_out")
     console.print(f"Run {dataset.run} as {what}: {_clips_and_images(clips, images)}, {held_out:,} of them held out")
     there = f", {folder.num_there:,} were there" if folder.num_there else ""
-    files = "shards" if what == "webdataset" else "files"
-    console.print(
-        f"  {folder.num_written:,} {files} written{there}: {counted.num_bytes / 1e6:,.1f} MB of clips and images"
-    )
+    files = ("shard" if what == "webdataset" else "file") + ("" if folder.num_written == 1 else "s")
+    size = f"{counted.num_bytes / 1e6:,.1f} MB of clips and images"
+    console.print(f"  {folder.num_written:,} {files} written{there}: {size}")
     console.print(f"  {table}")
     licences = ", ".join(sorted(f"{licence} ({_of(counted, licence):,})" for licence in counted.licences))
     console.print(f"  licences: {licences}")

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -34,6 +35,7 @@ class ExportFolder:
         self.about = about
         """What the marker says; `tell` writes it."""
         self.num_written = self.num_there = 0
+        self._counting = threading.Lock()
 
     def tell(self, **facts: Any) -> None:
         """Say how far the export is."""
@@ -52,12 +54,17 @@ class ExportFolder:
 
     def copy(self, name: str, artifact: Artifact, key: str, *, size_bytes: int, sha256: str) -> None:
         """A file of an artifact, unless it is there already."""
-        if self.has(name, size_bytes=size_bytes, sha256=sha256):
-            self.num_there += 1
-            return
-        with artifact.local(key) as file:
-            self.write(name, lambda aside: shutil.copyfile(file, aside))
-        self.num_written += 1
+        there = self.has(name, size_bytes=size_bytes, sha256=sha256)
+        if not there:
+            with artifact.local(key) as file:
+                self.write(name, lambda aside: shutil.copyfile(file, aside))
+        self.count(there)
+
+    def count(self, there: bool) -> None:
+        """Count a file that was there, or was written."""
+        with self._counting:
+            self.num_there += there
+            self.num_written += not there
 
     def has(self, name: str, *, size_bytes: int, sha256: str) -> bool:
         """Whether the file is there and what it should be."""

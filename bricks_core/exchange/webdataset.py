@@ -41,12 +41,12 @@ def export_webdataset(dataset: Dataset, folder: ExportFolder, progress: Progress
             if shard.get("content") == content and folder.has(
                 name, size_bytes=shard["size_bytes"], sha256=shard["sha256"]
             ):
-                folder.num_there += 1
+                folder.count(True)
             else:
                 file = folder.write(name, lambda aside, members=members: _write(aside, members, dataset.clip))  # type: ignore[misc]
                 shard = {"file": name, "split": split, "num_samples": len(members), "content": content}
                 shard |= {"size_bytes": file.stat().st_size, "sha256": sha256_of_file(file)}
-                folder.num_written += 1
+                folder.count(False)
             shards.append(shard)
             known.pop(name, None)
             folder.tell(shards=[*shards, *known.values()])

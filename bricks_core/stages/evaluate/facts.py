@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -186,7 +187,7 @@ def dataset_facts(work: Work) -> Dataset:
     licences: Counter[str] = Counter()
     video_reasons, shot_reasons, score_reasons, caption_reasons = Reasons(), Reasons(), Reasons(), Reasons()
     for video in work.rows("ingest", "videos", Video):
-        if video.state == "beside":
+        if video.state == "beside" or video.kind == "image":
             continue  # no film, and nobody thought that it was one
         states[video.state] += 1
         if video.state in {"ok", "damaged"}:
@@ -204,6 +205,8 @@ def dataset_facts(work: Work) -> Dataset:
         clip_seconds += clip.num_frames / clip.fps if clip.fps else 0.0
     num_kept = num_held_out = 0
     for score in work.rows("score", "scores", Score):
+        if score.kind == "image":
+            continue
         if score.state == "kept":
             num_kept += 1
             num_held_out += score.split == "held_out"
@@ -286,7 +289,11 @@ def histograms(work: Work) -> list[Histogram]:
         return ((each.num_words, True) for each in work.rows("caption", "captions", Caption) if each.status == "ok")
 
     def scores(quantity: Quantity) -> Callable[[], Iterator[tuple[float, bool]]]:
-        return lambda: ((quantity.of(score), score.state == "kept") for score in work.rows("score", "scores", Score))
+        return lambda: (
+            (quantity.of(score), score.state == "kept")
+            for score in work.rows("score", "scores", Score)
+            if score.kind == "video"
+        )
 
     wanted = [("Length", "seconds", durations)]
     wanted += [(quantity.name, quantity.unit, scores(quantity)) for quantity in SCORES]
@@ -309,7 +316,8 @@ def histogram(name: str, unit: str, values: Callable[[], Iterable[tuple[float, b
     low, high = _without_tails(lowest, highest, count, values)
     # Few clips in many bars are a picket fence; about twice the square root is readable at any number.
     wanted = min(NUM_BARS, max(6, round(2 * math.sqrt(count))))
-    width = nice_step((high - low) / wanted if high > low else (abs(low) or 1.0) / 10)
+    # Numbers so small that a tenth of them is 0 still have a bar.
+    width = nice_step(max((high - low) / wanted if high > low else (abs(low) or 1.0) / 10, sys.float_info.min))
     width = max(width, 1.0) if all_whole else width
     first = math.floor(low / width)
     num_bars = math.floor(high / width) - first + 1
