@@ -7,7 +7,9 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from jobs import checkpoint, dataset
 from jobs.door import DEFAULT_STORE, SetFlag, StoreFlag, VerboseFlag, serve
+from jobs.generate import generate
 
 app = typer.Typer(
     help=__doc__,
@@ -100,6 +102,11 @@ def gc(
     from bricks_core.storage.store import open_store
 
     garbage_screen(collect(open_store(store), delete=delete), deleted=delete)
+
+
+app.command()(generate)
+app.add_typer(checkpoint.app, name="checkpoint")
+app.add_typer(dataset.app, name="dataset")
 
 
 @app.command()
