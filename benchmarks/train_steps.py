@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 from benchmarks.record import flags, keep
 from bricks_core.models.stdit2 import STDiT2
 from bricks_core.spec.latents import Latent
-from bricks_core.spec.train import Constant, ModelSpec, Phase, TrainBucket, TrainSpec
+from bricks_core.spec.train import Constant, Phase, STDiT2Spec, TrainBucket, TrainSpec
 from bricks_core.stages.train.dataloader import Loader, MicroBatch, Plan
 from bricks_core.stages.train.parallel import processes
 from bricks_core.stages.train.step import Trainer
@@ -58,7 +58,7 @@ def measure_steps(folder: Path, repeats: int, steps_per_try: int = 8) -> dict[st
         TrainBucket(num_frames=8, resolution="96x160", batch_size=4),
     ]
     spec = TrainSpec(
-        model=ModelSpec(hidden_size=144, depth=4, num_heads=4, input_sq_size_px=128),
+        model=STDiT2Spec(hidden_size=144, depth=4, num_heads=4, input_sq_size_px=128),
         precision="float32",
         phases=[Phase(name="all", steps=1000, buckets=buckets, schedule=Constant(lr=1e-4))],
     )
@@ -200,7 +200,7 @@ def write_clips(
         for clip in range(num_clips):
             frames = rng.standard_normal((num_frames, 4, height, width), dtype=np.float32)
             text = rng.standard_normal((int(rng.integers(20, 120)), text_width), dtype=np.float32)
-            text_offset = pack.add_text(text)
+            text_offset, empty = pack.add_text(text), pack.add_text(text[:1])
             for kind, latents in (("video", frames), ("image", frames[:1])):
                 row = Latent(
                     id=f"{clip:08x}{kind}",
@@ -213,6 +213,8 @@ def write_clips(
                     height_px=8 * height,
                     width_px=8 * width,
                     num_frames=len(latents),
+                    time_stride=1,
+                    latent_channels=4,
                     latent_height=height,
                     latent_width=width,
                     fps=24.0,
@@ -220,6 +222,8 @@ def write_clips(
                     latents_offset_bytes=pack.add_latents([latents], len(latents), height, width),
                     text_offset_bytes=text_offset,
                     num_tokens=len(text),
+                    empty_text_offset_bytes=empty,
+                    num_empty_tokens=1,
                     text_width=text_width,
                     caption="",
                     caption_by="",

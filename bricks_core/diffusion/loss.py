@@ -2,6 +2,8 @@
 
 Improved DDPM, arXiv:2102.09672 section 3.1 (the sum of both, here with weight 1 each), after DDPM, arXiv:2006.11239
 sections 3.3 and 3.4. Numbers in brackets are sections of the specification, docs/stdit2.md. B samples, T frames.
+
+Networks that predict the way from latents to noise have `flow_loss` instead: arXiv:2210.02747 with straight paths.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ class Losses:
     loss: Tensor
     mse: Tensor
     vb: Tensor
-    """Bits per number; only the predicted variance learns from it."""
+    """Bits per number; only the predicted variance learns from it. 0 where no variance is predicted."""
 
 
 def denoising_loss(
@@ -63,6 +65,16 @@ def denoising_loss(
     mse = _mean_over_frames((noise - predicted).square(), frame_mask)
     vb = _mean_over_frames(_variational_bound(schedule, predicted.detach(), nu, x0, x_t, step), frame_mask)
     return Losses(loss=mse + vb, mse=mse, vb=vb)
+
+
+def flow_loss(output: Tensor, x0: Tensor, noise: Tensor) -> Losses:
+    """How far the network's answer is from the way that leads from clean latents to noise.  (B, C, T, H, W) each
+
+    At noise level σ the network is given (1 - σ) x0 + σ noise, which moves by noise - x0 as σ grows, whatever σ is.
+    arXiv:2210.02747 eq. 23 with σ_min = 0; arXiv:2209.03003 eq. 1.
+    """
+    mse = _mean_over_frames((noise.float() - x0.float() - output.float()).square(), None)
+    return Losses(loss=mse, mse=mse, vb=torch.zeros_like(mse))
 
 
 def _variational_bound(

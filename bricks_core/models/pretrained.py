@@ -37,6 +37,15 @@ def name_of(model: str) -> str:
     return Path(model).resolve().name if Path(model).exists() else model
 
 
+def part_of(model: str, part: str) -> str:
+    """Where in `model` a part of a pipeline lies: in the folder of that name, or "" where `model` is the part itself.
+
+    A hub id whose name ends in -Diffusers is a whole pipeline, by the custom of those who publish them.
+    """
+    whole = (Path(model) / part).is_dir() if Path(model).is_dir() else model.lower().endswith("-diffusers")
+    return part if whole else ""
+
+
 @contextlib.contextmanager
 def explained(what: str, model: str) -> Iterator[None]:
     """Turn the many ways in which loading `model` fails into one sentence.

@@ -2,8 +2,9 @@
 
 L is a caption's own number of rows, its end row included: features are stored and trained on at their real length.
 
-Two encoders behind one interface:
+Three encoders behind one interface:
 - `T5`: the encoder half of T5 (arXiv:1910.10683), as Open-Sora 1.1 uses it: at most 200 tokens, 4096 wide in size XXL;
+- `UMT5`: that of umT5 (arXiv:2304.09151), as Wan uses it: many languages, at most 512 tokens, as wide in size XXL;
 - `HashedWords`: built in, no weights: a hashed vector per word, of the same width.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import html
 import re
 import unicodedata
 from abc import ABC, abstractmethod
@@ -20,7 +22,7 @@ import numpy as np
 import torch
 
 from bricks_core.errors import DataError
-from bricks_core.models.pretrained import DTYPES, explained, name_of, weights_digest
+from bricks_core.models.pretrained import DTYPES, explained, name_of, part_of, weights_digest
 from bricks_core.spec.latents import TextSpec
 
 
@@ -39,6 +41,8 @@ def load_text_encoder(spec: TextSpec, device: torch.device | str = "cpu") -> Tex
     """The encoder that the run file asks for. Raises SpecError or ServiceUnavailable when its weights cannot be had."""
     if spec.kind == "t5":
         return T5(spec.model, spec.revision, spec.dtype, spec.max_tokens, device)
+    if spec.kind == "umt5":
+        return UMT5(spec.model, spec.revision, spec.dtype, spec.max_tokens, device)
     return HashedWords(spec.max_tokens)
 
 
@@ -47,6 +51,8 @@ class T5(TextEncoder):
 
     Captions are taken as they are: Open-Sora cleans prompts, not training captions (stdit2.md section 10).
     """
+
+    kind = "t5"
 
     def __init__(
         self,
@@ -57,15 +63,20 @@ class T5(TextEncoder):
         device: torch.device | str = "cpu",
         batch_size: int = 8,
     ):
+        self.device, self.max_tokens, self.batch_size = torch.device(device), max_tokens, batch_size
+        self.tokenizer: Any
+        with explained(f"The text encoder {self.kind}", model):
+            self.tokenizer, network = self._load(model, revision or "main", DTYPES[dtype])
+        self.width = int(network.config.d_model)
+        self.id = f"{self.kind}:{name_of(model)}:{weights_digest(network)}:{dtype}:{max_tokens}"
+        self.network = network.to(self.device).eval().requires_grad_(False)
+
+    @staticmethod
+    def _load(model: str, revision: str, dtype: torch.dtype) -> tuple[Any, Any]:
         from transformers import AutoTokenizer, T5EncoderModel  # seconds that the built-in encoder does without
 
-        self.device, self.max_tokens, self.batch_size = torch.device(device), max_tokens, batch_size
-        with explained("The text encoder t5", model):
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(model, revision=revision or "main")
-            network: Any = T5EncoderModel.from_pretrained(model, revision=revision or "main", dtype=DTYPES[dtype])
-        self.width = int(network.config.d_model)
-        self.id = f"t5:{name_of(model)}:{weights_digest(network)}:{dtype}:{max_tokens}"
-        self.network = network.to(self.device).eval().requires_grad_(False)
+        tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
+        return tokenizer, T5EncoderModel.from_pretrained(model, revision=revision, dtype=dtype)
 
     @torch.no_grad()
     def encode(self, texts: list[str]) -> list[np.ndarray]:
@@ -89,6 +100,34 @@ class T5(TextEncoder):
                     f"{self.id} overflows on the caption {text[:60]!r}: set latents.text.dtype to bfloat16 or float32."
                 )
         return features
+
+
+class UMT5(T5):
+    """transformers' UMT5EncoderModel and its tokenizer, from their own folder or a whole pipeline's.
+
+    Captions and prompts alike are mended and their white space is made single blanks, as Wan was trained.
+    """
+
+    kind = "umt5"
+
+    @staticmethod
+    def _load(model: str, revision: str, dtype: torch.dtype) -> tuple[Any, Any]:
+        from transformers import AutoTokenizer, UMT5EncoderModel
+
+        tokenizer = AutoTokenizer.from_pretrained(model, revision=revision, subfolder=part_of(model, "tokenizer"))
+        place = part_of(model, "text_encoder")
+        return tokenizer, UMT5EncoderModel.from_pretrained(model, revision=revision, subfolder=place, dtype=dtype)
+
+    def encode(self, texts: list[str]) -> list[np.ndarray]:
+        """See TextEncoder. Raises DataError when the type overflows, as float16 may."""
+        return super().encode([_mended(text) for text in texts])
+
+
+def _mended(text: str) -> str:
+    """Broken Unicode and HTML's escapes made letters, single blanks: "a&amp;amp;b  c" -> "a&b c"."""
+    import ftfy
+
+    return " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split())
 
 
 # How much of a word's row is the word itself, its pieces, and each of the words before and after it; and how much of

@@ -1,15 +1,18 @@
 """Pixels to latents and back: what the transformer learns is made here.
 
-Letters: T frames, H and W pixels, h = floor(H / 8) and w = floor(W / 8) latents.
+Letters: T frames, H and W pixels, t latents in time, C channels, h = floor(H / 8) and w = floor(W / 8) latents.
 
-Two codecs behind one interface:
-- `SdVae`: Stable Diffusion's autoencoder (arXiv:2112.10752 section 3.1) frame by frame, as Open-Sora 1.1 uses it;
-- `PatchDct`: built in, no weights: four DCT coefficients of every 8x8 patch.
+Three codecs behind one interface:
+- `SdVae`: Stable Diffusion's autoencoder (arXiv:2112.10752 section 3.1) frame by frame, as Open-Sora 1.1 has it, C = 4;
+- `PatchDct`: built in, no weights: four DCT coefficients of every 8x8 patch, C = 4;
+- `WanVae`: Wan's autoencoder (arXiv:2503.20314 section 4.1), which shrinks time too: T = 4k + 1 frames are t = k + 1
+  latents of 16 channels, the first frame alone and then four by four, each told of the frames before and of none after.
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +22,8 @@ import torch
 from torch import Tensor
 
 from bricks_core.errors import DataError, SpecError
-from bricks_core.models.pretrained import DTYPES, explained, name_of, weights_digest
+from bricks_core.models.chunks import in_chunks
+from bricks_core.models.pretrained import DTYPES, explained, name_of, part_of, weights_digest
 from bricks_core.spec.latents import CodecSpec
 
 PATCH = 8
@@ -27,24 +31,45 @@ LATENT_CHANNELS = 4
 
 
 class LatentCodec(ABC):
-    """Frames <-> latents, each frame by itself, in chunks of `chunk_frames` so that memory does not grow with T.
+    """Frames <-> latents. `id` says what made the latents (kind, weights, scale, type). It goes into the index, and
+    latents of one id are never mixed with those of another.
 
-    `id` says what made the latents (kind, weights, scale, type). It goes into the index, and latents of one id are
-    never mixed with those of another.
+    With a `time_stride` of 1 each frame is by itself, and they go in chunks of `chunk_frames` so that memory does not
+    grow with T. Otherwise the frames of one call are one video, from its first frame on.
     """
 
     id: str
+    channels: int = LATENT_CHANNELS
+    space_stride: int = PATCH
+    time_stride: int = 1
 
     def __init__(self, device: torch.device | str, chunk_frames: int):
         self.device = torch.device(device)
         self.chunk_frames = chunk_frames
 
+    def num_latents(self, num_frames: int) -> int:
+        """Latents in time of so many frames.
+
+        Raises SpecError: they are no whole number of latents.
+        """
+        if num_frames < 1 or (num_frames - 1) % self.time_stride:
+            near = self.whole_frames(num_frames)
+            raise SpecError(
+                f"{num_frames} frames are no whole number of latents: this codec joins {self.time_stride} frames after "
+                f"the first. Take {near} or {near + self.time_stride}."
+            )
+        return 1 + (num_frames - 1) // self.time_stride
+
+    def whole_frames(self, num_frames: int) -> int:
+        """As many frames as make whole latents, from the first on: of 18, every fourth, 17."""
+        return 1 + max(num_frames - 1, 0) // self.time_stride * self.time_stride
+
     @torch.no_grad()
     def encode(self, frames: np.ndarray | Tensor) -> Tensor:
-        """uint8 (T, H, W, 3), or float (T, 3, H, W) in [-1, 1] -> float32 (T, 4, floor(H/8), floor(W/8)).
+        """uint8 (T, H, W, 3), or float (T, 3, H, W) in [-1, 1] -> float32 (t, C, floor(H/8), floor(W/8)).
 
         Sides that are no multiple of 8 lose up to 7 pixels at the bottom and the right: 426 wide comes back 424 wide.
-        Raises DataError for any other shape or type.
+        Raises DataError for any other shape or type, SpecError for frames that make no whole latents.
         """
         frames = torch.from_numpy(np.ascontiguousarray(frames)) if isinstance(frames, np.ndarray) else frames
         whole = frames.dtype == torch.uint8
@@ -53,41 +78,45 @@ class LatentCodec(ABC):
             raise DataError(
                 f"Frames are uint8 (T, H, W, 3) or float (T, 3, H, W), these are {frames.dtype} {tuple(frames.shape)}."
             )
-        if min(sides) < PATCH:
-            raise DataError(f"Frames of {sides[0]}x{sides[1]} pixels are smaller than one latent (8x8).")
+        stride = self.space_stride
+        if min(sides) < stride:
+            raise DataError(f"Frames of {sides[0]}x{sides[1]} pixels are smaller than one latent ({stride}x{stride}).")
         if not len(frames):
-            return torch.zeros(0, LATENT_CHANNELS, sides[0] // PATCH, sides[1] // PATCH, device=self.device)
+            return torch.zeros(0, self.channels, sides[0] // stride, sides[1] // stride, device=self.device)
+        self.num_latents(len(frames))
         return self._in_chunks(lambda chunk: self._encode(chunk.to(self.device)), frames)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """float (T, 4, h, w) -> float32 (T, 3, 8h, 8w) around [-1, 1]; who writes pictures clamps.
+        """float (t, C, h, w) -> float32 (T, 3, 8h, 8w) around [-1, 1]; who writes pictures clamps.
 
         Raises DataError for any other shape.
         """
-        if latents.ndim != 4 or latents.shape[1] != LATENT_CHANNELS or min(latents.shape[2:]) < 1:
-            raise DataError(f"Latents are (T, 4, h, w), these are {tuple(latents.shape)}.")
+        if latents.ndim != 4 or latents.shape[1] != self.channels or min(latents.shape[2:]) < 1:
+            raise DataError(f"Latents are (T, {self.channels}, h, w), these are {tuple(latents.shape)}.")
         if not len(latents):
-            return torch.zeros(0, 3, latents.shape[2] * PATCH, latents.shape[3] * PATCH, device=self.device)
+            height, width = (side * self.space_stride for side in latents.shape[2:])
+            return torch.zeros(0, 3, height, width, device=self.device)
         return self._in_chunks(lambda chunk: self._decode(chunk.to(self.device).float()), latents)
 
     @abstractmethod
     def _encode(self, frames: Tensor) -> Tensor:
-        """uint8 (T, H, W, 3) or float (T, 3, H, W) in [-1, 1] -> float32 (T, 4, h, w), for a chunk."""
+        """uint8 (T, H, W, 3) or float (T, 3, H, W) in [-1, 1] -> float32 (t, C, h, w), for a chunk."""
 
     @abstractmethod
     def _decode(self, latents: Tensor) -> Tensor:
-        """float32 (T, 4, h, w) -> float32 (T, 3, 8h, 8w), for a chunk."""
+        """float32 (t, C, h, w) -> float32 (T, 3, 8h, 8w), for a chunk."""
 
     def _in_chunks(self, work: Callable[[Tensor], Tensor], frames: Tensor) -> Tensor:
-        starts = range(0, len(frames), self.chunk_frames)
-        return torch.cat([work(frames[start : start + self.chunk_frames]) for start in starts])
+        return in_chunks(work, frames, self.chunk_frames if self.time_stride == 1 else len(frames))
 
 
 def load_codec(spec: CodecSpec, device: torch.device | str = "cpu") -> LatentCodec:
     """The codec that the run file asks for. Raises SpecError or ServiceUnavailable when its weights cannot be had."""
     if spec.kind == "sd-vae":
         return SdVae(spec.model, spec.revision, spec.dtype, device, spec.chunk_frames)
+    if spec.kind == "wan-vae":
+        return WanVae(spec.model, spec.revision, spec.dtype, device)
     return PatchDct(device, spec.chunk_frames)
 
 
@@ -135,6 +164,48 @@ class SdVae(LatentCodec):
 
     def _decode(self, latents: Tensor) -> Tensor:
         return self.vae.decode((latents / self.scale).to(self.vae.dtype)).sample.float()
+
+
+class WanVae(LatentCodec):
+    """diffusers' AutoencoderKLWan from a hub id or a folder, its own or a whole pipeline's (then in vae/).
+
+    Latents are brought to about zero mean and unit variance, channel by channel, by the means and deviations in its
+    config, as diffusers' pipelines do. The mean of the posterior is kept, as in `SdVae`.
+
+    A prefix of a video's latents is the latents of the prefix, so that training reads clips from their first frame on.
+    """
+
+    def __init__(self, model: str, revision: str = "", dtype: str = "float32", device: torch.device | str = "cpu"):
+        from diffusers import AutoencoderKLWan
+
+        super().__init__(device, chunk_frames=1)
+        place = part_of(model, "vae")
+        with explained("The codec's wan-vae", model):
+            vae: Any = AutoencoderKLWan.from_pretrained(
+                model, subfolder=place, revision=revision or None, torch_dtype=DTYPES[dtype]
+            )
+        self.channels, self.space_stride = vae.config.z_dim, vae.config.scale_factor_spatial
+        self.time_stride = vae.config.scale_factor_temporal
+        if (self.time_stride, self.space_stride) != (4, PATCH):
+            raise SpecError(
+                f"The autoencoder {model} shrinks time by {self.time_stride} and sides by {self.space_stride}; 4 and 8 "
+                "are known here: use that of Wan 2.1, such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers."
+            )
+        mean, deviation = torch.tensor(vae.config.latents_mean), torch.tensor(vae.config.latents_std)
+        scale = hashlib.sha256(repr((vae.config.latents_mean, vae.config.latents_std)).encode()).hexdigest()[:8]
+        self.id = f"wan-vae:{name_of(model)}:{weights_digest(vae)}:scale={scale}:{dtype}:mean"
+        self._mean, self._deviation = (each.to(self.device)[:, None, None, None] for each in (mean, deviation))
+        self.vae = vae.to(self.device).eval().requires_grad_(False)
+
+    def _encode(self, frames: Tensor) -> Tensor:
+        video = _floats(frames).transpose(0, 1)[None].to(self.vae.dtype)  # (1, 3, T, H, W)
+        latents = self.vae.encode(video).latent_dist.mode()[0].float()
+        return ((latents - self._mean) / self._deviation).transpose(0, 1)
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        latents = latents.transpose(0, 1) * self._deviation + self._mean
+        pixels: Tensor = self.vae.decode(latents[None].to(self.vae.dtype)).sample
+        return pixels[0].transpose(0, 1).float()
 
 
 # Red, green and blue -> brightness, red against blue, green against both: orthonormal, and for natural pictures nearly

@@ -8,6 +8,9 @@ from pydantic import Field
 
 from bricks_core.spec.strict import Row, Strict
 
+SAMPLERS = {"stdit2": ("dpm-solver++", "unipc", "iddpm"), "wan": ("unipc", "flow-euler")}
+"""The ways from noise to latents that each family has; the first is the usual one."""
+
 
 class EvaluateSpec(Strict):
     """What is asked of the model, and of which checkpoints."""
@@ -22,17 +25,28 @@ class EvaluateSpec(Strict):
     """Height / width, as the resolution's table names it; not used where the resolution is one size."""
     fps: float = Field(8.0, gt=0)
     """The rate the model is told, and the videos' own."""
-    sampler: Literal["dpm-solver++", "iddpm"] = "dpm-solver++"
-    """iddpm is the reference's 100-step chain; dpm-solver++ needs a quarter of the steps."""
+    sampler: Literal["dpm-solver++", "iddpm", "unipc", "flow-euler"] = "dpm-solver++"
+    """For stdit2: iddpm is the reference's 100-step chain; dpm-solver++ and unipc need a quarter of the steps. For wan:
+    unipc, or flow-euler, which is simpler and needs more steps."""
     num_sampling_steps: int = Field(25, ge=1, le=1000)
     guidance_scale: float = Field(7.0, ge=0)
     guided_channels: Literal[3, 4] = 4
-    """3 leaves the fourth latent channel unguided, as the reference does."""
+    """Of stdit2: 3 leaves the fourth latent channel unguided, as the reference does. Wan guides all it has."""
     num_checkpoints: int = Field(5, ge=2)
     """Checkpoints sampled, at most: the base model, the last one, and evenly spaced ones between."""
     weights: list[Literal["raw", "ema"]] = Field(["raw", "ema"], min_length=1)
     batch_size: int = Field(4, ge=1)
     """Prompts sampled together; the samples do not depend on it."""
+
+    def check_family(self, family: str) -> None:
+        """Raise ValueError: what is asked for is not how this family is sampled."""
+        if self.sampler not in SAMPLERS[family]:
+            raise ValueError(
+                f"evaluate.sampler is {self.sampler}, and {family} is sampled by {' or '.join(SAMPLERS[family])}: "
+                "write one of these."
+            )
+        if self.guided_channels == 3 and family != "stdit2":
+            raise ValueError(f"evaluate.guided_channels is for stdit2; {family} guides all channels: leave it out.")
 
 
 class Sample(Row):

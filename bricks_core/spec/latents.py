@@ -10,40 +10,53 @@ from bricks_core.spec.strict import Row, Strict
 
 
 class CodecSpec(Strict):
-    """What turns pixels (3, num_frames, height_px, width_px) into latents (num_frames, 4, height_px/8, width_px/8)."""
+    """What turns pixels (3, num_frames, height_px, width_px) into latents.
 
-    kind: Literal["patch-dct", "sd-vae"] = "patch-dct"
-    """patch-dct is built in and needs no weights; sd-vae is diffusers' AutoencoderKL."""
+    patch-dct and sd-vae   (num_frames, 4, height_px / 8, width_px / 8)
+    wan-vae                (1 + (num_frames - 1) / 4, 16, height_px / 8, width_px / 8)
+    """
+
+    kind: Literal["patch-dct", "sd-vae", "wan-vae"] = "patch-dct"
+    """patch-dct is built in and needs no weights; sd-vae is diffusers' AutoencoderKL; wan-vae is its
+    AutoencoderKLWan, which shrinks time too: clips are then read from their first frame on, 4k + 1 frames of them."""
     model: str = ""
-    """For sd-vae: a hub id or a folder."""
+    """For sd-vae and wan-vae: a hub id or a folder; for wan-vae also one of a whole pipeline, which has it in vae/."""
     revision: str = ""
     """For a hub id: the commit, so that the same name stays the same weights."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     chunk_frames: int = Field(16, ge=1)
-    """Frames encoded at once."""
+    """Frames encoded at once; wan-vae takes the whole clip, four frames after the other."""
+
+    @property
+    def time_stride(self) -> int:
+        """Frames to one latent, all but the first frame, which has a latent of its own."""
+        return 4 if self.kind == "wan-vae" else 1
 
     @model_validator(mode="after")
     def _named_model(self) -> Self:
-        if self.kind == "sd-vae" and not self.model:
-            raise ValueError("codec sd-vae needs a model: a hub id such as stabilityai/sd-vae-ft-ema, or a folder.")
+        usual = {"sd-vae": "stabilityai/sd-vae-ft-ema", "wan-vae": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"}
+        if self.kind in usual and not self.model:
+            raise ValueError(f"codec {self.kind} needs a model: a hub id such as {usual[self.kind]}, or a folder.")
         return self
 
 
 class TextSpec(Strict):
     """What turns a caption into features (num_tokens, width)."""
 
-    kind: Literal["hashed-words", "t5"] = "hashed-words"
-    """hashed-words is built in and needs no weights; t5 is transformers' T5 encoder."""
+    kind: Literal["hashed-words", "t5", "umt5"] = "hashed-words"
+    """hashed-words is built in and needs no weights; t5 is transformers' T5 encoder; umt5 its multilingual sister."""
     model: str = ""
-    """For t5: a hub id or a folder."""
+    """For t5 and umt5: a hub id or a folder; for umt5 also one of a whole pipeline, with text_encoder/ and
+    tokenizer/."""
     revision: str = ""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     max_tokens: int = Field(200, ge=1)
 
     @model_validator(mode="after")
     def _named_model(self) -> Self:
-        if self.kind == "t5" and not self.model:
-            raise ValueError("text t5 needs a model: a hub id such as DeepFloyd/t5-v1_1-xxl, or a folder.")
+        usual = {"t5": "DeepFloyd/t5-v1_1-xxl", "umt5": "google/umt5-xxl"}
+        if self.kind in usual and not self.model:
+            raise ValueError(f"text {self.kind} needs a model: a hub id such as {usual[self.kind]}, or a folder.")
         return self
 
 
@@ -77,19 +90,32 @@ class Latent(Row):
     height_px: int
     width_px: int
     num_frames: int
+    """Of the clip that the latents tell of, from its first on."""
+    time_stride: int
+    """Frames to one latent, as the codec has it. Above 1 a latent means something after those before it only, so
+    that what is read of a clip begins at its first."""
+    latent_channels: int
     latent_height: int
     latent_width: int
     fps: float
     pack: str
     """Key of the pack, relative to the artifact."""
     latents_offset_bytes: int
-    """float16 (num_frames, 4, latent_height, latent_width), frame after frame."""
+    """float16 (num_latents, latent_channels, latent_height, latent_width), one after the other."""
     text_offset_bytes: int
     """float16 (num_tokens, text_width)."""
     num_tokens: int
+    empty_text_offset_bytes: int
+    """The features of the empty caption, which some networks learn of a dropped caption from."""
+    num_empty_tokens: int
     text_width: int
     caption: str
     caption_by: str
     codec: str
     """What encoded the pixels: kind, weights and scale. Training refuses a mixture."""
     text_encoder: str
+
+    @property
+    def num_latents(self) -> int:
+        """Latents in time: one for the first frame, then one for every `time_stride`."""
+        return 1 + (self.num_frames - 1) // self.time_stride

@@ -19,7 +19,7 @@ from bricks_core.spec.latents import LatentsSpec
 from bricks_core.spec.score import ScoreSpec
 from bricks_core.spec.stages import STAGES
 from bricks_core.spec.strict import Strict
-from bricks_core.spec.train import TrainSpec
+from bricks_core.spec.train import WAN_TOKENS, TrainSpec, WanSpec
 
 
 class Metadata(Strict):
@@ -66,6 +66,67 @@ class RunSpec(Strict):
                 raise ValueError(
                     f"{place} is {resolution}, which is not encoded{nearest(resolution, self.latents.resolutions)}: "
                     f"latents.resolutions has {', '.join(self.latents.resolutions)}. Write the same in both."
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _possible_for_the_family(self) -> Self:
+        """What the network cannot do is told before anything is encoded for it."""
+        if self.train is None:
+            return self
+        model, codec = self.train.model, self.latents.codec.kind
+        if isinstance(model, WanSpec):
+            self._check_wan(model)
+        elif codec == "wan-vae":
+            raise ValueError(
+                "latents.codec.kind is wan-vae, whose latents have 16 channels, and stdit2 takes 4: write sd-vae or "
+                "patch-dct, or set train.model.family to wan."
+            )
+        if self.evaluate:
+            self.evaluate.check_family(model.family)
+        return self
+
+    def _check_wan(self, model: WanSpec) -> None:
+        for name in self.latents.resolutions:
+            # The classes named by one number have sides that divide by 16; 360p and its like have not.
+            if any(not side.isdigit() or int(side) % 16 for side in name.split("x")):
+                raise ValueError(
+                    f"latents.resolutions has {name}, and wan makes patches of 16x16 pixels: write a size whose sides "
+                    "divide by 16, such as 480x832."
+                )
+        tokens, codec = self.latents.text.max_tokens, self.latents.codec.kind
+        if tokens > WAN_TOKENS:
+            raise ValueError(
+                f"latents.text.max_tokens is {tokens}, and wan reads {WAN_TOKENS} at most: set it to {WAN_TOKENS}."
+            )
+        if codec != "wan-vae" and model.in_channels != 4:
+            raise ValueError(
+                f"train.model.in_channels is {model.in_channels}, and {codec} makes latents of 4 channels: set "
+                "latents.codec.kind to wan-vae."
+            )
+
+    @model_validator(mode="after")
+    def _whole_latents_in_time(self) -> Self:
+        """A codec that shrinks time is read from a clip's first frame on, 4k + 1 frames, none left out between."""
+        stride = self.latents.codec.time_stride
+        frames = [
+            (f"train.phases.{i}.buckets.{j}", bucket.num_frames, bucket.frame_interval)
+            for i, phase in enumerate(self.train.phases if self.train else [])
+            for j, bucket in enumerate(phase.buckets)
+        ]
+        if self.evaluate:
+            frames.append(("evaluate", self.evaluate.num_frames, 1))
+        for place, num_frames, interval in frames:
+            if interval > 1 and stride > 1:
+                raise ValueError(
+                    f"{place}.frame_interval is {interval}, and {self.latents.codec.kind} joins {stride} frames that "
+                    "follow each other: set it to 1."
+                )
+            if (num_frames - 1) % stride:
+                near = 1 + (num_frames - 1) // stride * stride
+                raise ValueError(
+                    f"{place}.num_frames is {num_frames}, and {self.latents.codec.kind} has whole latents for 1, "
+                    f"{stride + 1}, {2 * stride + 1} ... frames: take {near} or {near + stride}."
                 )
         return self
 
@@ -176,7 +237,7 @@ def _sentence(detail: ErrorDetails) -> str:
     return f"{place} = {detail['input']!r}: {message}" if _is_short(detail["input"]) else f"{place}: {message}"
 
 
-_DISCRIMINATORS = ("constant", "cosine_constant", "one_cycle")
+_DISCRIMINATORS = ("constant", "cosine_constant", "one_cycle", "stdit2", "wan")
 
 
 def _is_short(value: Any) -> bool:

@@ -37,7 +37,7 @@ STAGES: dict[str, Stage] = {
         Stage("clip", 2, ("ingest",), {"shots": Shot, "clips": Clip, "images": Image}, sharded=True),
         Stage("score", 2, ("ingest", "clip"), {"scores": Score}, sharded=True),
         Stage("caption", 2, ("ingest", "clip", "score"), {"captions": Caption}, sharded=True),
-        Stage("latents", 1, ("clip", "score", "caption"), {"latents": Latent}, sharded=True),
+        Stage("latents", 2, ("clip", "score", "caption"), {"latents": Latent}, sharded=True),
         Stage(
             "train",
             1,

@@ -1,8 +1,8 @@
-"""Train: latents become a fine-tuned STDiT2, through phases, with checkpoints that hold everything."""
+"""Train: latents become a fine-tuned network, through phases, with checkpoints that hold everything."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -10,11 +10,14 @@ from bricks_core.spec.strict import Row, Strict
 
 IMAGE_FPS = 120.0
 """The frame rate that a model is told of an image, in training as in sampling."""
+WAN_TOKENS = 512
+"""Rows of caption features that Wan reads, always: behind the caption's end they are zeros, and no mask hides them."""
 
 
-class ModelSpec(Strict):
+class STDiT2Spec(Strict):
     """STDiT2's size. The defaults are Open-Sora 1.1's STDiT2-XL/2, 0.77 billion parameters."""
 
+    family: Literal["stdit2"] = "stdit2"
     hidden_size: int = Field(1152, multiple_of=12)
     depth: int = Field(28, ge=1)
     num_heads: int = Field(16, ge=1)
@@ -31,10 +34,40 @@ class ModelSpec(Strict):
         return self
 
 
+class WanSpec(Strict):
+    """Wan's size, with diffusers' names. The defaults are Wan 2.1's smaller network, 1.4 billion parameters.
+
+    It reads latents of `in_channels`, and as many come out. It has no frame masks, so train.mask_ratios is null.
+    """
+
+    family: Literal["wan"]
+    num_layers: int = Field(30, ge=1)
+    num_attention_heads: int = Field(12, ge=1)
+    attention_head_dim: int = Field(128, multiple_of=2, ge=6)
+    """Split between time, height and width, for rotary positions in all three."""
+    ffn_dim: int = Field(8960, ge=1)
+    freq_dim: int = Field(256, multiple_of=2, ge=2)
+    text_dim: int = Field(4096, ge=1)
+    """Width of the caption features."""
+    in_channels: int = Field(16, ge=1)
+    patch_size: tuple[Literal[1], int, int] = (1, 2, 2)
+    """Latents in one token: in time, down and across."""
+    qk_norm: Literal["rms_norm_across_heads"] | None = "rms_norm_across_heads"
+    cross_attn_norm: bool = True
+    eps: float = Field(1e-6, gt=0)
+    shift: float = Field(3.0, gt=0)
+    """How far noise levels are moved towards much noise, in training and in sampling. 3 for about 480 rows of pixels
+    and 5 for 720, as Wan has it; 1 leaves them evenly spaced."""
+
+
+ModelSpec = Annotated[STDiT2Spec | WanSpec, Field(discriminator="family")]
+
+
 class TrainBucket(Strict):
     """Samples of one shape that every step of a phase takes together.
 
-    latents  (batch_size, 4, num_frames, height_px / 8, width_px / 8)
+    latents  (batch_size, channels, num_frames, height_px / 8, width_px / 8), with the codec's channels; of one that
+             shrinks time, 1 + (num_frames - 1) / 4
     """
 
     num_frames: int = Field(ge=1)
@@ -138,7 +171,8 @@ class HeldOutSpec(Strict):
 class TrainSpec(Strict):
     """What is trained, on which buckets, for how long."""
 
-    model: ModelSpec = ModelSpec()
+    model: ModelSpec = STDiT2Spec()
+    """Its `family` says which network it is: stdit2, or wan."""
     init_from: str = ""
     """Weights to begin with: a safetensors file, a folder with one, or a key in the store. Empty: random."""
     phases: list[Phase] = Field(min_length=1)
@@ -148,7 +182,7 @@ class TrainSpec(Strict):
     caption_dropout: float = Field(0.1, ge=0, le=1)
     """Share of samples whose caption is replaced by the null caption: what guidance needs."""
     mask_ratios: MaskRatios | None = MaskRatios()
-    """null trains without masks."""
+    """null trains without masks, and so does wan."""
     beta1: float = Field(0.9, ge=0, lt=1)
     beta2: float = Field(0.999, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
@@ -166,6 +200,25 @@ class TrainSpec(Strict):
     @property
     def num_steps(self) -> int:
         return sum(phase.steps for phase in self.phases)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_a_family(cls, given: Any) -> Any:
+        """A model that names no family is STDiT2; for one without frame masks, not to mention them means none."""
+        if not isinstance(given, dict):
+            return given
+        model = given.get("model", {})
+        if isinstance(model, dict):
+            model = {"family": "stdit2"} | model
+            given = given | {"model": model}
+        family = model.get("family") if isinstance(model, dict) else model.family
+        return {"mask_ratios": None} | given if family == "wan" else given
+
+    @model_validator(mode="after")
+    def _no_masks_for_wan(self) -> Self:
+        if isinstance(self.model, WanSpec) and self.mask_ratios is not None:
+            raise ValueError("wan has no frames that are given, so there is nothing to mask: leave mask_ratios out.")
+        return self
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
@@ -189,6 +242,7 @@ class StepRow(Row):
     """Mean over the samples since the row before, as mse and vb."""
     mse: float
     vb: float
+    """0 for a family that predicts no variance."""
     learning_rate: float
     """Of this step."""
     gradient_norm: float

@@ -2,12 +2,12 @@
 
 A pack is one file of many clips of one shape, float16 little-endian, each piece beginning at a multiple of 64 bytes:
 
-    64 bytes of heading | latents (T, 4, h, w) | text (L, width) | latents | text | ...
+    64 bytes of heading | latents (t, C, h, w) | text (L, width) | latents | text | ...
 
-All frames of a clip are in it, frame after frame, so that training takes another window of it every time, at the cost
-of the window; text has its real length. What lies where is in the `Latent` rows, nowhere else. Read by memory map: of
-the formats we measured (`.pt`, `.npy`, safetensors, tar, Parquet, Lance) this is the fastest for such windows
-(benchmarks/latent_format.py keeps the comparison with `.pt`).
+All latents of a clip are in it, one after the other, so that training takes another window of it every time, at the
+cost of the window; text has its real length, and the empty caption is among the texts. What lies where is in the
+`Latent` rows, nowhere else. Read by memory map: of the formats we measured (`.pt`, `.npy`, safetensors, tar, Parquet,
+Lance) this is the fastest for such windows (benchmarks/latent_format.py keeps the comparison with `.pt`).
 """
 
 from __future__ import annotations
@@ -46,22 +46,22 @@ class PackWriter:
         self._append(HEADING)
         self._texts: dict[bytes, int] = {}
 
-    def add_latents(self, chunks: Iterable[np.ndarray], num_frames: int, height: int, width: int) -> int:
-        """Append a clip's latents, given as chunks (frames, 4, height, width). Returns where they begin, in bytes.
+    def add_latents(
+        self, chunks: Iterable[np.ndarray], num_latents: int, height: int, width: int, channels: int = LATENT_CHANNELS
+    ) -> int:
+        """Append a clip's latents, given as chunks (t, channels, height, width). Returns where they begin, in bytes.
 
-        Raises DataError: the chunks have another shape or number of frames, or numbers that float16 cannot hold.
+        Raises DataError: the chunks have another shape or number of latents, or numbers that float16 cannot hold.
         """
         offset = self._align()
         written = 0
         for chunk in chunks:
-            if chunk.shape[1:] != (LATENT_CHANNELS, height, width):
-                raise DataError(
-                    f"Latents of {chunk.shape[1:]} do not fit a clip of ({LATENT_CHANNELS}, {height}, {width})."
-                )
+            if chunk.shape[1:] != (channels, height, width):
+                raise DataError(f"Latents of {chunk.shape[1:]} do not fit a clip of ({channels}, {height}, {width}).")
             self._append(self._half(chunk).data)
             written += len(chunk)
-        if written != num_frames:
-            raise DataError(f"A clip of {num_frames} frames came as latents of {written} frames: was it cut short?")
+        if written != num_latents:
+            raise DataError(f"A clip of {num_latents} frames came as latents of {written} frames: was it cut short?")
         return offset
 
     def add_text(self, features: np.ndarray) -> int:
@@ -120,10 +120,11 @@ class Packs:
         self._maps: dict[str, NDArray[np.uint8]] = {}
 
     def window(self, row: Latent, begin: int, num_frames: int, interval: int = 1, out: Floats | None = None) -> Floats:
-        """Frames begin, begin + interval, ... of a clip -> float16 (num_frames, 4, h, w), copied once.
+        """Latents of frames begin, begin + interval, ... of a clip -> float16 (t, C, h, w), copied once.
 
         The copy goes into `out` when given: a slice of a batch, say. Raises DataError: the window is not inside the
-        clip, `out` has another shape, or another encoder made the row; AlteredObject: the pack is damaged.
+        clip, or not one that its codec has latents of, `out` has another shape, or another encoder made the row;
+        AlteredObject: the pack is damaged.
         """
         last = begin + (num_frames - 1) * interval
         if begin < 0 or num_frames < 1 or interval < 1 or last >= row.num_frames:
@@ -131,14 +132,27 @@ class Packs:
                 f"{row.id} has {row.num_frames} frames: {num_frames} of them, every {interval} from {begin} on, are "
                 "not inside it."
             )
+        if row.time_stride > 1 and (begin, interval, (num_frames - 1) % row.time_stride) != (0, 1, 0):
+            raise DataError(
+                f"The latents of {row.id} each tell of {row.time_stride} frames and of those before: a window of them "
+                f"begins at frame 0 and has 1, {1 + row.time_stride}, {1 + 2 * row.time_stride} ... frames that follow "
+                f"each other, not {num_frames}, every {interval} from {begin} on."
+            )
         self._check_encoders(row)
-        shape = (row.num_frames, LATENT_CHANNELS, row.latent_height, row.latent_width)
-        return _copied(self._piece(row.pack, row.latents_offset_bytes, shape)[begin : last + 1 : interval], out, row)
+        shape = (row.num_latents, row.latent_channels, row.latent_height, row.latent_width)
+        end = last // row.time_stride + 1
+        return _copied(self._piece(row.pack, row.latents_offset_bytes, shape)[begin:end:interval], out, row)
 
     def text(self, row: Latent, out: Floats | None = None) -> Floats:
         """The features of a row's caption -> float16 (L, width), copied once. Raises as `window` does."""
         self._check_encoders(row)
         return _copied(self._piece(row.pack, row.text_offset_bytes, (row.num_tokens, row.text_width)), out, row)
+
+    def empty_text(self, row: Latent, out: Floats | None = None) -> Floats:
+        """The features of the empty caption -> float16 (L, width): of all rows of one text encoder the same."""
+        self._check_encoders(row)
+        shape = (row.num_empty_tokens, row.text_width)
+        return _copied(self._piece(row.pack, row.empty_text_offset_bytes, shape), out, row)
 
     def close(self) -> None:
         """Let go of every map. What was read stays valid: it was copied."""

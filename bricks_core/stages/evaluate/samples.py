@@ -17,12 +17,10 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from bricks_core.diffusion.sampling import sample_latents
+from bricks_core.diffusion.family import Frame, Prompts, Sampling, family_of
 from bricks_core.errors import DataError, SpecError
-from bricks_core.models.stdit2 import STDiT2
-from bricks_core.models.text_encoder import load_text_encoder
+from bricks_core.models.text_encoder import TextEncoder, load_text_encoder
 from bricks_core.models.vae import LatentCodec, load_codec
-from bricks_core.models.weights import load_network
 from bricks_core.spec.evaluate import EvaluateSpec, Sample
 from bricks_core.spec.latents import LatentsSpec
 from bricks_core.spec.manifest import content_id
@@ -62,10 +60,10 @@ def make_samples(spec: EvaluateSpec, work: Work) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     latents = LatentsSpec.model_validate(work.inputs["latents"].manifest.spec)
     train = TrainSpec.model_validate(work.inputs["train"].manifest.spec)
-    size = size_of(spec)
     # The encoder may be far larger than the model: it is gone before the model comes.
-    captions = Captions.of(load_text_encoder(latents.text, device).encode(list(spec.prompts)))
+    captions = Captions.of(load_text_encoder(latents.text, device), spec.prompts)
     codec = load_codec(latents.codec, device)
+    family, frame = family_of(train.model), frame_of(spec, codec)
     by_weights: dict[str, list[Asked]] = {}
     for each in asked:
         by_weights.setdefault(each.weights_key, []).append(each)
@@ -73,14 +71,16 @@ def make_samples(spec: EvaluateSpec, work: Work) -> None:
         if todo.isdisjoint(each.id for each in samples):
             continue
         with work.local("train", key) as file, work.local("train", beside(key, "config.json")) as config:
-            model = load_network(file, config).to(device)
+            model: torch.nn.Module = family.load(file, config).to(device)
         precise = device.type == "cpu" or train.precision == "float32"
         with nullcontext() if precise else torch.autocast(device.type, torch.bfloat16):
             # Batches are the same after a kill, so that a sample's bytes do not depend on when it was made.
             for batch in batches(samples, spec.batch_size):
                 if todo.isdisjoint(each.id for each in batch):
                     continue
-                sampled = sample_batch(model, captions, [each.prompt_index for each in batch], spec, size)
+                generators = [noise_of(spec.seed, each.prompt_index) for each in batch]
+                prompts = captions.of_prompts([each.prompt_index for each in batch], device)
+                sampled = family.sample(model, prompts, frame, generators, sampling_of(spec))
                 for each, latent in zip(batch, sampled, strict=True):
                     if each.id in todo:
                         keep_sample(work, spec, each, decoded(codec, latent))
@@ -145,37 +145,42 @@ class Captions:
     """(num_prompts, 1, L, width) float32, L the longest prompt's, so that a batch does not depend on its company."""
     mask: Tensor
     """(num_prompts, L), 1 where there is a token."""
+    empty: Tensor
+    """(tokens, width), the features of the empty caption."""
 
     @classmethod
-    def of(cls, rows: list[np.ndarray]) -> Captions:
-        """`rows`: for each prompt its (L_i, width)."""
+    def of(cls, encoder: TextEncoder, prompts: Sequence[str]) -> Captions:
+        """What an encoder makes of them."""
+        rows = [_as_in_packs(each) for each in encoder.encode(list(prompts))]
         longest, width = max(len(each) for each in rows), rows[0].shape[1]
         features, mask = torch.zeros(len(rows), 1, longest, width), torch.zeros(len(rows), longest, dtype=torch.long)
         for index, each in enumerate(rows):
-            # Packs hold features as float16; the model has never seen finer ones.
-            features[index, 0, : len(each)] = torch.from_numpy(each.astype(np.float16).astype(np.float32))
+            features[index, 0, : len(each)] = each
             mask[index, : len(each)] = 1
-        return cls(features, mask)
+        return cls(features, mask, _as_in_packs(encoder.encode([""])[0]))
+
+    def of_prompts(self, indices: Sequence[int], device: torch.device) -> Prompts:
+        """Some of the prompts, as a batch."""
+        chosen = list(indices)
+        return Prompts(self.features[chosen].to(device), self.mask[chosen].to(device), self.empty.to(device))
 
 
-def sample_batch(model: STDiT2, captions: Captions, prompts: Sequence[int], spec: EvaluateSpec, size: Size) -> Tensor:
-    """Latents of some prompts.  -> (len(prompts), 4, T, H, W)"""
-    chosen = list(prompts)
-    device = next(model.parameters()).device
-    return sample_latents(
-        model,
-        captions.features[chosen].to(device),
-        captions.mask[chosen].to(device),
-        num_frames=spec.num_frames,
-        latent_size=(size.latent_height, size.latent_width),
-        pixel_size=(size.height_px, size.width_px),
-        fps=spec.fps,
-        generators=[noise_of(spec.seed, index) for index in chosen],
-        method=spec.sampler,
-        num_steps=spec.num_sampling_steps,
-        guidance_scale=spec.guidance_scale,
-        guided_channels=spec.guided_channels,
-    )
+def _as_in_packs(features: np.ndarray) -> Tensor:
+    """Packs hold features as float16; the model has never seen finer ones.  (L, width)"""
+    return torch.from_numpy(features.astype(np.float16).astype(np.float32))
+
+
+def frame_of(spec: EvaluateSpec, codec: LatentCodec) -> Frame:
+    """The size to sample at, in pixels and in latents."""
+    size = size_of(spec)
+    height, width = size.height_px // codec.space_stride, size.width_px // codec.space_stride
+    latents = (codec.num_latents(spec.num_frames), height, width)
+    return Frame(spec.num_frames, size.height_px, size.width_px, spec.fps, latents)
+
+
+def sampling_of(spec: EvaluateSpec) -> Sampling:
+    """How it is sampled."""
+    return Sampling(spec.sampler, spec.num_sampling_steps, spec.guidance_scale, spec.guided_channels)
 
 
 def noise_of(seed: int, prompt_index: int) -> torch.Generator:
@@ -184,7 +189,7 @@ def noise_of(seed: int, prompt_index: int) -> torch.Generator:
 
 
 def decoded(codec: LatentCodec, latent: Tensor) -> Pixels:
-    """(4, T, H, W) latents -> (T, 8H, 8W, 3) in 0..255."""
+    """(C, t, h, w) latents -> (T, H, W, 3) in 0..255."""
     pixels = codec.decode(latent.float().permute(1, 0, 2, 3).contiguous())
     return to_pixels(pixels)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
@@ -54,14 +54,22 @@ def encode_group(
     """
     rows = []
     size = group.shape.size
-    # Frames of different clips share chunks: all have one size, and an image costs no more than a frame.
-    pixels = _chunked(_all_frames(group.sources, size, locate), encoders.codec.chunk_frames)
-    with PackWriter(file) as pack, closing(_ahead(pixels)) as chunks:
-        latents = _latents(chunks, encoders.codec)
+    codec = encoders.codec
+    num_frames = [codec.whole_frames(source.num_frames) for source in group.sources]
+    pixels = _all_frames(group.sources, size, locate)
+    if codec.time_stride == 1:
+        # Frames of different clips share chunks: all have one size, and an image costs no more than a frame.
+        chunked = _chunked(pixels, codec.chunk_frames)
+    else:
+        chunked = _by_clip(pixels, [source.num_frames for source in group.sources], num_frames)
+    with PackWriter(file) as pack, closing(_ahead(chunked)) as chunks:
+        latents = _latents(chunks, codec)
         texts = _texts([captions[source.id].text for source in group.sources], encoders.text, pack)
-        for source in group.sources:
-            own = islice(latents, source.num_frames)
-            offset = pack.add_latents(own, source.num_frames, size.latent_height, size.latent_width)
+        empty = encoders.text.encode([""])[0]
+        for source, frames_kept in zip(group.sources, num_frames, strict=True):
+            num_latents = codec.num_latents(frames_kept)
+            shape = (num_latents, size.height_px // codec.space_stride, size.width_px // codec.space_stride)
+            offset = pack.add_latents(islice(latents, num_latents), *shape, codec.channels)
             text_offset, num_tokens = next(texts)
             caption = captions[source.id]
             rows.append(
@@ -75,18 +83,22 @@ def encode_group(
                     aspect=size.aspect,
                     height_px=size.height_px,
                     width_px=size.width_px,
-                    num_frames=source.num_frames,
-                    latent_height=size.latent_height,
-                    latent_width=size.latent_width,
+                    num_frames=frames_kept,
+                    time_stride=codec.time_stride,
+                    latent_channels=codec.channels,
+                    latent_height=shape[1],
+                    latent_width=shape[2],
                     fps=source.fps,
                     pack=key,
                     latents_offset_bytes=offset,
                     text_offset_bytes=text_offset,
                     num_tokens=num_tokens,
+                    empty_text_offset_bytes=pack.add_text(empty),
+                    num_empty_tokens=len(empty),
                     text_width=encoders.text.width,
                     caption=caption.text,
                     caption_by=caption.by,
-                    codec=encoders.codec.id,
+                    codec=codec.id,
                     text_encoder=encoders.text.id,
                 )
             )
@@ -144,6 +156,16 @@ def _chunked(pixels: Generator[Pixels, None, None], num_frames: int) -> Generato
             yield np.stack(chunk)
 
 
+def _by_clip(
+    pixels: Generator[Pixels, None, None], num_frames: Sequence[int], num_kept: Sequence[int]
+) -> Generator[Pixels, None, None]:
+    """Every clip's frames by themselves, the last few left out that make no whole latent: (kept, height, width, 3)."""
+    with closing(pixels):
+        for all_of_them, kept in zip(num_frames, num_kept, strict=True):
+            yield np.stack(list(islice(pixels, all_of_them))[:kept])
+        next(pixels, None)  # the last clip, too, may have more frames than its row says
+
+
 def _ahead(chunks: Generator[T, None, None]) -> Generator[T, None, None]:
     """The same chunks, made in a thread while the last one is used: decoding and encoding overlap."""
     with closing(chunks), ThreadPoolExecutor(1, thread_name_prefix="decode") as pool:
@@ -154,7 +176,7 @@ def _ahead(chunks: Generator[T, None, None]) -> Generator[T, None, None]:
 
 
 def _latents(chunks: Iterator[Pixels], codec: LatentCodec) -> Iterator[np.ndarray]:
-    """Frame by frame, (1, 4, latent height, latent width)."""
+    """One after the other, (1, channels, latent height, latent width)."""
     for chunk in chunks:
         for frame in codec.encode(chunk).cpu().numpy():
             yield frame[None]

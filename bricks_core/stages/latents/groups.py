@@ -166,7 +166,7 @@ def _packs(sources: Iterable[Source], size: Size, spec: LatentsSpec) -> Iterator
     pack: list[Source] = []
     pack_bytes = 0
     for source in sources:
-        num_bytes = _num_bytes(source, size, spec.text.max_tokens)
+        num_bytes = _num_bytes(source, size, spec)
         if pack and pack_bytes + num_bytes > spec.pack_bytes:
             yield tuple(pack)
             pack, pack_bytes = [], 0
@@ -176,8 +176,11 @@ def _packs(sources: Iterable[Source], size: Size, spec: LatentsSpec) -> Iterator
         yield tuple(pack)
 
 
-def _num_bytes(source: Source, size: Size, max_tokens: int) -> int:
+def _num_bytes(source: Source, size: Size, spec: LatentsSpec) -> int:
     """What a source takes in a pack, its text estimated."""
-    latents = source.num_frames * LATENT_CHANNELS * size.latent_height * size.latent_width
-    text = min(max_tokens, 1 + round(TOKENS_PER_WORD * source.num_words)) * TEXT_WIDTH
+    stride = spec.codec.time_stride
+    # The codec that shrinks time by four has four times the channels.
+    num_latents, channels = 1 + (source.num_frames - 1) // stride, LATENT_CHANNELS * stride
+    latents = num_latents * channels * size.latent_height * size.latent_width
+    text = min(spec.text.max_tokens, 1 + round(TOKENS_PER_WORD * source.num_words)) * TEXT_WIDTH
     return (latents + text) * FLOAT_BYTES

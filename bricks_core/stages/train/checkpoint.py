@@ -30,8 +30,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from bricks_core.diffusion.family import family_of
 from bricks_core.errors import AlteredObject, NoSuchObject, TryLater
-from bricks_core.models.weights import save_config, save_weights
+from bricks_core.models.weights import save_weights
 from bricks_core.spec.manifest import StoredObject
 from bricks_core.spec.strict import Strict
 from bricks_core.spec.train import BucketLossRow, HeldOutRow, StepRow, TrainSpec
@@ -127,7 +128,7 @@ class Checkpoints:
         writers: dict[str, Callable[[Path], Any]] = {
             "weights.safetensors": lambda file: save_weights(trainer.model, file),
             "ema.safetensors": lambda file: save_weights(trainer.ema.model, file),
-            "config.json": lambda file: save_config(trainer.model, file),
+            "config.json": lambda file: family_of(self._spec.model).save_config(trainer.model, file),
             OPTIMIZER: lambda file: save_file(_optimizer_tensors(trainer), file, metadata={"format": "pt"}),
             "state.json": lambda file: file.write_text(state.model_dump_json(indent=1) + "\n"),
             "rows.json": lambda file: file.write_text(rows.model_dump_json(indent=1) + "\n"),

@@ -25,19 +25,19 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Generic, Self, TypeVar
+from dataclasses import dataclass
+from typing import Generic, Self, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from bricks_core.diffusion.batch import MicroBatch
 from bricks_core.diffusion.loss import draw_frame_mask
 from bricks_core.diffusion.noise_schedule import NUM_TIMESTEPS
 from bricks_core.errors import DataError, SpecError
 from bricks_core.spec.latents import Latent
 from bricks_core.spec.train import IMAGE_FPS, MaskRatios, TrainBucket, TrainSpec
-from bricks_core.storage.shards import LATENT_CHANNELS, Packs
+from bricks_core.storage.shards import Packs
 
 PREFETCHED_STEPS = 2
 
@@ -68,6 +68,16 @@ def usable(row: Latent, bucket: TrainBucket) -> bool:
     """Whether a bucket can take a clip or image."""
     kind = "image" if bucket.num_frames == 1 else "video"
     return row.kind == kind and row.resolution == bucket.resolution and row.num_frames >= bucket.num_frames_spanned
+
+
+def num_begins(row: Latent, bucket: TrainBucket) -> int:
+    """At how many frames of a clip a window may begin: the first alone, where latents tell of frames before them."""
+    return 1 if row.time_stride > 1 else row.num_frames - bucket.num_frames_spanned + 1
+
+
+def latent_shape(row: Latent, bucket: TrainBucket) -> tuple[int, int, int, int]:
+    """What a bucket takes of a clip.  -> channels, latents in time, height, width"""
+    return row.latent_channels, 1 + (bucket.num_frames - 1) // row.time_stride, row.latent_height, row.latent_width
 
 
 def slim(rows: Iterable[Latent]) -> Iterator[Latent]:
@@ -194,7 +204,7 @@ class Sample:
 
 def draw_sample(row: Latent, bucket: TrainBucket, rng: np.random.Generator, spec: TrainSpec) -> Sample:
     """Draw all but the noise, in the order in which the fields stand."""
-    begin = int(rng.integers(row.num_frames - bucket.num_frames_spanned + 1))
+    begin = int(rng.integers(num_begins(row, bucket)))
     timestep = int(rng.integers(NUM_TIMESTEPS))
     drop = float(rng.random()) < spec.caption_dropout
     dice = random.Random(int(rng.integers(2**63)))
@@ -214,59 +224,22 @@ def strategies(ratios: MaskRatios | None) -> Mapping[str, float]:
 # -------------------------------------------------------------------------------------------------------------- batches
 
 
-@dataclass(frozen=True)
-class MicroBatch:
-    """Samples that go through the network together. Sizes stay on the CPU, where the network reads one of them."""
-
-    bucket: int
-    """Its number in the phase."""
-    latents: Tensor
-    """(B, T, 4, H, W) float16, as stored"""
-    noise: Tensor
-    """(B, 4, T, H, W) float32"""
-    text: Tensor
-    """(B, L, width) float16, L tokens of the longest caption"""
-    text_mask: Tensor
-    """(B, L) bool"""
-    timestep: Tensor
-    """(B,) int64"""
-    drop: Tensor
-    """(B,) bool"""
-    frame_mask: Tensor | None
-    """(B, T) bool; None when all frames are generated"""
-    sizes: dict[str, Tensor]
-    """num_frames, height, width (pixels), ar, fps: (B,) float32 each"""
-
-    def __len__(self) -> int:
-        return len(self.timestep)
-
-    @property
-    def num_tokens(self) -> int:
-        """Patches of 2 x 2 latents in all frames of all samples."""
-        num_samples, num_frames, _, height, width = self.latents.shape
-        return num_samples * num_frames * -(-height // 2) * -(-width // 2)
-
-    def to(self, device: torch.device) -> MicroBatch:
-        """The same on the network's device, without waiting for the copy."""
-        moved: dict[str, Any] = {
-            name: value.to(device, non_blocking=True) for name, value in vars(self).items() if isinstance(value, Tensor)
-        }
-        return replace(self, **moved)
-
-
 def collate(bucket_index: int, bucket: TrainBucket, samples: Sequence[Sample], packs: Packs, pin: bool) -> MicroBatch:
     """Read the samples' windows and captions into one batch. All must have one shape.
 
     Buffers are torch's own, aligned as its kernels want: from differently aligned memory, sums may round differently.
     """
     rows = [sample.row for sample in samples]
-    batch, frames, height, width = len(rows), bucket.num_frames, rows[0].latent_height, rows[0].latent_width
+    batch, frames, first = len(rows), bucket.num_frames, rows[0]
+    channels, num_latents, height, width = latent_shape(first, bucket)
     num_tokens = max(row.num_tokens for row in rows)
 
-    latents = torch.empty((batch, frames, LATENT_CHANNELS, height, width), dtype=torch.float16, pin_memory=pin)
-    noise = torch.empty((batch, LATENT_CHANNELS, frames, height, width), pin_memory=pin)
-    text = torch.zeros((batch, num_tokens, rows[0].text_width), dtype=torch.float16, pin_memory=pin)
+    latents = torch.empty((batch, num_latents, channels, height, width), dtype=torch.float16, pin_memory=pin)
+    noise = torch.empty((batch, channels, num_latents, height, width), pin_memory=pin)
+    text = torch.zeros((batch, num_tokens, first.text_width), dtype=torch.float16, pin_memory=pin)
     text_mask = torch.zeros((batch, num_tokens), dtype=torch.bool, pin_memory=pin)
+    empty_text = torch.empty((first.num_empty_tokens, first.text_width), dtype=torch.float16, pin_memory=pin)
+    packs.empty_text(first, out=empty_text.numpy())
     for place, sample in enumerate(samples):
         row = sample.row
         packs.window(row, sample.begin, frames, bucket.frame_interval, out=latents[place].numpy())
@@ -293,6 +266,7 @@ def collate(bucket_index: int, bucket: TrainBucket, samples: Sequence[Sample], p
         drop=torch.tensor([sample.drop for sample in samples]),
         frame_mask=None if all(map(all, masks)) else torch.tensor(masks),
         sizes={name: torch.tensor(values, dtype=torch.float32) for name, values in sizes.items()},
+        empty_text=empty_text,
     )
 
 

@@ -16,8 +16,6 @@ import copy
 import torch
 from torch import nn
 
-from bricks_core.models.stdit2 import STDiT2
-
 
 def decay_at(num_updates: int, horizon_share: float) -> float:
     """The share of the average that is kept in update `num_updates` (the first is 1)."""
@@ -27,8 +25,8 @@ def decay_at(num_updates: int, horizon_share: float) -> float:
 class EMA:
     """A copy of a network whose trained weights are averages over the steps. Buffers stay as they are."""
 
-    def __init__(self, model: STDiT2, horizon_share: float):
-        self.model: STDiT2 = copy.deepcopy(model).requires_grad_(False).eval()
+    def __init__(self, model: nn.Module, horizon_share: float):
+        self.model = copy.deepcopy(model).requires_grad_(False).eval()
         self._horizon_share = horizon_share
         self._names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 

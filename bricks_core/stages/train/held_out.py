@@ -14,23 +14,23 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from bricks_core.diffusion.noise_schedule import NUM_TIMESTEPS, NoiseSchedule
-from bricks_core.models.stdit2 import STDiT2
+from bricks_core.diffusion.batch import MicroBatch
+from bricks_core.diffusion.family import family_of
+from bricks_core.diffusion.noise_schedule import NUM_TIMESTEPS
 from bricks_core.spec.latents import Latent
 from bricks_core.spec.train import HeldOutRow, HeldOutSpec, TrainBucket, TrainSpec
 from bricks_core.stages.train.dataloader import (
-    MicroBatch,
     Purpose,
     Sample,
     collate,
+    num_begins,
     number_of,
     randomness,
     usable,
 )
 from bricks_core.stages.train.parallel import Processes
-from bricks_core.stages.train.step import noised_loss
 from bricks_core.storage.shards import Packs
 
 log = logging.getLogger("bricks")
@@ -60,7 +60,7 @@ class HeldOut:
 
     def __init__(self, spec: TrainSpec, rows: Sequence[Latent], packs: Packs, everyone: Processes):
         self._spec, self._packs, self._everyone = spec, packs, everyone
-        self._schedule = NoiseSchedule.of().to(everyone.device)
+        self._family = family_of(spec.model)
         self._bins = bins(spec.held_out)
         self._clips: dict[str, list[Latent]] = {}
         self._buckets = {bucket.name: bucket for phase in spec.phases for bucket in phase.buckets}
@@ -77,7 +77,7 @@ class HeldOut:
         return {name: len(clips) for name, clips in self._clips.items()}
 
     @torch.no_grad()
-    def measure(self, model: STDiT2, weights: Literal["raw", "ema"], step: int) -> list[HeldOutRow]:
+    def measure(self, model: nn.Module, weights: Literal["raw", "ema"], step: int) -> list[HeldOutRow]:
         """The losses of a network, by bucket and bin, over all processes; each measures its share of the batches."""
         rows: list[HeldOutRow] = []
         for name, clips in self._clips.items():
@@ -85,13 +85,13 @@ class HeldOut:
                 rows += self._rows(name, len(clips), self._sums(model, self._buckets[name], clips), weights, step)
         return rows
 
-    def _sums(self, model: STDiT2, bucket: TrainBucket, clips: Sequence[Latent]) -> Tensor:
+    def _sums(self, model: nn.Module, bucket: TrainBucket, clips: Sequence[Latent]) -> Tensor:
         """Summed loss, mse, vb and count of each bin.  -> (bins, 4) float64"""
         device = self._everyone.device
         sums = torch.zeros((len(self._bins), 4), dtype=torch.float64, device=device)
         for number, (places, batch) in enumerate(self._batches(bucket, clips)):
             if number % self._everyone.world_size == self._everyone.rank:
-                losses = noised_loss(model, self._schedule, batch().to(device), self._spec.precision)
+                losses = self._family.loss(model, batch().to(device), self._spec.precision)
                 each = torch.stack([losses.loss, losses.mse, losses.vb, torch.ones_like(losses.loss)], dim=1)
                 sums.index_add_(0, torch.tensor(places, device=device), each.double())
         return self._everyone.summed(sums)
@@ -143,7 +143,7 @@ class _Batch:
     def _sample(self, row: Latent, timestep: int) -> Sample:
         """The middle window of a clip, with the noise that this clip has at this timestep, always."""
         noise = randomness(self.seed, Purpose.HELD_OUT, step=timestep, sample=number_of(row.id))
-        begin = (row.num_frames - self.bucket.num_frames_spanned) // 2
+        begin = (num_begins(row, self.bucket) - 1) // 2
         return Sample(row, begin, timestep, drop=False, frame_mask=None, noise=noise)
 
 

@@ -16,20 +16,22 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from diffusers.models.modeling_utils import ModelMixin
 
+from bricks_core.diffusion.batch import MicroBatch
+from bricks_core.diffusion.family import family_of
 from bricks_core.errors import DataError, SpecError, Stopped
-from bricks_core.models.stdit2 import STDiT2
 from bricks_core.models.weights import find_weights, load_weights
 from bricks_core.spec.latents import Latent, LatentsSpec
 from bricks_core.spec.strict import Row
-from bricks_core.spec.train import BucketLossRow, CheckpointRow, HeldOutRow, StepRow, TrainSpec
+from bricks_core.spec.train import BucketLossRow, CheckpointRow, HeldOutRow, StepRow, TrainBucket, TrainSpec
 from bricks_core.stages.train.checkpoint import (
     Checkpoints,
     Rows,
     State,
     seed_global_generators,
 )
-from bricks_core.stages.train.dataloader import Loader, MicroBatch, Plan, check_text_width, slim, usable
+from bricks_core.stages.train.dataloader import Loader, Plan, check_text_width, latent_shape, slim, usable
 from bricks_core.stages.train.held_out import HeldOut, mean_loss
 from bricks_core.stages.train.optimizer import learning_rate
 from bricks_core.stages.train.parallel import Processes, processes
@@ -89,13 +91,18 @@ def join(spec: TrainSpec, work: Work) -> Joined:
         "samples": sum(phase.steps * bucket.batch_size for phase in spec.phases for bucket in phase.buckets),
         "checkpoints": len(records),
     }
-    buckets = {bucket.name: bucket for phase in spec.phases for bucket in phase.buckets}
-    counts |= {f"{words} in {name}": 0 for name in buckets for words in SPLIT_WORDS.values()}
+    buckets = _buckets(spec)
+    counts |= {f"{words} in {bucket.name}": 0 for bucket in buckets for words in SPLIT_WORDS.values()}
     for row in work.rows("latents", "latents", Latent):
-        for name, bucket in buckets.items():
+        for bucket in buckets:
             if usable(row, bucket):
-                counts[f"{SPLIT_WORDS[row.split]} in {name}"] += 1
+                counts[f"{SPLIT_WORDS[row.split]} in {bucket.name}"] += 1
     return Joined(tables, checkpoints.objects(), counts)
+
+
+def _buckets(spec: TrainSpec) -> list[TrainBucket]:
+    """The distinct buckets of a run, whatever their batches."""
+    return list({bucket.name: bucket for phase in spec.phases for bucket in phase.buckets}.values())
 
 
 class Training:
@@ -275,22 +282,24 @@ def _check_finite(rows: Sequence[HeldOutRow]) -> None:
             )
 
 
-def make_network(spec: TrainSpec, work: Work, clips: Sequence[Latent]) -> STDiT2:
+def make_network(spec: TrainSpec, work: Work, clips: Sequence[Latent]) -> ModelMixin:
     """The network to begin with, in every process the same: given weights, or random ones of the run's seed.
 
-    Raises SpecError: the weights are not there, or of another size.
+    Raises SpecError: the weights are not there, or of another size, or the network cannot learn from these latents.
     """
     latents = LatentsSpec.model_validate(work.inputs["latents"].manifest.spec)
-    shape: dict[str, Any] = dict(
-        **spec.model.model_dump(exclude={"input_sq_size_px"}),
-        input_sq_size=spec.model.input_sq_size_px,
-        caption_channels=check_text_width(clips),
-        model_max_length=latents.text.max_tokens,
-        class_dropout_prob=spec.caption_dropout,
-    )
+    family = family_of(spec.model)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
-        model = STDiT2(**shape)
+        model = family.build(
+            spec.model,
+            text_width=check_text_width(clips),
+            max_tokens=latents.text.max_tokens,
+            caption_dropout=spec.caption_dropout,
+        )
+    buckets = _buckets(spec)
+    for channels, *size in sorted({latent_shape(row, each) for row in clips for each in buckets if usable(row, each)}):
+        family.check(model, channels, (size[0], size[1], size[2]))
     if spec.init_from:
         with _weights_to_begin_with(spec.init_from, work) as file:
             load_weights(model, file)

@@ -8,18 +8,17 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from typing import Literal
 
 import torch
+from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
-from bricks_core.diffusion.loss import Losses, denoising_loss
-from bricks_core.diffusion.noise_schedule import NoiseSchedule
+from bricks_core.diffusion.batch import MicroBatch
+from bricks_core.diffusion.family import family_of
+from bricks_core.diffusion.loss import Losses
 from bricks_core.errors import DataError
-from bricks_core.models.stdit2 import STDiT2
 from bricks_core.spec.strict import Strict
 from bricks_core.spec.train import TrainSpec
-from bricks_core.stages.train.dataloader import MicroBatch
 from bricks_core.stages.train.ema import EMA
 from bricks_core.stages.train.optimizer import make_optimizer, set_learning_rate
 from bricks_core.stages.train.parallel import Processes
@@ -38,7 +37,7 @@ class Tally(Strict):
 class Trainer:
     """A network being trained, with all that changes with it."""
 
-    def __init__(self, spec: TrainSpec, model: STDiT2, everyone: Processes):
+    def __init__(self, spec: TrainSpec, model: ModelMixin, everyone: Processes):
         self.spec, self.everyone = spec, everyone
         self.model = model.to(everyone.device)
         if spec.activation_checkpointing:
@@ -47,7 +46,7 @@ class Trainer:
         self.optimizer = make_optimizer(self.model, spec)
         self.num_steps_done = 0
         self.gradient_norm = torch.zeros((), device=everyone.device)
-        self._schedule = NoiseSchedule.of().to(everyone.device)
+        self._family = family_of(spec.model)
         self._wrapped = everyone.wrapped(self.model).train()
         self._sums = self._no_sums(1)
         self._first_broken = torch.full((), -1, dtype=torch.int64, device=everyone.device)
@@ -65,7 +64,7 @@ class Trainer:
         for place, cpu_batch in enumerate(micro_batches):
             batch = cpu_batch.to(self.everyone.device)
             with self._gradients_summed(place == len(micro_batches) - 1):
-                losses = noised_loss(self._wrapped, self._schedule, batch, self.spec.precision)
+                losses = self._family.loss(self._wrapped, batch, self.spec.precision)
                 # The gradients of processes are averaged, so each must be larger by their number.
                 (losses.loss.sum() * (self.everyone.world_size / num_samples)).backward()
             self._count(batch, losses)
@@ -124,28 +123,3 @@ class Trainer:
 
     def _no_sums(self, num_buckets: int) -> Tensor:
         return torch.zeros((num_buckets, 4), dtype=torch.float64, device=self.everyone.device)
-
-
-def noised_loss(
-    network: torch.nn.Module,
-    schedule: NoiseSchedule,
-    batch: MicroBatch,
-    precision: Literal["float32", "bfloat16"],
-) -> Losses:
-    """Put a batch's noise into its latents, ask the network for it, and say how far off it is.  [12, 13]
-
-    The network runs in `precision`, noise and loss in float32.
-    """
-    x0 = batch.latents.float().transpose(1, 2)  # (B, 4, T, H, W)
-    x_t = schedule.add_noise(x0, batch.noise, batch.timestep, batch.frame_mask)
-    with torch.autocast(x_t.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        output = network(
-            x_t,
-            batch.timestep,
-            batch.text.float()[:, None],
-            batch.text_mask,
-            batch.frame_mask,
-            drop=batch.drop,
-            **batch.sizes,
-        )
-    return denoising_loss(schedule, output, x0, x_t, batch.noise, batch.timestep, batch.frame_mask)

@@ -169,7 +169,7 @@ def _put_films(made: Finished, folder: Path, films: dict[str, list[np.ndarray]],
             sha256="1" * 64, size_bytes=0, state="unreadable", reason="The file is empty.",
         )
     )  # fmt: skip
-    made.commit("ingest", {"videos": videos})
+    made.commit("ingest", {"videos": videos, "given": []})
     work = made._work("clip", made.run.spec.clip)
     clips, images, shots, objects = [], [], [], []
     for film, scenes in films.items():
@@ -232,10 +232,10 @@ def _put_latents(made: Finished, clips: list[Clip], scores: list[Score], caption
         Latent(
             id=content_id("latent", caption.id), clip_id=caption.clip_id, video_id=by_id[caption.clip_id].video_id,
             kind=caption.kind, split=splits[caption.clip_id], resolution="32x48", aspect="32x48",
-            height_px=32, width_px=48, latent_height=4, latent_width=6,
+            height_px=32, width_px=48, time_stride=1, latent_channels=4, latent_height=4, latent_width=6,
             num_frames=by_id[caption.clip_id].num_frames if caption.kind == "video" else 1,
             fps=24, pack="packs/0.pack", latents_offset_bytes=64, text_offset_bytes=64, num_tokens=4,
-            text_width=TEXT_WIDTH,
+            text_width=TEXT_WIDTH, empty_text_offset_bytes=64, num_empty_tokens=1,
             caption=caption.text, caption_by=caption.by, codec="patch-dct:1", text_encoder="hashed-words:1",
         )
         for caption in captions if caption.status == "ok"
@@ -252,7 +252,7 @@ def _put_training(made: Finished, folder: Path, held_out: bool) -> None:
     checkpoints, objects = [], []
     for step in STEPS:
         keys = {}
-        save_config(model.config, folder / "config.json")
+        save_config(model, folder / "config.json")
         objects.append(work.put_file(f"checkpoints/step-{step:06d}/config.json", folder / "config.json"))
         for weights in ("weights", "ema"):
             # Each checkpoint is a little further from the first; EMA lags.

@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from bricks_core.diffusion.family_stdit2 import STDiT2Family
 from bricks_core.errors import SpecError
 from bricks_core.models.text_encoder import HashedWords
+from bricks_core.models.vae import PatchDct
 from bricks_core.models.weights import load_network
 from bricks_core.spec.evaluate import EvaluateSpec, Sample
 from bricks_core.stages.evaluate import stage
@@ -18,8 +20,9 @@ from bricks_core.stages.evaluate.samples import (
     STRIP_FRAMES,
     Captions,
     chosen_steps,
+    frame_of,
     noise_of,
-    sample_batch,
+    sampling_of,
     size_of,
     strip_of,
     strip_places,
@@ -45,9 +48,15 @@ def model(finished):
 
 def test_a_sample_does_not_depend_on_who_shares_its_batch(model):
     network, spec = model
-    captions = Captions.of(HashedWords(16).encode(PROMPTS))
-    together = sample_batch(network, captions, [0, 1, 2], spec, size_of(spec))
-    alone = torch.cat([sample_batch(network, captions, [index], spec, size_of(spec)) for index in range(3)])
+    captions = Captions.of(HashedWords(16), PROMPTS)
+
+    def sampled(indices):
+        prompts = captions.of_prompts(indices, torch.device("cpu"))
+        noise = [noise_of(spec.seed, index) for index in indices]
+        return STDiT2Family().sample(network, prompts, frame_of(spec, PatchDct()), noise, sampling_of(spec))
+
+    together = sampled([0, 1, 2])
+    alone = torch.cat([sampled([index]) for index in range(3)])
     # Sums in another order differ in their last bits, which guidance and the first steps enlarge.
     torch.testing.assert_close(together, alone, rtol=0, atol=1e-4 * alone.abs().max().item())
     assert not torch.allclose(alone[0], alone[1], atol=0.1)
@@ -63,10 +72,12 @@ def test_noise_belongs_to_the_seed_and_the_prompts_number():
 
 
 def test_prompts_are_as_fine_as_training_saw_them():
-    captions = Captions.of([np.full((2, 8), 1 / 3, np.float32), np.full((5, 8), 2.0, np.float32)])
-    assert captions.features.shape == (2, 1, 5, 8)
-    assert captions.features[0, 0, 0, 0].item() == np.float32(np.float16(1 / 3))
+    encoder = HashedWords(16)
+    captions = Captions.of(encoder, ["Red.", "A blue square moves."])
+    assert captions.features.shape == (2, 1, 5, 4096)
     assert captions.mask.tolist() == [[1, 1, 0, 0, 0], [1, 1, 1, 1, 1]]
+    for shown, encoded in ((captions.features[0, 0, :2], "Red."), (captions.empty, "")):
+        np.testing.assert_array_equal(shown.numpy(), encoder.encode([encoded])[0].astype(np.float16))
 
 
 def test_a_video_has_the_frames_size_and_rate_that_were_asked_for(finished):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bricks_core.spec.train import Constant, HeldOutSpec, ModelSpec, Phase, TrainBucket, TrainSpec
+from bricks_core.spec.train import Constant, HeldOutSpec, Phase, STDiT2Spec, TrainBucket, TrainSpec
 from bricks_core.storage.store import Store, open_store
 from tests.stages.train.apart import train_apart
 from tests.stages.train.latents_made_up import made_up_latents
@@ -21,7 +21,7 @@ IMAGES = TrainBucket(num_frames=1, resolution="64x48", batch_size=2)
 def small_spec(**changes: Any) -> TrainSpec:
     """Two phases of 3 and 5 steps; the first on images alone, the second on clips too."""
     fields: dict[str, Any] = {
-        "model": ModelSpec(hidden_size=24, depth=1, num_heads=2, input_sq_size_px=64),
+        "model": STDiT2Spec(hidden_size=24, depth=1, num_heads=2, input_sq_size_px=64),
         "precision": "float32",
         "phases": [
             Phase(name="images", steps=3, buckets=[IMAGES], schedule=Constant(lr=2e-3)),

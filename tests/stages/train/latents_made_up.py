@@ -46,7 +46,7 @@ def _clip(pack: PackWriter, key: str, clip: int, split: str, height: int, width:
     frames[:, pattern] += 1.5
     text = np.zeros((num_tokens, TEXT_WIDTH)) + 0.1 * rng.standard_normal((num_tokens, TEXT_WIDTH))
     text[:, pattern] += 2.0
-    text_offset = pack.add_text(text)
+    text_offset, empty_offset = pack.add_text(text), pack.add_text(np.ones((1, TEXT_WIDTH)))
     made = []
     for kind, latents in (("video", frames), ("image", frames[num_frames // 2 :][:1])):
         offset = pack.add_latents([latents], len(latents), height, width)
@@ -62,6 +62,8 @@ def _clip(pack: PackWriter, key: str, clip: int, split: str, height: int, width:
                 height_px=height * 8,
                 width_px=width * 8,
                 num_frames=len(latents),
+                time_stride=1,
+                latent_channels=4,
                 latent_height=height,
                 latent_width=width,
                 fps=120.0 if kind == "image" else 12.0,
@@ -69,6 +71,8 @@ def _clip(pack: PackWriter, key: str, clip: int, split: str, height: int, width:
                 latents_offset_bytes=offset,
                 text_offset_bytes=text_offset,
                 num_tokens=num_tokens,
+                empty_text_offset_bytes=empty_offset,
+                num_empty_tokens=1,
                 text_width=TEXT_WIDTH,
                 caption=f"pattern {pattern}",
                 caption_by="made up",

@@ -16,7 +16,7 @@ from bricks_core.models.weights import load_network
 from bricks_core.spec.latents import Latent, LatentsSpec
 from bricks_core.spec.run import BrickRun
 from bricks_core.spec.stages import STAGES
-from bricks_core.spec.train import Constant, HeldOutSpec, ModelSpec, Phase, TrainBucket
+from bricks_core.spec.train import Constant, HeldOutSpec, Phase, STDiT2Spec, TrainBucket
 from bricks_core.stages.train import stage
 from bricks_core.stages.train.held_out import bins
 from bricks_core.storage.artifacts import open_artifact
@@ -47,7 +47,7 @@ def learning(tmp_path_factory):
     made_up_latents(store, folder / "scratch")
     phase = Phase(name="only", steps=60, buckets=[IMAGES, CLIPS], schedule=Constant(lr=3e-3))
     long = small_spec(
-        model=ModelSpec(hidden_size=48, depth=1, num_heads=2, input_sq_size_px=64),
+        model=STDiT2Spec(hidden_size=48, depth=1, num_heads=2, input_sq_size_px=64),
         phases=[phase],
         held_out=HeldOutSpec(every_steps=30, num_samples=4, num_timestep_bins=4, timesteps_per_bin=1),
         checkpoint_every_steps=30,
@@ -222,7 +222,7 @@ def test_weights_that_are_nowhere_are_said_to_be(store, spec, place):
 def test_weights_of_another_size_are_refused(store, spec):
     work = train_work(store, spec())
     stage.run(spec(), work)
-    other = spec(init_from=str(folder_of(work, 8)), model=ModelSpec(hidden_size=48, depth=1, num_heads=2))
+    other = spec(init_from=str(folder_of(work, 8)), model=STDiT2Spec(hidden_size=48, depth=1, num_heads=2))
     with pytest.raises(SpecError, match="does not fit this network"):
         stage.run(other, train_work(store, other, digest="0" * 31 + "c"))
 

@@ -7,14 +7,16 @@ from dataclasses import replace
 import pytest
 import torch
 
+from bricks_core.diffusion.batch import MicroBatch
+from bricks_core.diffusion.family_stdit2 import noised_loss
 from bricks_core.diffusion.noise_schedule import NoiseSchedule
 from bricks_core.errors import DataError
 from bricks_core.models.stdit2 import STDiT2
 from bricks_core.spec.train import Constant, Phase, TrainSpec
 from bricks_core.stages.train import ema
-from bricks_core.stages.train.dataloader import Loader, MicroBatch, Plan
+from bricks_core.stages.train.dataloader import Loader, Plan
 from bricks_core.stages.train.parallel import Processes
-from bricks_core.stages.train.step import Trainer, noised_loss
+from bricks_core.stages.train.step import Trainer
 from bricks_core.storage.shards import Packs
 from tests.stages.train.conftest import CLIPS, IMAGES, small_spec
 from tests.stages.train.latents_made_up import MAX_TOKENS, TEXT_WIDTH, made_up_rows
@@ -24,7 +26,7 @@ ALONE = Processes(0, 1, torch.device("cpu"))
 
 def made_trainer(spec: TrainSpec) -> Trainer:
     torch.manual_seed(0)
-    size = spec.model.model_dump(exclude={"input_sq_size_px"})
+    size = spec.model.model_dump(exclude={"family", "input_sq_size_px"})
     model = STDiT2(**size, caption_channels=TEXT_WIDTH, model_max_length=MAX_TOKENS)
     with torch.no_grad():  # as built it answers 0 everywhere, and most gradients are 0
         model.final_layer.linear.weight.normal_(std=0.1)

@@ -1,0 +1,134 @@
+"""STDiT2 behind the seam: the noise of 1000 steps, a variance, frames that are given.
+
+Numbers in brackets are sections of the specification, docs/stdit2.md.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from bricks_core.diffusion.batch import MicroBatch
+from bricks_core.diffusion.family import Family, Frame, Given, OnStep, Prompts, Sampling
+from bricks_core.diffusion.loss import Losses, denoising_loss
+from bricks_core.diffusion.noise_schedule import NoiseSchedule
+from bricks_core.diffusion.sampling import sample_latents
+from bricks_core.errors import SpecError
+from bricks_core.models.stdit2 import STDiT2
+from bricks_core.models.weights import load_network, save_config
+from bricks_core.spec.evaluate import SAMPLERS
+from bricks_core.spec.train import STDiT2Spec
+
+
+class STDiT2Family(Family):
+    """Open-Sora 1.1's network."""
+
+    name = "stdit2"
+    samplers = SAMPLERS["stdit2"]
+    lora_targets = (
+        "attn.qkv",
+        "attn.proj",
+        "attn_temp.qkv",
+        "attn_temp.proj",
+        "cross_attn.q_linear",
+        "cross_attn.kv_linear",
+        "cross_attn.proj",
+        "mlp.fc1",
+        "mlp.fc2",
+    )
+
+    def build(self, spec: Any, *, text_width: int, max_tokens: int, caption_dropout: float) -> STDiT2:
+        assert isinstance(spec, STDiT2Spec)
+        return STDiT2(
+            **spec.model_dump(exclude={"family", "input_sq_size_px"}),
+            input_sq_size=spec.input_sq_size_px,
+            caption_channels=text_width,
+            model_max_length=max_tokens,
+            class_dropout_prob=caption_dropout,
+        )
+
+    def load(
+        self, weights: Path, config: Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+    ) -> STDiT2:
+        return load_network(weights, config, dtype=dtype, device=device)
+
+    def save_config(self, network: Any, file: Path) -> None:
+        save_config(network, file)
+
+    def check(self, network: Any, channels: int, latents: tuple[int, int, int]) -> None:
+        # Patches are padded and positions are computed, so any size and number of frames will do.
+        if channels != network.config.in_channels:
+            raise SpecError(
+                f"STDiT2 takes latents of {network.config.in_channels} channels, these have {channels}: set "
+                "latents.codec.kind to sd-vae or patch-dct."
+            )
+
+    def loss(self, network: nn.Module, batch: MicroBatch, precision: Literal["float32", "bfloat16"]) -> Losses:
+        """See Family.  [12, 13]"""
+        return noised_loss(network, _schedule(batch.noise.device), batch, precision)
+
+    def null_caption(self, network: Any, empty: Tensor) -> Tensor:
+        null: Tensor = network.y_embedder.y_embedding
+        return null
+
+    def sample(
+        self,
+        network: Any,
+        prompts: Prompts,
+        frame: Frame,
+        generators: Sequence[torch.Generator],
+        sampling: Sampling,
+        given: Given | None = None,
+        on_step: OnStep | None = None,
+    ) -> Tensor:
+        num_frames, height, width = frame.latents
+        return sample_latents(
+            network,
+            prompts.features,
+            prompts.mask,
+            num_frames=num_frames,
+            latent_size=(height, width),
+            pixel_size=(frame.height_px, frame.width_px),
+            fps=frame.fps,
+            generators=generators,
+            method=sampling.sampler,
+            num_steps=sampling.num_steps,
+            guidance_scale=sampling.guidance_scale,
+            guided_channels=sampling.guided_channels or network.config.in_channels,
+            references=None if given is None else given.references,
+            conditions=None if given is None else given.conditions,
+            loop=0 if given is None else given.loop,
+            on_step=on_step,
+        )
+
+
+def noised_loss(
+    network: nn.Module,
+    schedule: NoiseSchedule,
+    batch: MicroBatch,
+    precision: Literal["float32", "bfloat16"],
+) -> Losses:
+    """Put a batch's noise into its latents, ask the network for it, and say how far off it is.  [12, 13]"""
+    x0 = batch.latents.float().transpose(1, 2)  # (B, C, T, H, W)
+    x_t = schedule.add_noise(x0, batch.noise, batch.timestep, batch.frame_mask)
+    with torch.autocast(x_t.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        output = network(
+            x_t,
+            batch.timestep,
+            batch.text.float()[:, None],
+            batch.text_mask,
+            batch.frame_mask,
+            drop=batch.drop,
+            **batch.sizes,
+        )
+    return denoising_loss(schedule, output, x0, x_t, batch.noise, batch.timestep, batch.frame_mask)
+
+
+@functools.lru_cache(maxsize=8)
+def _schedule(device: torch.device) -> NoiseSchedule:
+    return NoiseSchedule.of().to(device)
