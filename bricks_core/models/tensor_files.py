@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -23,6 +24,9 @@ from bricks_core.storage.os_errors import told
 
 INDEX = ".index.json"
 """How the name of an index ends, whatever the shards are."""
+
+MAX_HEAD_BYTES = 100_000_000
+"""As safetensors' own reader has it."""
 
 DTYPES = {
     "I64": torch.int64,
@@ -127,6 +131,9 @@ def file_kind(file: Path) -> Literal["safetensors", "pickle"]:
         head = opened.read(512)
     if not head:
         raise DataError(f"{file} is empty: it was not written to its end. Get it again.")
+    # First of all: the length that a safetensors file begins with may look like the beginning of anything.
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < MAX_HEAD_BYTES:
+        return "safetensors"
     if head.startswith(b"version https://git-lfs"):
         size = re.search(rb"size (\d+)", head)
         of_bytes = f" of {int(size[1]):,} bytes" if size else ""
@@ -138,8 +145,6 @@ def file_kind(file: Path) -> Literal["safetensors", "pickle"]:
         )
     if head[:2] == b"PK" or head[:1] == b"\x80":
         return "pickle"
-    if head[8:9] == b"{":
-        return "safetensors"
     raise DataError(
         f"{file} is no safetensors file and none of torch's: it begins with {head[:8]!r}. Name the file of weights."
     )
@@ -230,6 +235,8 @@ def read_index(index: Path) -> dict[str, str]:
 
 
 def _open_pickle(file: Path) -> Tensors:
+    if file.suffix == ".safetensors":  # torch.load goes by the name
+        raise DataError(f"{file} is called safetensors, but torch.save wrote it: rename it to {file.stem}.pt.")
     is_zip = zipfile.is_zipfile(file)
     if not is_zip:
         with file.open("rb") as opened:
@@ -238,7 +245,8 @@ def _open_pickle(file: Path) -> Tensors:
     try:
         # Never anything but tensors and containers: what else a pickle asks for is refused, not executed. Mapped, so
         # that a file of gigabytes is not in memory as a whole.
-        found = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zip)
+        with warnings.catch_warnings(action="ignore"):  # what torch thinks of it is told below
+            found = torch.load(file, map_location="cpu", weights_only=True, mmap=is_zip)
     except Exception as error:  # a damaged pickle can make its reader fail in any way
         raise DataError(_why_no_weights(file, error)) from error
     state = _state_dict(file, found)

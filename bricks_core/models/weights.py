@@ -29,6 +29,9 @@ LEGACY = ("pos_embed", "pos_embed_temporal")
 NAMES = ("model.safetensors", "weights.safetensors", "diffusion_pytorch_model.safetensors")
 """How a folder's file of weights is called: by upstream, by us, by diffusers."""
 
+FIELDS = {name: each for name, each in inspect.signature(STDiT2.__init__).parameters.items() if name != "self"}
+"""What STDiT2 is built of; the defaults are STDiT2-XL/2's [1]."""
+
 
 # ------------------------------------------------------------------------------------------------------------- writing
 
@@ -75,9 +78,11 @@ def load_network(
 
 
 def load_weights(
-    model: nn.Module, file: Path, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
+    model: nn.Module, file: Path | Tensors, *, dtype: torch.dtype | None = None, device: str | torch.device = "cpu"
 ) -> None:
-    """Take over all weights of a file, one by one; the null caption is cut or continued to the network's length [9].
+    """Take over all weights of a file, or of tensors already open, one by one.
+
+    The null caption is cut or continued to the network's length [9].
 
     A network on the meta device gets tensors of `dtype` (None: as they are in the file) on `device`. One that has
     memory keeps it, with its own type and device, and the two are not looked at.
@@ -86,7 +91,7 @@ def load_weights(
         SpecError: a tensor is missing, unknown, or of another shape.
         DataError: the file is damaged, or none of weights.
     """
-    tensors = fitting(open_tensors(file), headings_of(model))
+    tensors = fitting(file if isinstance(file, Tensors) else open_tensors(file), headings_of(model))
 
     def read(name: str) -> Tensor:
         return tensors.read(name).to(device, torch.float32 if name == ROTARY and dtype is not None else dtype)
@@ -111,8 +116,8 @@ def fitting(tensors: Tensors, expected: Mapping[str, Heading]) -> Tensors:
     wrong = differences(expected, tensors.headings)
     if wrong:
         raise SpecError(
-            f"{tensors.place} does not fit this network: {first_few(wrong)}. Make train.model the size of these weights "
-            "and latents.text an encoder of the width they were trained with."
+            f"{tensors.place} does not fit this network: {first_few(wrong)}. Make train.model the size of these "
+            "weights and latents.text an encoder of the width they were trained with."
         )
     return tensors
 
@@ -175,8 +180,7 @@ def shape_of(published: Mapping[str, Any]) -> dict[str, Any]:
         raise SpecError(
             f"drop_path {published['drop_path']}: stochastic depth is not part of this network; set it to 0."
         )
-    known = inspect.signature(STDiT2.__init__).parameters.keys() - {"self"}
-    return {name: value for name, value in published.items() if name in known}
+    return {name: value for name, value in published.items() if name in FIELDS}
 
 
 @dataclass(frozen=True)
@@ -222,9 +226,8 @@ def infer_shape(tensors: Tensors) -> Inferred:
         "model_max_length": num_tokens,
         "qk_norm": "blocks.0.attn.q_norm.weight" in tensors.headings,
     }
-    defaults = {name: each.default for name, each in inspect.signature(STDiT2.__init__).parameters.items()}
-    assumed = [name for name in defaults if name not in numbers and name not in ("self", "conditioning_dtype")]
-    return Inferred(numbers | {name: defaults[name] for name in assumed}, tuple(assumed))
+    whole = {name: each.default for name, each in FIELDS.items()} | numbers
+    return Inferred(whole, ("input_sq_size", "class_dropout_prob"))
 
 
 def _ratio(inner: int, width: int) -> float:
