@@ -1,7 +1,7 @@
 """Videos longer than the network makes at once: each clip goes on from the last frames of the one before.  [19]
 
 Numbers in brackets are sections of the specification, docs/stdit2.md.
-Letters: T frames of a clip, c of them given by the clip before, C latent channels, h, w size of the latents.
+Letters: B samples, T frames of a clip, c of them given by the clip before, C latent channels, h, w size of the latents.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from bricks_core.diffusion.conditions import Condition, Reference, extension
 from bricks_core.errors import UsageError
 from bricks_core.video.read import Pixels
 
-Sample = Callable[[int, Sequence[Sequence[Reference]], Sequence[Sequence[Condition]]], Sequence[Tensor]]
-"""loop, and for each sample its references and conditions (those of all loops) -> latents (C, T, h, w) of each"""
+Sample = Callable[[int, Sequence[Sequence[Reference]], Sequence[Sequence[Condition]]], Tensor]
+"""loop, and for each sample its references and conditions (those of all loops) -> latents (B, C, T, h, w)"""
 
 Decode = Callable[[Tensor], Pixels]
 """(C, T, h, w) latents -> (T, H, W, 3) frames"""

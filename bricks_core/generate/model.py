@@ -6,6 +6,7 @@ come first and cheap; networks are loaded one after the other, when each is need
 
 from __future__ import annotations
 
+import hashlib
 import json
 import statistics
 from collections import Counter
@@ -14,14 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import nn
+import torch
 
+from bricks_core.diffusion.family import Family, family_of
 from bricks_core.errors import DataError, SpecError, UsageError
 from bricks_core.models.pretrained import explained
-from bricks_core.models.weights import find_weights, load_network
+from bricks_core.models.tensor_files import open_tensors
+from bricks_core.models.weights import find_weights, read_config
 from bricks_core.pipeline.screen import find_artifact
 from bricks_core.spec.latents import CodecSpec, Latent, LatentsSpec, TextSpec
-from bricks_core.spec.train import CheckpointRow, TrainSpec
+from bricks_core.spec.train import CheckpointRow, TrainSpec, WanSpec
 from bricks_core.storage.artifacts import Artifact, open_artifact
 from bricks_core.storage.hashes import sha256_of_file
 from bricks_core.storage.os_errors import told
@@ -29,9 +32,8 @@ from bricks_core.storage.store import Store
 
 Weights = Literal["raw", "ema"]
 
-PUBLISHED_VAE, PUBLISHED_TEXT_ENCODER = "stabilityai/sd-vae-ft-ema", "DeepFloyd/t5-v1_1-xxl"
-"""What Open-Sora 1.1 was published with; taken where a checkpoint does not say."""
 BUILT_IN_CODEC, BUILT_IN_TEXT_ENCODER = "patch-dct", "hashed-words"
+_PIPELINE = "model_index.json"
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,32 @@ class Trained:
 
 
 @dataclass(frozen=True)
+class Published:
+    """What a family's published weights go with: taken where a checkpoint does not say."""
+
+    codec: CodecSpec
+    text: TextSpec
+    shape: Trained
+    """Of its makers' own samples."""
+
+
+PUBLISHED = {
+    "stdit2": Published(
+        CodecSpec(kind="sd-vae", model="stabilityai/sd-vae-ft-ema", chunk_frames=4),
+        TextSpec(kind="t5", model="DeepFloyd/t5-v1_1-xxl"),
+        # 24 frames a second, every third of them: effectively 8.
+        Trained(16, 240, 426, 8.0),
+    ),
+    "wan": Published(
+        CodecSpec(kind="wan-vae", model="Wan-AI/Wan2.1-T2V-1.3B-Diffusers"),
+        TextSpec(kind="umt5", model="Wan-AI/Wan2.1-T2V-1.3B-Diffusers", max_tokens=512),
+        Trained(81, 480, 832, 16.0),
+    ),
+}
+"""Open-Sora 1.1 (stdit2.md sections 10, 11, 19) and Wan 2.1 (its model card)."""
+
+
+@dataclass(frozen=True)
 class Model:
     """A model, not yet loaded."""
 
@@ -57,20 +85,36 @@ class Model:
     """As a person is told."""
     identity: dict[str, Any]
     """As a film's settings tell it: the weights' digest, and where they come from."""
-    shape: dict[str, Any]
+    config: dict[str, Any]
     """Its config.json."""
+    family: Family
     codec: CodecSpec
     text: TextSpec
     trained: tuple[Trained, ...]
     """Empty when it is not known."""
-    codec_id: str
-    text_id: str
+    load: Callable[[torch.dtype, torch.device], Any]
+    """The network, in evaluation mode, its weights in memory once."""
+    codec_id: str = ""
+    text_id: str = ""
     """What made the latents and features it was trained on; empty when that is not known."""
-    _load: Callable[[], nn.Module]
+    shift: float | None = None
+    """Of a flow's noise levels; None: the family's."""
 
-    def load(self) -> nn.Module:
-        """The network, on the CPU, in evaluation mode."""
-        return self._load()
+    @property
+    def usual(self) -> Trained:
+        """What to make where nothing is known of the training."""
+        return PUBLISHED[self.family.name].shape
+
+    @property
+    def side_px(self) -> int:
+        """Sides must be multiples of this: the codec's squares; of Wan, which pads nothing, its patches of them."""
+        patch: int = max(self.config.get("patch_size", (1, 2, 2))[1:])
+        return 8 * patch if self.family.name == "wan" else 8
+
+    @property
+    def text_width(self) -> int | None:
+        """Of the caption features it was trained with, as far as its config says."""
+        return self.config.get("caption_channels") or self.config.get("text_dim")
 
 
 @dataclass(frozen=True)
@@ -111,46 +155,47 @@ def _in_store(name: str, store: Store) -> Artifact | None:
     """The training that RUN, RUN/train or train/DIGEST means; None when the store has none."""
     wanted = name.removeprefix("artifacts/").rstrip("/")
     first, _, second = wanted.partition("/")
-    is_digest = first == "train" and second
-    if second and second != "train" and not is_digest:
+    is_digest = first == "train" and second not in ("", "train")
+    if not is_digest and (second not in ("", "train") or store.head(f"runs/{first}/train.json") is None):
         return None
-    if not is_digest and store.head(f"runs/{first}/train.json") is None:
-        return None
-    stage, digest = find_artifact(store, wanted if second else f"{first}/train")
-    return open_artifact(store, stage, digest)
+    return open_artifact(store, *find_artifact(store, wanted if second else f"{first}/train"))
 
 
 def _of_run(artifact: Artifact, name: str, choice: Choice) -> Model:
-    if choice.vae or choice.text_encoder:
+    if choice.vae or choice.text_encoder or choice.revision:
         raise UsageError(
-            f"{name} is a run's training, which knows its autoencoder and text encoder: leave --vae and "
-            "--text-encoder out."
+            f"{name} is a run's training, which knows its autoencoder and text encoder: leave --vae, --text-encoder "
+            "and --revision out."
         )
     row = _checkpoint(list(artifact.rows("checkpoints", CheckpointRow)), choice.step, name)
     weights = choice.weights or "ema"
     key = row.ema_key if weights == "ema" else row.weights_key
     config_key = f"{key.rpartition('/')[0]}/config.json"
+    train = TrainSpec.model_validate(artifact.manifest.spec)
     latents = open_artifact(artifact.store, "latents", artifact.manifest.inputs["latents"])
-    spec = LatentsSpec.model_validate(latents.manifest.spec)
-    trained, codec_id, text_id = _trained(TrainSpec.model_validate(artifact.manifest.spec), latents)
+    made = LatentsSpec.model_validate(latents.manifest.spec)
+    trained, codec_id, text_id = _trained(train, latents)
     sha256 = next(stored.sha256 for stored in artifact.manifest.objects if stored.key == key)
     with artifact.local(config_key) as file:
-        shape = _read_config(file)
+        config = read_config(file)
+    family = family_of(train.model)
 
-    def load() -> nn.Module:
-        with artifact.local(key) as file, artifact.local(config_key) as config:
-            return load_network(file, config)
+    def load(dtype: torch.dtype, device: torch.device) -> Any:
+        with artifact.local(key) as file, artifact.local(config_key) as beside:
+            return family.load(file, beside, dtype=dtype, device=device)
 
     return Model(
         f"{name}, {weights} weights after step {row.step}",
         {"digest": sha256[:16], "from": f"train/{artifact.manifest.digest[:12]}", "step": row.step, "weights": weights},
-        shape,
-        spec.codec,
-        spec.text,
+        config,
+        family,
+        made.codec,
+        made.text,
         trained,
+        load,
         codec_id,
         text_id,
-        load,
+        train.model.shift if isinstance(train.model, WanSpec) else None,
     )
 
 
@@ -178,7 +223,7 @@ def _trained(train: TrainSpec, latents: Artifact) -> tuple[tuple[Trained, ...], 
     found = set()
     for bucket in (bucket for phase in train.phases for bucket in phase.buckets):
         if bucket.resolution in sizes:
-            (height_px, width_px), _ = sizes[bucket.resolution].most_common(1)[0]
+            ((height_px, width_px), _), *_ = sizes[bucket.resolution].most_common(1)
             is_video = bucket.num_frames > 1 and rates
             fps = statistics.median(rates) / bucket.frame_interval if is_video else 0.0
             found.add(Trained(bucket.num_frames, height_px, width_px, fps))
@@ -203,31 +248,49 @@ def _in_folder(place: Path, choice: Choice, name: str) -> Model:
         raise UsageError(f"{name} is one checkpoint and has no steps to choose from: leave --step out.")
     if not place.exists():
         raise UsageError(f"There is no model {name}: nothing is there.")
-    file = _weights_in(place, choice.weights, name)
-    config = file.with_name("config.json")
-    if not config.is_file():
+    pipeline = place if (place / _PIPELINE).is_file() else None
+    file = _weights_in(place / "transformer" if pipeline else place, choice.weights, name)
+    config_file = file.with_name("config.json")
+    if not config_file.is_file():
         raise SpecError(
             f"{name} has no config.json beside {file.name}, so the network's shape is not known: put the published "
             "one there, or bring the checkpoint in with bricks checkpoint import."
         )
-    with told(file, "read"):
-        sha256 = sha256_of_file(file)
+    config = read_config(config_file)
+    family = family_of(config)
+    codec, text = _companions(pipeline, choice, family.name)
+    if max_tokens := config.get("model_max_length"):
+        text = text.model_copy(update={"max_tokens": min(max_tokens, text.max_tokens)})
     kind = {"weights": choice.weights} if choice.weights else {}
     return Model(
         f"{name} ({file.name})",
-        {"digest": sha256[:16], "from": Path(name).name} | kind,
-        _read_config(config),
-        codec_named(choice.vae or PUBLISHED_VAE),
-        text_encoder_named(choice.text_encoder or PUBLISHED_TEXT_ENCODER),
+        {"digest": _digest(file), "from": Path(name).name} | kind,
+        config,
+        family,
+        codec,
+        text,
         (),
-        "",
-        "",
-        lambda: load_network(file, config),
+        lambda dtype, device: family.load(file, config_file, dtype=dtype, device=device),
     )
 
 
+def _companions(pipeline: Path | None, choice: Choice, family: str) -> tuple[CodecSpec, TextSpec]:
+    """The codec and text encoder: those that were named, or else a pipeline's own, or else the published ones."""
+    usual = PUBLISHED[family]
+    codec, text = usual.codec, usual.text
+    if pipeline is not None:
+        codec = codec.model_copy(update={"model": str(pipeline / "vae" if codec.kind == "sd-vae" else pipeline)})
+        text = text.model_copy(update={"model": str(pipeline)})
+    if choice.vae is not None:
+        codec = CodecSpec() if choice.vae == BUILT_IN_CODEC else codec.model_copy(update={"model": choice.vae})
+    if choice.text_encoder is not None:
+        is_built_in = choice.text_encoder == BUILT_IN_TEXT_ENCODER
+        text = TextSpec() if is_built_in else text.model_copy(update={"model": choice.text_encoder})
+    return codec, text
+
+
 def _weights_in(place: Path, weights: Weights | None, name: str) -> Path:
-    """The weights' file of a folder: the kind asked for, or else the EMA where there is one."""
+    """The weights' file of a folder, or their index: the kind asked for, or else the EMA where there is one."""
     if place.is_file():
         return place
     if weights is None:
@@ -239,21 +302,8 @@ def _weights_in(place: Path, weights: Weights | None, name: str) -> Path:
     return file
 
 
-def codec_named(name: str) -> CodecSpec:
-    """patch-dct, or an autoencoder by hub id or folder."""
-    return CodecSpec() if name == BUILT_IN_CODEC else CodecSpec(kind="sd-vae", model=name, chunk_frames=4)
-
-
-def text_encoder_named(name: str) -> TextSpec:
-    """hashed-words, or a T5 by hub id or folder."""
-    return TextSpec() if name == BUILT_IN_TEXT_ENCODER else TextSpec(kind="t5", model=name)
-
-
-def _read_config(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise SpecError(f"{file} is no description of a network: {error}.") from error
-    if not isinstance(found, dict):
-        raise SpecError(f"{file} is no description of a network: it holds no object.")
-    return found
+def _digest(weights: Path) -> str:
+    """Sixteen hexadecimal digits of a file, or of all that an index names: the same as a run's, for the same file."""
+    with told(weights, "read"):
+        sha256s = [sha256_of_file(file) for file in sorted(open_tensors(weights).files)]
+    return (sha256s[0] if len(sha256s) == 1 else hashlib.sha256(json.dumps(sha256s).encode()).hexdigest())[:16]

@@ -47,7 +47,7 @@ def load_text_encoder(spec: TextSpec, device: torch.device | str = "cpu") -> Tex
 
 
 class T5(TextEncoder):
-    """transformers' T5EncoderModel and its tokenizer, from a hub id or a folder.
+    """transformers' T5EncoderModel and its tokenizer, from their own folder or hub id, or a whole pipeline's.
 
     Captions are taken as they are: Open-Sora cleans prompts, not training captions (stdit2.md section 10).
     """
@@ -75,8 +75,9 @@ class T5(TextEncoder):
     def _load(model: str, revision: str, dtype: torch.dtype) -> tuple[Any, Any]:
         from transformers import AutoTokenizer, T5EncoderModel  # seconds that the built-in encoder does without
 
-        tokenizer = AutoTokenizer.from_pretrained(model, revision=revision)
-        return tokenizer, T5EncoderModel.from_pretrained(model, revision=revision, dtype=dtype)
+        tokenizer = AutoTokenizer.from_pretrained(model, revision=revision, subfolder=part_of(model, "tokenizer"))
+        place = part_of(model, "text_encoder")
+        return tokenizer, T5EncoderModel.from_pretrained(model, revision=revision, subfolder=place, dtype=dtype)
 
     @torch.no_grad()
     def encode(self, texts: list[str]) -> list[np.ndarray]:

@@ -7,14 +7,17 @@ import logging
 import pytest
 
 from bricks_core.errors import BricksError
-from bricks_core.generate.model import Trained
-from bricks_core.generate.shape import DEFAULT, Asked, shape_of
+from bricks_core.generate.model import PUBLISHED, Trained
+from bricks_core.generate.shape import Able, Asked, shape_of
 
 TRAINED = (Trained(32, 360, 640, 8.0), Trained(16, 240, 426, 12.0), Trained(1, 360, 640, 0.0))
 
 
+USUAL = PUBLISHED["stdit2"].shape
+
+
 def shaped(trained=TRAINED, **asked):
-    shape = shape_of(Asked(**asked), trained)
+    shape = shape_of(Asked(**asked), Able(trained, USUAL))
     return shape.num_frames, shape.size.height_px, shape.size.width_px, shape.fps
 
 
@@ -23,7 +26,7 @@ def test_nothing_said_is_the_largest_bucket():
 
 
 def test_nothing_said_and_nothing_known_is_the_reference_sample():
-    assert shaped(()) == (DEFAULT.num_frames, DEFAULT.height_px, DEFAULT.width_px, DEFAULT.fps) == (16, 240, 426, 8.0)
+    assert shaped(()) == (16, 240, 426, 8.0)
 
 
 def test_frames_choose_the_bucket_that_has_as_many():
@@ -82,4 +85,27 @@ def test_a_size_of_a_table_may_be_no_multiple_of_the_autoencoders_squares():
 def test_what_the_model_cannot_make_is_refused_with_what_it_can(asked, said):
     with pytest.raises(BricksError) as refused:
         shaped(**asked)
+    assert said in str(refused.value)
+
+
+WAN = Able((), PUBLISHED["wan"].shape, side_px=16, time_stride=4)
+
+
+def test_wan_is_asked_for_what_its_makers_show():
+    shape = shape_of(Asked(), WAN)
+    assert (shape.num_frames, shape.size.height_px, shape.size.width_px, shape.fps) == (81, 480, 832, 16.0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"num_frames": 16}, "The nearest are 13 and 17"),
+        ({"num_frames": 4}, "The nearest are 1 and 5"),
+        ({"size": "360x640"}, "The nearest sizes are 352x640 and 368x640"),
+        ({"resolution": "360p"}, "The nearest sizes are 352x640 and 368x640"),
+    ],
+)
+def test_wan_refuses_frames_and_sides_that_its_latents_have_not(asked, said):
+    with pytest.raises(BricksError) as refused:
+        shape_of(Asked(**asked), WAN)
     assert said in str(refused.value)
