@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,27 @@ def tiny_t5() -> Callable[..., Path]:
         T5EncoderModel(config).save_pretrained(folder)
         (folder / "spiece.model").write_bytes(pieces.getvalue())
         (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "T5Tokenizer", "extra_ids": 0}))
+        return folder
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def tiny_wan(tiny_t5: Callable[..., Path]) -> Callable[..., Path]:
+    """tiny_wan(folder, seed=0): a whole pipeline of Wan but for its transformer, as it is published: diffusers' real
+    autoencoder in vae/, transformers' real umT5 in text_encoder/, its tokenizer in tokenizer/; random weights."""
+    import torch
+    from diffusers import AutoencoderKLWan
+    from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
+
+    def save(folder: Path, seed: int = 0, **changes: Any) -> Path:
+        torch.manual_seed(seed)
+        shape = {"base_dim": 8, "dim_mult": [1, 1, 1, 1], "num_res_blocks": 1} | changes
+        AutoencoderKLWan(**shape).save_pretrained(folder / "vae")
+        AutoTokenizer.from_pretrained(tiny_t5(folder / "t5")).save_pretrained(folder / "tokenizer")
+        shutil.rmtree(folder / "t5")
+        config = UMT5Config(vocab_size=64, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4)
+        UMT5EncoderModel(config).save_pretrained(folder / "text_encoder")
         return folder
 
     return save

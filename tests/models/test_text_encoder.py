@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,12 +12,13 @@ import numpy as np
 import pytest
 import sentencepiece
 import torch
+from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import T5EncoderModel
+from transformers import AutoTokenizer, T5EncoderModel, UMT5EncoderModel
 
 from bricks_core.errors import DataError, SpecError
-from bricks_core.models.text_encoder import T5, HashedWords, load_text_encoder, words_of
+from bricks_core.models.text_encoder import T5, UMT5, HashedWords, load_text_encoder, words_of
 from bricks_core.spec.latents import TextSpec
 
 CAPTIONS = [
@@ -181,3 +183,37 @@ def test_a_caption_longer_than_the_longest_loses_its_end(kind, t5_folder):
 def test_no_captions_have_no_features(kind, t5_folder):
     encoder = load_text_encoder(TextSpec(kind=kind, model=str(t5_folder) if kind == "t5" else ""))
     assert encoder.encode([]) == []
+
+
+# umt5
+
+
+@pytest.fixture(scope="module")
+def wan_folder(tiny_wan, tmp_path_factory) -> Path:
+    return tiny_wan(tmp_path_factory.mktemp("models") / "tiny-wan")
+
+
+def test_umt5_features_are_those_of_diffusers_pipeline_without_the_zeros_behind_them(wan_folder):
+    captions = [*CAPTIONS, "", "Two &amp;amp; a\n  half\u00a0bricks\u2019 house \u00c3\u00a9"]
+    pipe = WanPipeline(
+        tokenizer=AutoTokenizer.from_pretrained(wan_folder / "tokenizer"),
+        text_encoder=UMT5EncoderModel.from_pretrained(wan_folder / "text_encoder").eval(),
+        vae=AutoencoderKLWan.from_pretrained(wan_folder / "vae"),
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+    )
+    with torch.no_grad():
+        expected = pipe.encode_prompt(captions, do_classifier_free_guidance=False, max_sequence_length=512)[0]
+    encoder = load_text_encoder(TextSpec(kind="umt5", model=str(wan_folder), max_tokens=512))
+    for got, want in zip(encoder.encode(captions), expected, strict=True):
+        np.testing.assert_allclose(got, want[: len(got)].numpy(), atol=1e-5)
+        assert not want[len(got) :].any()
+
+
+def test_umt5_lies_in_a_whole_pipeline_or_alone(wan_folder, tmp_path):
+    alone = tmp_path / "umt5"
+    shutil.copytree(wan_folder / "tokenizer", alone)
+    shutil.copytree(wan_folder / "text_encoder", alone, dirs_exist_ok=True)
+    whole, own = UMT5(str(wan_folder)), UMT5(str(alone))
+    assert np.array_equal(whole.encode(CAPTIONS)[1], own.encode(CAPTIONS)[1])
+    assert whole.id.startswith("umt5:tiny-wan:")
+    assert whole.id.split(":")[2:] == own.id.split(":")[2:]
