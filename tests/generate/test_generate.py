@@ -232,6 +232,47 @@ def test_a_checkpoint_with_stable_diffusions_autoencoder_and_t5(generate, checkp
     assert (settings_of(film)["codec"], settings_of(film)["text_encoder"]) == ("sd-vae:vae", "t5:t5")
 
 
+def test_a_whole_pipeline_of_diffusers(generate, checkpoint, tiny_vae, tiny_t5, tmp_path):
+    from transformers import AutoTokenizer
+
+    pipeline = tmp_path / "pipeline"
+    tiny_vae(pipeline / "vae")
+    tiny_t5(pipeline / "text_encoder")
+    AutoTokenizer.from_pretrained(pipeline / "text_encoder").save_pretrained(pipeline / "tokenizer")
+    for extra in ("spiece.model", "tokenizer_config.json"):
+        (pipeline / "text_encoder" / extra).unlink()
+    shape = {"caption_channels": 32, "model_max_length": 20, "file": "diffusion_pytorch_model.safetensors"}
+    shutil.copytree(checkpoint(**shape), pipeline / "transformer")
+    (pipeline / "model_index.json").write_text('{"_class_name": "STDiT2Pipeline"}')
+    (film,) = generate(pipeline, *SMALL, "--prompt", "A red brick car", "--out", tmp_path / "out")
+    assert read_rgb(film).shape == (4, 32, 48, 3)
+    assert settings_of(film)["model"]["from"] == "pipeline"
+
+
+def test_a_checkpoint_of_wan(generate, tiny_wan, tmp_path):
+    from diffusers import WanTransformer3DModel
+
+    folder = tiny_wan(tmp_path / "wan-Diffusers")
+    torch.manual_seed(0)
+    shape = {"num_attention_heads": 2, "attention_head_dim": 12, "num_layers": 1, "ffn_dim": 32, "freq_dim": 16}
+    network = WanTransformer3DModel(**shape, text_dim=32, in_channels=16, out_channels=16)
+    network.save_pretrained(folder / "transformer")
+    (folder / "model_index.json").write_text('{"_class_name": "WanPipeline"}')
+    arguments = (folder, "--frames", "5", "--size", "32x48", "--steps", "2", "--prompt", "A red car", "--device", "cpu")
+    (film,) = generate(*arguments, "--out", tmp_path / "out")
+    assert read_rgb(film).shape == (5, 32, 48, 3)
+    assert (settings_of(film)["sampler"], settings_of(film)["fps"]) == ("unipc", 16.0)
+    for wrong, said in (
+        (("--frames", "4"), "nearest are 1 and 5"),
+        (("--size", "40x48"), "nearest sizes are 32x48 and 48x48"),
+        (("--loops", "2"), "Wan makes videos of text alone"),
+        (("--sampler", "iddpm"), "unipc, flow-euler are"),
+        (("--guided-channels", "3"), "Wan guides all channels"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            generate(*arguments, *wrong)
+
+
 def test_caption_features_of_another_width_are_refused(generate, model, tiny_t5, tmp_path):
     t5 = tiny_t5(tmp_path / "t5")
     with pytest.raises(BricksError, match=r"4096 wide, and those of t5:t5:.* are 32 wide") as refused:
