@@ -36,7 +36,9 @@ def applied(conditions, references, loop=0):
 
 
 def test_strings_are_parsed_as_the_reference_does(golden_json):
-    for text, groups in golden_json("mask_strategy")["parse"].items():
+    stored = golden_json("mask_strategy")["parse"]
+    assert stored
+    for text, groups in stored.items():
         parsed = parse_mask_strategy(text)
         names = ("loop", "reference", "reference_start", "target_start", "num_frames", "edit_ratio")
         assert [[getattr(each, name) for name in names] for each in parsed] == [

@@ -13,16 +13,21 @@ from bricks_core.models.caption_cleaning import clean_caption
 
 
 def test_texts_of_loops_are_what_the_reference_makes_of_them(golden_json):
-    for case in golden_json("mask_strategy")["prompt_loops"]:
+    stored = golden_json("mask_strategy")["prompt_loops"]
+    assert stored
+    for case in stored:
         texts = loop_texts(case["prompt"], case["num_loop"])
         assert [clean_caption(text) for text in texts] == case["texts"], case["prompt"]
 
 
 def test_what_stands_in_brackets_at_the_end_is_what_the_reference_reads(golden_json):
-    for case in golden_json("mask_strategy")["json_suffix"]:
+    stored = golden_json("mask_strategy")["json_suffix"]
+    assert stored
+    for case in stored:
         prompt, info = parse_prompt(case["prompt"]), case["info"]
         assert prompt.text == case["text"]
-        assert prompt.references == ((info["reference_path"],) if "reference_path" in info else None)
+        paths = tuple(path.strip() for path in info.get("reference_path", "").split(";") if path.strip())
+        assert prompt.references == (paths or None)
         assert (prompt.conditions is not None) == ("mask_strategy" in info)
 
 
