@@ -13,7 +13,7 @@ import pytest
 
 from bricks_core.progress import Progress
 from bricks_core.spec.clip import Clip, ClipSpec, Image
-from bricks_core.spec.ingest import Given, IngestSpec
+from bricks_core.spec.ingest import IngestSpec
 from bricks_core.spec.manifest import Manifest, content_id
 from bricks_core.spec.stages import STAGES
 from bricks_core.spec.strict import Strict
@@ -93,12 +93,10 @@ def folder_store(tmp_path: Path) -> Store:
     return open_store(str(tmp_path / "store"))
 
 
-def put_clips(
-    store: Store, films: Mapping[str, list[np.ndarray]], folder: Path, fps: float = 24, given: Iterable[Given] = ()
-) -> dict[str, str]:
+def put_clips(store: Store, films: Mapping[str, list[np.ndarray]], folder: Path, fps: float = 24) -> dict[str, str]:
     """Commit a clip artifact of these films' clips and middle images. Returns the clips' ids by "film/place"."""
     films_work = Work(store, STAGES["ingest"], IngestSpec(sources=["films"]), "1" * 32, {}, {}, Progress("ingest"))
-    films_work.commit({"videos": [], "given": sorted(given, key=lambda row: row.id)})
+    films_work.commit({"videos": [], "given": []})
     work = Work(store, STAGES["clip"], ClipSpec(), "c" * 32, {"ingest": "1" * 32}, {}, Progress("clip"))
     ids = {}
     clips, images = [], []

@@ -184,3 +184,21 @@ def test_films_of_a_bucket_are_the_same_rows_as_those_of_a_folder(ingest, s3_fil
     local, _ = ingest([str(tmp_path / "up")])
     same = {"source": ""}
     assert [row.model_copy(update=same) for row in rows] == [row.model_copy(update=same) for row in local]
+
+
+def test_a_table_in_a_bucket_names_clips_beside_it_and_elsewhere_in_buckets(ingest, s3_films, tmp_path):
+    client = boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL_S3"])
+    names = ["one.mp4", "./deep/two.mp4", "s3://films/season1/page.mp4", "s3://films/season2/none.mp4", "three.mp4"]
+    table = "path,text,licence\n" + "".join(f"{name},A thing.,CC0-1.0\n" for name in names)
+    client.put_object(Bucket="films", Key="season1/meta.csv", Body=table.encode())
+    rows, manifest = ingest([{"path": "s3://films/season1/meta.csv", "licence": "MIT"}])
+    assert [(row.row, row.kind, row.state, row.licence) for row in sorted(rows, key=lambda row: row.row)] == [
+        (1, "clip", "ok", "CC0-1.0"),
+        (2, "clip", "ok", "CC0-1.0"),
+        (3, "clip", "unreadable", "CC0-1.0"),
+        (4, "clip", "unreadable", "MIT"),
+        (5, "clip", "unreadable", "MIT"),
+    ]
+    reasons = {row.row: row.reason for row in rows}
+    assert reasons[5] == "Row 5 (line 6): three.mp4 is not there."
+    assert manifest.counts == {"ok": 2, "unreadable": 3}

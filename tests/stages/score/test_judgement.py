@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from bricks_core.spec.manifest import content_id
 from bricks_core.spec.score import Filter, Score, ScoreSpec
 from bricks_core.stages.score.duplicates import near_duplicates
-from bricks_core.stages.score.judgement import Judgement, reasons_alone
+from bricks_core.stages.score.judgement import Judgement, Said, reasons_alone
 from bricks_core.stages.score.split import held_out_videos
 
 
@@ -199,3 +199,64 @@ def test_the_split_is_told_of_every_clip_of_the_video_also_of_dropped_ones():
 
 def test_nothing_at_all_is_judged_without_complaint():
     assert judged([]) == ({}, {"kept": 0, "of these held out": 0})
+
+
+def judged_as_told(scores, said, **settings):
+    judgement = Judgement(ScoreSpec(**settings), said)
+    for each in scores:
+        judgement.add(each)
+    judgement.judge()
+    return {each.id: judgement.of(each).split for each in scores}
+
+
+def test_a_side_that_a_table_tells_stays_whatever_the_lot_would_be():
+    scores = [score(f"c{n}", f"v{n}") for n in range(40)]
+    said = {f"c{n}": Said("held_out" if n % 2 else "train", "") for n in range(40)}
+    for seed in range(3):
+        sides = judged_as_told(scores, said, split_seed=seed, held_out_share=0.5)
+        assert sides == {each: told.split for each, told in said.items()}
+    assert judged_as_told(scores, said, held_out_share=0) == {each: told.split for each, told in said.items()}
+
+
+def test_clips_that_a_table_says_were_cut_from_one_video_are_drawn_together():
+    scores = [score(f"c{n}", f"file{n}") for n in range(60)]
+    said = {f"c{n}": Said("", f"film{n // 6}") for n in range(60)}
+    sides = judged_as_told(scores, said, held_out_share=0.3)
+    by_film = {}
+    for each, told in said.items():
+        by_film.setdefault(told.video_id, set()).add(sides[each])
+    assert all(len(found) == 1 for found in by_film.values())
+    assert {"train", "held_out"} == set().union(*by_film.values())
+
+
+def test_a_clip_whose_side_is_not_told_never_trains_on_a_film_that_is_held_out():
+    scores = [score("told", "a"), score("open", "b"), score("other", "c")]
+    said = {"told": Said("held_out", "film"), "open": Said("", "film"), "other": Said("train", "else")}
+    assert judged_as_told(scores, said) == {"told": "held_out", "open": "held_out", "other": "train"}
+
+
+def test_images_are_asked_for_no_motion_and_repeat_only_each_other():
+    image = {"kind": "image", "num_frames": 1, "motion": 0.0, "duplicate_frame_share": 0.0, "picture_fps": 0.0}
+    hashes = ["00ff00ff00ff00ff"] * 3
+    rows, counts = judged(
+        [
+            score("clip", perceptual_hash=hashes),
+            score("same", perceptual_hash=hashes, **image),
+            score("copy", perceptual_hash=hashes, sharpness=10.0, **image),
+            score("dark", brightness=1.0, **image),
+        ],
+        filter=Filter(min_motion_percentile=50),
+    )
+    assert {name: row.reasons for name, row in rows.items()} == {
+        "clip": [],
+        "same": [],
+        "copy": ["repeats another clip"],
+        "dark": ["black"],
+    }
+    assert (counts["kept"], counts["of these images"]) == (2, 1)
+
+
+def test_without_a_distance_nothing_is_a_repetition():
+    twins = [score("a", perceptual_hash=["0" * 16] * 3), score("b", perceptual_hash=["0" * 16] * 3)]
+    assert judged(twins, filter=Filter(max_near_duplicate_distance=0))[1]["kept"] == 1
+    assert judged(twins, filter=Filter(max_near_duplicate_distance=None))[1]["kept"] == 2
