@@ -553,8 +553,8 @@ class STDiT2(ModelMixin, ConfigMixin):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-        patch_weight = self.x_embedder.proj.weight
-        patch_weight.copy_(nn.init.xavier_uniform_(torch.empty_like(patch_weight.flatten(1))).view_as(patch_weight))
+        # Not by what the function returns: while diffusers loads a model it takes all of them away.
+        nn.init.xavier_uniform_(self.x_embedder.proj.weight.view(self.config.hidden_size, -1))
         captions = self.y_embedder.y_proj
         for module in (*self.t_embedder.mlp, *self.t_block, *self.t_block_temp, captions.fc1, captions.fc2):
             if isinstance(module, nn.Linear):

@@ -71,9 +71,20 @@ def load_network(
         SpecError: the two do not belong together.
         DataError: they are damaged, or no such files.
     """
+    return network_from(open_tensors(weights), shape_of(read_config(config)), dtype=dtype, device=device)
+
+
+def network_from(
+    tensors: Tensors,
+    shape: Mapping[str, Any],
+    *,
+    dtype: torch.dtype | None = torch.float32,
+    device: str | torch.device = "cpu",
+) -> STDiT2:
+    """The same, of tensors already open and what STDiT2 is built of."""
     with torch.device("meta"):
-        model = STDiT2(**shape_of(read_config(config)))
-    load_weights(model, weights, dtype=dtype, device=device)
+        model = STDiT2(**shape)
+    load_weights(model, tensors, dtype=dtype, device=device)
     return model.eval()
 
 

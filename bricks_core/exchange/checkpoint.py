@@ -1,0 +1,290 @@
+"""Checkpoints of other tools and ours, as they lie: what each layout holds, and the network that is in it.
+
+    layout                weights                             EMA                shape         step
+    bricks                weights.safetensors                 ema.safetensors    config.json   state.json
+    open-sora-hub         model.safetensors                                      config.json
+    open-sora-training    model/, shards under an index       ema.pt             of tensors    running_states.json
+    diffusers             transformer/, one file or shards                       config.json
+    file                  any such file, or a .pt of torch                       of tensors
+
+Sections in brackets are of the specification, docs/stdit2.md.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from bricks_core.errors import DataError, UsageError
+from bricks_core.models.pretrained import DTYPES
+from bricks_core.models.tensor_files import INDEX, Heading, Tensors, open_tensors
+from bricks_core.models.weights import (
+    FIELDS,
+    LEGACY,
+    NAMES,
+    NULL_CAPTION,
+    ROTARY,
+    differences,
+    expected_headings,
+    first_few,
+    infer_shape,
+    read_config,
+    shape_of,
+    with_null_caption_of,
+)
+from bricks_core.pipeline.screen import find_artifact
+from bricks_core.spec.train import CheckpointRow
+from bricks_core.storage.artifacts import Artifact, open_artifact
+from bricks_core.storage.store import Store
+
+Layout = Literal["bricks", "open-sora-hub", "open-sora-training", "diffusers", "file"]
+
+DtypeName = Literal["stored", "float32", "bfloat16", "float16"]
+"""stored: every tensor in the type it has, so that nothing is lost."""
+
+WEIGHTS, EMA, CONFIG, PROVENANCE = "weights.safetensors", "ema.safetensors", "config.json", "provenance.json"
+RUNNING_STATES = "running_states.json"
+PICKLES = (".pt", ".pth", ".bin")
+
+OPTIMIZER = "optimizer/ (Adam's moments; training begins with new ones)"
+LEFT_OUT = {
+    "optimizer": OPTIMIZER,
+    "lr_scheduler": "lr_scheduler (a run file has schedules of its own)",
+    "sampler": "sampler (the place in the data; a run has data of its own)",
+    "optimizer.safetensors": "optimizer.safetensors (moments; a run continues from its own store)",
+}
+"""What lies beside weights and is not taken over."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What lies at a place, before it is known whether it fits together."""
+
+    name: str
+    """As a person is told."""
+    layout: Layout
+    weights: Tensors
+    ema: Tensors | None = None
+    config: dict[str, Any] | None = None
+    """As it was given; None: the tensors alone say what the network is."""
+    running: dict[str, Any] = field(default_factory=dict)
+    """Where its training stood, in the words of upstream's running_states.json [9]; empty where nothing says it."""
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def step(self) -> int | None:
+        step = self.running.get("global_step")
+        return step if isinstance(step, int) else None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return (*self.weights.files, *(self.ema.files if self.ema else ()))
+
+
+@dataclass(frozen=True)
+class Network:
+    """A checkpoint whose tensors and shape fit together."""
+
+    shape: dict[str, Any]
+    """What STDiT2 is built of, all of it."""
+    weights: Tensors
+    ema: Tensors | None
+    inferred: bool
+    """Whether the shape was read from the tensors."""
+    assumed: tuple[str, ...] = ()
+    """Fields that nothing says; STDiT2-XL/2's values were taken."""
+    dropped: tuple[str, ...] = ()
+    resized: tuple[str, ...] = ()
+
+
+# ------------------------------------------------------------------------------------------------------------- opening
+
+
+@contextmanager
+def find_checkpoint(wanted: str, store: Store, step: int | None = None) -> Iterator[Checkpoint]:
+    """The checkpoint at a path, or of a run's training in the store: RUN, RUN/train or train/DIGEST.
+
+    Raises:
+        UsageError, DataError: there is none, or it is damaged.
+    """
+    if Path(wanted).expanduser().exists() or wanted.startswith((".", "/", "~")):
+        if step is not None:
+            raise UsageError(f"{wanted} is one checkpoint and has no steps to choose from: leave --step out.")
+        yield open_checkpoint(Path(wanted).expanduser())
+        return
+    name = wanted.removeprefix("artifacts/").rstrip("/")
+    stage, digest = find_artifact(store, name if "/" in name else f"{name}/train")
+    if stage != "train":
+        raise UsageError(f"{wanted} is an artifact of {stage}, which has no checkpoints: name a run, or train/DIGEST.")
+    artifact = open_artifact(store, stage, digest)
+    row = _row(artifact, wanted, step)
+    config_key = f"{row.weights_key.rpartition('/')[0]}/{CONFIG}"
+    with (
+        artifact.local(row.weights_key) as weights,
+        artifact.local(row.ema_key) as ema,
+        artifact.local(config_key) as config,
+    ):
+        yield Checkpoint(
+            f"{wanted}, step {row.step}",
+            "bricks",
+            open_tensors(weights),
+            open_tensors(ema),
+            read_config(config),
+            {"epoch": 0, "step": row.step, "global_step": row.step, "sample_start_index": None},
+        )
+
+
+def _row(artifact: Artifact, wanted: str, step: int | None) -> CheckpointRow:
+    rows = {row.step: row for row in artifact.rows("checkpoints", CheckpointRow)}
+    if not rows:
+        raise DataError(f"{wanted} has left no checkpoint: run its training again.")
+    if step is not None and step not in rows:
+        raise UsageError(f"{wanted} has no checkpoint of step {step}; it has {', '.join(map(str, sorted(rows)))}.")
+    return rows[max(rows) if step is None else step]
+
+
+def open_checkpoint(place: Path, name: str = "") -> Checkpoint:
+    """What lies at a path, by its layout. Reads headings only, of pickles all.
+
+    Raises:
+        UsageError: nothing is there.
+        DataError: it holds no checkpoint, or a file of it is damaged or missing.
+    """
+    name = name or str(place)
+    if place.is_file():
+        beside = place.with_name(CONFIG)
+        return Checkpoint(name, "file", open_tensors(place), config=read_config(beside) if beside.is_file() else None)
+    if not place.is_dir():
+        raise UsageError(f"{place} is not there: give a file or folder, or a hub id such as owner/name.")
+    left_out = tuple(words for entry, words in LEFT_OUT.items() if (place / entry).exists())
+    given = read_config(place / CONFIG) if (place / CONFIG).is_file() else None
+    if (place / "model").is_dir():
+        weights = open_tensors(_weights_in(place / "model"))
+        ema = open_tensors(place / "ema.pt") if (place / "ema.pt").is_file() else None
+        running = _read_json(place / RUNNING_STATES)
+        return Checkpoint(name, "open-sora-training", weights, ema, given, running, left_out)
+    if (place / "transformer").is_dir():
+        inner = place / "transformer"
+        given = read_config(inner / CONFIG) if (inner / CONFIG).is_file() else None
+        others = sorted(each.name for each in place.iterdir() if each.is_dir() and each != inner)
+        left_out = tuple(f"{each}/ (not part of the network)" for each in others)
+        return Checkpoint(name, "diffusers", open_tensors(_weights_in(inner)), config=given, left_out=left_out)
+    file = _weights_in(place)
+    if file.name != WEIGHTS:
+        layout: Layout = "diffusers" if file.name.startswith("diffusion_pytorch_model") else "open-sora-hub"
+        return Checkpoint(name, layout, open_tensors(file), config=given, left_out=left_out)
+    ema = open_tensors(place / EMA) if (place / EMA).is_file() else None
+    step = _read_json(place / "state.json").get("step")
+    running = _read_json(place / PROVENANCE).get("running_states") or (
+        {} if step is None else {"epoch": 0, "step": step, "global_step": step, "sample_start_index": None}
+    )
+    return Checkpoint(name, "bricks", open_tensors(file), ema, given, running, left_out)
+
+
+def _weights_in(folder: Path) -> Path:
+    """The file of a folder's weights, or the index of its shards."""
+    for name in (*NAMES, "pytorch_model.safetensors", "pytorch_model.bin"):
+        for file in (folder / name, folder / f"{name}{INDEX}"):
+            if file.is_file():
+                return file
+    files = sorted(each for each in folder.iterdir() if each.suffix in (".safetensors", *PICKLES))
+    if len(files) == 1 and not re.search(r"-\d{5}", files[0].stem):
+        return files[0]
+    if files and all(re.search(r"-\d{5}", each.stem) for each in files):
+        raise DataError(
+            f"{folder} holds {len(files)} shards such as {files[0].name} but no index that says what is in them and "
+            f"whether they are all: get the file that ends in {INDEX} too."
+        )
+    checkpoints = sorted(folder.glob("epoch*-global_step*"), key=lambda each: (len(each.name), each.name))
+    if checkpoints:
+        raise DataError(f"{folder} holds {len(checkpoints)} training checkpoints: name one, such as {checkpoints[-1]}.")
+    found = f"{len(files)} files of weights, and which is meant cannot be told" if files else "no file of weights"
+    raise DataError(f"{folder} holds {found}: name the file itself.")
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    """What a small file beside the weights says; nothing where it is not there."""
+    if not file.is_file():
+        return {}
+    try:
+        found = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file} cannot be read ({error}): get it again, or take it away.") from error
+    return found if isinstance(found, dict) else {}
+
+
+# --------------------------------------------------------------------------------------------------------- fitting it
+
+
+def network_of(checkpoint: Checkpoint, config: Mapping[str, Any] | None = None) -> Network:
+    """The network that a checkpoint holds: legacy tensors dropped, the null caption of the config's length [9].
+
+    config  instead of the checkpoint's own
+
+    Raises DataError: its tensors do not make a network; names the first that is wrong.
+    """
+    network = shaped(checkpoint, config)
+    expected = expected_headings(network.shape)
+    for tensors in (network.weights, network.ema):
+        wrong = differences(expected, tensors.headings) if tensors else []
+        if tensors and wrong:
+            why = "the shape that its other tensors have" if network.inferred else "its config.json"
+            raise DataError(
+                f"{tensors.place} is not of {why}: {first_few(wrong)}. Get the files again, or the config.json that "
+                "belongs to them; bricks checkpoint show lists all."
+            )
+    return network
+
+
+def shaped(checkpoint: Checkpoint, config: Mapping[str, Any] | None = None) -> Network:
+    """The same, before it is known whether every tensor fits."""
+    given = config or checkpoint.config
+    dropped = tuple(name for name in LEGACY if name in checkpoint.weights.headings)
+    weights = checkpoint.weights.without(LEGACY)
+    ema = checkpoint.ema.without(LEGACY) if checkpoint.ema else None
+    if given is None:
+        inferred = infer_shape(weights)
+        return Network(inferred.shape, weights, ema, True, inferred.assumed, dropped)
+    shape = _whole(shape_of(given), given)
+    length = shape["model_max_length"]
+    network = Network(shape, with_null_caption_of(weights, length), ema, False, dropped=dropped)
+    was, becomes = (each.headings.get(NULL_CAPTION) for each in (weights, network.weights))
+    if was is None or was == becomes:
+        return network
+    resized = (f"{NULL_CAPTION}: from {was.shape[0]} rows to {length}",)
+    return replace(network, ema=with_null_caption_of(ema, length) if ema else None, resized=resized)
+
+
+def _whole(shape: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """A given shape with the fields it leaves out."""
+    names = {given.get("_class_name"), *(given.get("architectures") or ())} - {None}
+    if names and "STDiT2" not in names:
+        raise DataError(
+            f"Its config.json is that of {', '.join(map(str, sorted(names)))}, and bricks checkpoint knows STDiT2."
+        )
+    return {name: each.default for name, each in FIELDS.items()} | dict(shape)
+
+
+def type_named(name: DtypeName) -> torch.dtype | None:
+    """None: as stored."""
+    return None if name == "stored" else DTYPES[name]
+
+
+def in_dtype(
+    headings: Mapping[str, Heading], dtype: torch.dtype | None, *, round_rotary: bool = False
+) -> dict[str, Heading]:
+    """The same tensors in a type; None: as they are. Rotary frequencies stay float32, unless they are to be rounded."""
+
+    def of(name: str, heading: Heading) -> Heading:
+        if dtype is None:
+            return heading
+        return Heading(torch.float32 if name == ROTARY and not round_rotary else dtype, heading.shape)
+
+    return {name: of(name, heading) for name, heading in headings.items()}

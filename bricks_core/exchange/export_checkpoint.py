@@ -1,0 +1,94 @@
+"""A checkpoint becomes a folder of another tool."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from bricks_core.errors import UsageError
+from bricks_core.exchange.checkpoint import (
+    CONFIG,
+    RUNNING_STATES,
+    Checkpoint,
+    DtypeName,
+    Network,
+    network_of,
+    type_named,
+)
+from bricks_core.exchange.new_folder import new_folder
+from bricks_core.exchange.open_sora_checkpoint import write_hub_folder, write_training_folder
+from bricks_core.models.tensor_files import Tensors
+from bricks_core.progress import Progress
+
+Format = Literal["open-sora-hub", "open-sora-training", "diffusers"]
+
+USUAL_DTYPE: dict[Format, DtypeName] = {
+    "open-sora-hub": "float32",
+    "open-sora-training": "bfloat16",
+    "diffusers": "stored",
+}
+
+KNOWN_BY = ("model.safetensors", CONFIG, RUNNING_STATES, "model_index.json", "ema.pt")
+"""Names by which a folder is known to be such an export."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What came of it."""
+
+    checkpoint: Checkpoint
+    network: Network
+    format: Format
+    weights: Literal["raw", "ema"]
+    dtype: DtypeName
+    out: Path
+    was_there: bool
+    """The very same had been exported before."""
+
+
+def export_checkpoint(
+    checkpoint: Checkpoint,
+    out: Path,
+    format: Format,
+    *,
+    weights: Literal["raw", "ema"] = "raw",
+    dtype: DtypeName | None = None,
+    vae: str = "",
+    text_encoder: str = "",
+    force: bool = False,
+) -> Exported:
+    """Write a checkpoint's network in another tool's layout.
+
+    dtype               of the weights; None: the one that is usual there (USUAL_DTYPE)
+    vae, text_encoder   folders or hub ids to put beside it, for diffusers
+
+    Raises:
+        UsageError: it has no EMA, or `out` is in the way.
+        DataError: it is damaged; names the first tensor that is wrong.
+    """
+    if (vae or text_encoder) and format != "diffusers":
+        raise UsageError(f"{format} holds the network alone: --vae and --text-encoder go with --format diffusers.")
+    network = network_of(checkpoint)
+    if weights == "ema" and network.ema is None:
+        raise UsageError(f"{checkpoint.name} has no EMA weights: leave --weights out to export those it has.")
+    chosen: Tensors = network.ema if weights == "ema" and network.ema else network.weights
+    dtype = dtype or USUAL_DTYPE[format]
+    count = len(chosen.headings)
+    with new_folder(out, force=force, known_by=KNOWN_BY) as folder, Progress("export") as progress:
+        progress.begin(2 * count if format == "open-sora-training" else count, unit="tensors")
+
+        def wrote(name: str) -> None:
+            progress.advance(note=name)
+
+        if format == "open-sora-hub":
+            write_hub_folder(network, chosen, type_named(dtype), folder.path, wrote)
+        elif format == "open-sora-training":
+            ema = network.ema or network.weights
+            write_training_folder(network, chosen, ema, checkpoint.running, type_named(dtype), folder.path, wrote)
+        else:
+            from bricks_core.exchange.diffusers_folder import write_diffusers_folder
+
+            write_diffusers_folder(network, chosen, type_named(dtype), vae, text_encoder, folder.path)
+            progress.advance(count)
+    return Exported(checkpoint, network, format, weights, dtype, out, folder.was_there)

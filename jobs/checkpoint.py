@@ -1,0 +1,139 @@
+"""Checkpoints from other tools and to them: python -m jobs.checkpoint import|export|show"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jobs.door import DEFAULT_STORE, StoreFlag, VerboseFlag, serve
+
+
+class Format(StrEnum):
+    """Layouts that a checkpoint can be written in."""
+
+    open_sora_hub = "open-sora-hub"
+    open_sora_training = "open-sora-training"
+    diffusers = "diffusers"
+
+
+class Weights(StrEnum):
+    """Which of a checkpoint's weights."""
+
+    raw = "raw"
+    ema = "ema"
+
+
+class Dtype(StrEnum):
+    """Types that weights can be written in."""
+
+    stored = "stored"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+app = typer.Typer(
+    help="Bring checkpoints in from other tools and take them out again.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+OutFlag = Annotated[Path, typer.Option("--out", help="The folder to make.", metavar="FOLDER")]
+ForceFlag = Annotated[bool, typer.Option("--force", help="Replace the folder if another checkpoint is there.")]
+StepFlag = Annotated[int | None, typer.Option("--step", help="Of a run: this step's; the last when left out.", min=0)]
+CheckpointArgument = Annotated[
+    str,
+    typer.Argument(help="A file or folder, or a run's training in the store: RUN or train/DIGEST.", metavar="CKPT"),
+]
+
+
+@app.command("import")
+def import_(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="Upstream's safetensors or .pt file, hub folder, hub id or training checkpoint; or diffusers' folder.",
+            metavar="SRC",
+        ),
+    ],
+    out: OutFlag,
+    revision: Annotated[str, typer.Option(help="Of a hub id: a branch, tag or commit.")] = "",
+    config: Annotated[
+        Path | None, typer.Option("--config", help="The network's config.json, if it is not beside.", metavar="FILE")
+    ] = None,
+    dtype: Annotated[Dtype, typer.Option(help="Type to keep the weights in; stored loses nothing.")] = Dtype.stored,
+    force: ForceFlag = False,
+    verbose: VerboseFlag = False,
+) -> None:
+    """Make a checkpoint of ours from another tool's, tensor by tensor and bit by bit."""
+    from bricks_core.exchange.checkpoint_screen import tell_imported
+    from bricks_core.exchange.import_checkpoint import import_checkpoint
+    from bricks_core.progress import configure_logging
+
+    configure_logging(verbose)
+    tell_imported(import_checkpoint(source, out, revision=revision, config=config, dtype=dtype.value, force=force))
+
+
+@app.command()
+def export(
+    checkpoint: CheckpointArgument,
+    format: Annotated[Format, typer.Option("--format", help="What to write.")],
+    out: OutFlag,
+    weights: Annotated[Weights, typer.Option(help="The weights themselves, or their EMA.")] = Weights.raw,
+    dtype: Annotated[
+        Dtype | None,
+        typer.Option(help="Left out: float32 for the hub, bfloat16 for training, as stored for diffusers."),
+    ] = None,
+    step: StepFlag = None,
+    vae: Annotated[str, typer.Option(help="For diffusers: an autoencoder to include, a folder or hub id.")] = "",
+    text_encoder: Annotated[str, typer.Option(help="For diffusers: a T5 to include, a folder or hub id.")] = "",
+    force: ForceFlag = False,
+    store: StoreFlag = DEFAULT_STORE,
+    verbose: VerboseFlag = False,
+) -> None:
+    """Write a checkpoint as Open-Sora or diffusers lay theirs out."""
+    from bricks_core.exchange.checkpoint import find_checkpoint
+    from bricks_core.exchange.checkpoint_screen import tell_exported
+    from bricks_core.exchange.export_checkpoint import export_checkpoint
+    from bricks_core.progress import configure_logging
+    from bricks_core.storage.store import open_store
+
+    configure_logging(verbose)
+    with find_checkpoint(checkpoint, open_store(store), step) as found:
+        exported = export_checkpoint(
+            found,
+            out,
+            format.value,
+            weights=weights.value,
+            dtype=dtype.value if dtype else None,
+            vae=vae,
+            text_encoder=text_encoder,
+            force=force,
+        )
+    tell_exported(exported)
+
+
+@app.command()
+def show(
+    checkpoint: CheckpointArgument,
+    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor, and all that differ.")] = False,
+    step: StepFlag = None,
+    store: StoreFlag = DEFAULT_STORE,
+) -> None:
+    """Say what a checkpoint holds, by part, and what differs from what it should hold."""
+    from bricks_core.exchange.checkpoint import find_checkpoint
+    from bricks_core.exchange.checkpoint_screen import show_checkpoint
+    from bricks_core.storage.store import open_store
+
+    with find_checkpoint(checkpoint, open_store(store), step) as found:
+        show_checkpoint(found, all_tensors=tensors)
+
+
+if __name__ == "__main__":
+    serve(app)
