@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from bricks_core.errors import DataError, SpecError
 from bricks_core.models.vae import WanVae, load_codec
 from bricks_core.spec.latents import CodecSpec
+from bricks_core.video.buckets import usable
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +82,13 @@ def test_of_any_clip_as_many_frames_are_taken_as_make_whole_latents(codec, num_f
     kept = codec.whole_frames(num_frames)
     assert num_frames - 4 < kept <= num_frames
     assert 4 * codec.num_latents(kept) - 3 == kept
+
+
+@given(num_frames=st.integers(1, 100), num_latents=st.integers(1, 20))
+def test_the_frames_left_out_make_no_clip_too_short_for_a_bucket(codec, num_frames, num_latents):
+    """So that what bricks plan counts on clips is what training finds in their latents."""
+    bucket_frames = 4 * num_latents - 3
+    assert usable(codec.whole_frames(num_frames), bucket_frames, 1) == usable(num_frames, bucket_frames, 1)
 
 
 @pytest.mark.parametrize("num_frames", [2, 4, 16])

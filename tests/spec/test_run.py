@@ -7,6 +7,8 @@ import yaml
 
 from bricks_core.errors import SpecError
 from bricks_core.spec.run import load_run, run_schema
+from bricks_core.spec.train import MaskRatios, STDiT2Spec, WanSpec
+from bricks_core.video.buckets import resolution
 
 ROOT = Path(__file__).parents[2]
 
@@ -100,6 +102,88 @@ def test_the_caption_stage_needs_a_model_for_openai(run_file):
 def test_a_stage_without_a_section_says_what_to_write(run_file):
     with pytest.raises(SpecError, match=r"no spec\.train.*--until latents"):
         load_run(run_file(SMALLEST)).stage_spec("train")
+
+
+WAN = {
+    "ingest": {"sources": ["films"]},
+    "latents": {
+        "resolutions": ["480x832"],
+        "codec": {"kind": "wan-vae", "model": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"},
+        "text": {"kind": "umt5", "model": "Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "max_tokens": 512},
+    },
+    "train": {
+        "model": {"family": "wan"},
+        "phases": [
+            {
+                "name": "all",
+                "steps": 3,
+                "schedule": {"kind": "constant", "lr": 1e-5},
+                "buckets": [{"num_frames": 17, "resolution": "480x832", "batch_size": 1}],
+            }
+        ],
+    },
+    "evaluate": {"prompts": ["A brick."], "resolution": "480x832", "num_frames": 17, "sampler": "unipc"},
+}
+
+
+def test_a_model_without_a_family_is_stdit2(run_file):
+    train = WAN["train"] | {"model": {"hidden_size": 48, "num_heads": 2}}
+    spec = {"ingest": {"sources": ["films"]}, "latents": {"resolutions": ["480x832"]}, "train": train}
+    run = load_run(run_file(SMALLEST | {"spec": spec}))
+    assert run.spec.train.model == STDiT2Spec(hidden_size=48, num_heads=2)
+    assert run.spec.train.mask_ratios == MaskRatios()
+    assert load_run(run_file(SMALLEST | {"spec": spec | {"train": WAN["train"] | {"model": {}}}})).spec.train.model == (
+        STDiT2Spec()
+    )
+
+
+def test_wan_has_no_masks_without_being_told_so(run_file):
+    run = load_run(run_file(SMALLEST | {"spec": WAN}))
+    assert run.spec.train.model == WanSpec(family="wan")
+    assert run.spec.train.mask_ratios is None
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train.mask_ratios={}", "wan has no frames that are given"),
+        ("train.model.num_layer=3", 'num_layer" (did you mean "num_layers"?)'),
+        ("train.model.family=wann", "'stdit2', 'wan'"),
+        ("train.model.attention_head_dim=7", "multiple of 2"),
+        ("latents.resolutions=[480x832, 360p]", "has 360p, and wan makes patches of 16x16 pixels"),
+        ("latents.resolutions=[480x832, 100x160]", "has 100x160, and wan makes patches of 16x16 pixels"),
+        ("latents.text.max_tokens=600", "wan reads 512 at most"),
+        ("latents.codec.kind=patch-dct", "patch-dct makes latents of 4 channels"),
+        ("latents.codec.model=''", "codec wan-vae needs a model: a hub id such as Wan-AI/"),
+        ("latents.text.model=''", "text umt5 needs a model: a hub id such as google/umt5-xxl"),
+        ("train.model={}", "stdit2 takes 4: write sd-vae or patch-dct, or set train.model.family to wan"),
+        ("train.phases.0.buckets.0.num_frames=16", "num_frames is 16, and wan-vae has whole latents for 1, 5, 9 ..."),
+        ("train.phases.0.buckets.0.frame_interval=2", "wan-vae joins 4 frames that follow each other: set it to 1"),
+        (
+            "evaluate.num_frames=20",
+            "evaluate.num_frames is 20, and wan-vae has whole latents for 1, 5, 9 ... frames: take 17 or 21",
+        ),
+        ("evaluate.sampler=iddpm", "wan is sampled by unipc or flow-euler"),
+        ("evaluate.guided_channels=3", "wan guides all channels: leave it out"),
+    ],
+)
+def test_what_wan_cannot_do_is_refused_before_anything_is_done(run_file, override, words):
+    assert words in wrong(run_file(SMALLEST | {"spec": WAN}), override)
+
+
+def test_stdit2_is_not_sampled_by_a_solver_of_flows(run_file):
+    train = WAN["train"] | {"model": {}}
+    evaluate = {"prompts": ["A brick."], "resolution": "480x832", "sampler": "flow-euler"}
+    spec = {"ingest": {"sources": ["films"]}, "latents": {"resolutions": ["480x832"]}, "train": train}
+    message = wrong(run_file(SMALLEST | {"spec": spec | {"evaluate": evaluate}}))
+    assert "stdit2 is sampled by dpm-solver++ or unipc or iddpm" in message
+
+
+@pytest.mark.parametrize("name", ["256", "512", "1024"])
+def test_every_size_of_a_class_that_wan_takes_divides_by_16(run_file, name):
+    spec = WAN | {"latents": WAN["latents"] | {"resolutions": ["480x832", name]}}
+    assert load_run(run_file(SMALLEST | {"spec": spec})).spec.latents.resolutions[1] == name
+    assert all(size.height_px % 16 == size.width_px % 16 == 0 for size in resolution(name).sizes)
 
 
 def test_the_committed_schema_is_fresh():

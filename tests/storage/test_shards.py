@@ -125,6 +125,39 @@ def test_a_window_goes_straight_into_a_batch(pack):
         packs.window(pack.rows[0], 0, 3, out=batch[0])
 
 
+@pytest.fixture
+def joined(tmp_path: Path) -> tuple[Packs, Latent, np.ndarray]:
+    """A clip of 17 frames by a codec that joins four after the first: 5 latents of 16 channels."""
+    latents = np.random.default_rng(0).standard_normal((5, 16, 3, 5)).astype(np.float16)
+    with PackWriter(tmp_path / "one.bin") as pack:
+        where = pack.add_latents([latents[:2], latents[2:]], 5, 3, 5, 16)
+        text, empty = pack.add_text(np.ones((7, 16))), pack.add_text(np.full((2, 16), 0.5))
+        with pytest.raises(DataError, match=r"\(4, 3, 5\) do not fit a clip of \(16, 3, 5\)"):
+            pack.add_latents([latents[:, :4]], 5, 3, 5, 16)
+    changes = {"time_stride": 4, "latent_channels": 16, "empty_text_offset_bytes": empty, "num_empty_tokens": 2}
+    return Packs(lambda key: tmp_path / key), row(0, 17, where, text, 7, **changes), latents
+
+
+@pytest.mark.parametrize(("num_frames", "num_latents"), [(1, 1), (5, 2), (13, 4), (17, 5)])
+def test_where_latents_join_frames_a_window_is_a_clip_s_beginning(joined, num_frames, num_latents):
+    packs, each, latents = joined
+    assert each.num_latents == 5
+    np.testing.assert_array_equal(packs.window(each, 0, num_frames), latents[:num_latents])
+
+
+@pytest.mark.parametrize(("begin", "num_frames", "interval"), [(4, 5, 1), (0, 4, 1), (0, 5, 2), (0, 16, 1)])
+def test_where_latents_join_frames_any_other_window_is_refused(joined, begin, num_frames, interval):
+    packs, each, _ = joined
+    with pytest.raises(DataError, match=r"a window of them begins at frame 0 and has 1, 5, 9 \.\.\. frames"):
+        packs.window(each, begin, num_frames, interval)
+
+
+def test_the_empty_caption_is_in_the_pack_too(joined):
+    packs, each, _ = joined
+    np.testing.assert_array_equal(packs.empty_text(each), np.full((2, 16), 0.5, np.float16))
+    np.testing.assert_array_equal(packs.text(each), np.ones((7, 16), np.float16))
+
+
 @pytest.mark.parametrize(
     ("begin", "num_frames", "interval"), [(-1, 2, 1), (0, 18, 1), (15, 3, 1), (1, 9, 2), (0, 0, 1)]
 )

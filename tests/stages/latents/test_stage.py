@@ -14,8 +14,8 @@ import torch
 from transformers import T5EncoderModel
 
 from bricks_core.errors import DataError
-from bricks_core.models.text_encoder import HashedWords
-from bricks_core.models.vae import PatchDct, SdVae
+from bricks_core.models.text_encoder import UMT5, HashedWords
+from bricks_core.models.vae import PatchDct, SdVae, WanVae
 from bricks_core.progress import Progress
 from bricks_core.spec.caption import Caption, CaptionSpec
 from bricks_core.spec.clip import Clip, ClipSpec, Image, Shot
@@ -313,6 +313,45 @@ def test_the_published_kinds_of_encoders_go_through_the_same_stage(
     expected = SdVae(str(vae)).encode(frames).numpy()
     np.testing.assert_allclose(world.packs().window(row, 0, 12), expected, atol=5e-3)
     assert world.packs().text(row).shape == (row.num_tokens, 32)
+
+
+def test_a_codec_that_shrinks_time_is_given_every_clip_by_itself(world, tiny_wan: Callable[..., Path], tmp_path):
+    colours = {"red": (200, 40, 30), "green": (40, 180, 60), "blue": (30, 40, 200)}
+    for (name, colour), num_frames in zip(colours.items(), (12, 13, 3), strict=True):
+        world.add(name, num_frames=num_frames, colour=colour)
+    folder = tiny_wan(tmp_path / "tiny-wan")
+    spec = LatentsSpec(
+        resolutions=["32x48"],
+        codec=CodecSpec(kind="wan-vae", model=str(folder), chunk_frames=2),
+        text=TextSpec(kind="umt5", model=str(folder), max_tokens=512),
+    )
+    world.encode(spec)
+    rows = world.rows()
+    codec, encoder = WanVae(str(folder)), UMT5(str(folder), max_tokens=512)
+    assert {(row.codec, row.text_encoder) for row in rows} == {(codec.id, encoder.id)}
+    # The last frames that make no whole latent are left out.
+    assert sorted((row.kind, row.num_frames, row.num_latents) for row in rows) == [
+        *[("image", 1, 1)] * 3,
+        ("video", 1, 1),
+        ("video", 9, 3),
+        ("video", 13, 4),
+    ]
+    for row in rows:
+        assert (row.latent_channels, row.time_stride, row.latent_height, row.latent_width) == (16, 4, 4, 6)
+        np.testing.assert_array_equal(world.packs().empty_text(row), encoder.encode([""])[0].astype(np.float16))
+        if row.kind == "video":
+            with open_artifact(world.store, "clip", DIGEST).local(world.clips[row.clip_id].key) as file:
+                frames = fit(read_rgb(file), 32, 48)
+            expected = codec.encode(frames[: row.num_frames]).numpy()
+            np.testing.assert_allclose(world.packs().window(row, 0, row.num_frames), expected, atol=5e-3)
+
+
+def test_a_clip_with_other_frames_than_its_row_says_is_named_by_such_a_codec_too(world, tiny_wan, tmp_path):
+    clip = world.add("red", num_frames=13)
+    world.clips[clip.id] = clip.model_copy(update={"num_frames": 12})
+    codec = CodecSpec(kind="wan-vae", model=str(tiny_wan(tmp_path / "tiny-wan")))
+    with pytest.raises(DataError, match=f"Clip {clip.id} has 13 frames, its row says 12"):
+        world.encode(LatentsSpec(resolutions=["32x48"], codec=codec, images=False))
 
 
 def test_nothing_to_encode_is_said_with_its_reasons(world):

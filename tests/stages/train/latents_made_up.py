@@ -23,7 +23,12 @@ LATENTS_DIGEST = "0" * 31 + "1"
 
 
 def made_up_rows(
-    folder: Path, *, num_clips: int = 12, num_held_out: int = 4, sizes: tuple[tuple[int, int], ...] = ((8, 6),)
+    folder: Path,
+    *,
+    num_clips: int = 12,
+    num_held_out: int = 4,
+    sizes: tuple[tuple[int, int], ...] = ((8, 6),),
+    time_stride: int = 1,
 ) -> list[Latent]:
     """Clips and their middle images, in one pack per size. A caption says which of four patterns a clip has."""
     rows = []
@@ -33,11 +38,11 @@ def made_up_rows(
         with PackWriter(folder / key) as pack:
             for clip in range(size_index, num_clips + num_held_out, len(sizes)):
                 split = "held_out" if clip >= num_clips else "train"
-                rows += _clip(pack, key, clip, split, height, width)
+                rows += _clip(pack, key, clip, split, height, width, time_stride)
     return sorted(rows, key=lambda row: row.id)
 
 
-def _clip(pack: PackWriter, key: str, clip: int, split: str, height: int, width: int) -> list[Latent]:
+def _clip(pack: PackWriter, key: str, clip: int, split: str, height: int, width: int, time_stride: int) -> list[Latent]:
     rng = np.random.default_rng(clip)
     pattern = clip % 4
     num_frames = 9 + clip % 3
@@ -61,8 +66,8 @@ def _clip(pack: PackWriter, key: str, clip: int, split: str, height: int, width:
                 aspect=f"{height * 8}x{width * 8}",
                 height_px=height * 8,
                 width_px=width * 8,
-                num_frames=len(latents),
-                time_stride=1,
+                num_frames=1 + (len(latents) - 1) * time_stride,
+                time_stride=time_stride,
                 latent_channels=4,
                 latent_height=height,
                 latent_width=width,

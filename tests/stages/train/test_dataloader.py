@@ -53,6 +53,28 @@ def facts(step_samples):
 # ---------------------------------------------------------------------------------------------------- which clips
 
 
+@pytest.mark.parametrize("num_frames", [5, 33])
+def test_where_latents_join_frames_every_window_is_a_clip_s_beginning(tmp_path, num_frames):
+    rows, packs = made_up_rows(tmp_path, time_stride=4), Packs(lambda key: tmp_path / key)
+    assert min(row.num_frames for row in rows if row.kind == "video") == 33  # 9 latents
+    bucket = TrainBucket(num_frames=num_frames, resolution="64x48", batch_size=4)
+    loader, plan = Loader(Plan(of_phase(bucket), rows), packs), Plan(of_phase(bucket), rows)
+    for step in range(6):
+        [samples] = plan.samples(step)
+        [batch] = loader.micro_batches(step)
+        assert {sample.begin for sample in samples} == {0}
+        assert batch.latents.shape == (4, 1 + (num_frames - 1) // 4, 4, 8, 6)
+        assert batch.noise.shape == (4, 4, 1 + (num_frames - 1) // 4, 8, 6)
+        assert batch.sizes["num_frames"].tolist() == [num_frames] * 4
+        for sample, latents in zip(samples, batch.latents, strict=True):
+            np.testing.assert_array_equal(latents.numpy(), packs.window(sample.row, 0, num_frames))
+
+
+def test_a_batch_brings_the_empty_caption(rows, packs):
+    [batch] = Loader(Plan(of_phase(CLIPS), rows), packs).micro_batches(0)
+    assert batch.empty_text.tolist() == [[1.0] * 24]
+
+
 @settings(deadline=None, max_examples=30)
 @given(steps=st.lists(st.integers(0, 199), min_size=1, max_size=8))
 def test_a_step_is_a_function_of_its_number_whatever_was_asked_before(rows, steps):
