@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from diffusers.models.modeling_utils import ModelMixin
@@ -21,6 +21,9 @@ from bricks_core.diffusion.conditions import Condition, Reference
 from bricks_core.diffusion.loss import Losses
 from bricks_core.errors import SpecError
 from bricks_core.spec.train import ModelSpec, STDiT2Spec, WanSpec
+
+if TYPE_CHECKING:  # all of diffusers' pipelines are a second of work
+    from diffusers import DiffusionPipeline
 
 OnStep = Callable[[int, Tensor, Tensor], None]
 """Called after each step with its number (0 first), x (B, C, T, H, W), and the clean latents predicted in it."""
@@ -138,6 +141,15 @@ class Family(ABC):
         generators  one per prompt, on the CPU: all of a sample's noise comes from its own
 
         For bfloat16, call within torch.autocast. Raises SpecError: this network cannot do that.
+        """
+
+    @abstractmethod
+    def pipeline(self, network: ModelMixin, *, vae: str = "", text_encoder: str = "") -> DiffusionPipeline:
+        """The network as diffusers' pipeline, to be used or saved there.
+
+        vae, text_encoder  a folder or hub id of each, or of a pipeline that has them; left out where none is given
+
+        Raises SpecError or ServiceUnavailable: one of these cannot be had.
         """
 
 

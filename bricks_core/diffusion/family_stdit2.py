@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +17,16 @@ from bricks_core.diffusion.batch import MicroBatch
 from bricks_core.diffusion.family import Family, Frame, Given, OnStep, Prompts, Sampling
 from bricks_core.diffusion.loss import Losses, denoising_loss
 from bricks_core.diffusion.noise_schedule import NoiseSchedule
-from bricks_core.diffusion.sampling import sample_latents
+from bricks_core.diffusion.sampling import sample_latents, scheduler_named
 from bricks_core.errors import SpecError
+from bricks_core.models.pretrained import pipeline_parts
 from bricks_core.models.stdit2 import STDiT2
 from bricks_core.models.weights import load_network, save_config
 from bricks_core.spec.evaluate import SAMPLERS
 from bricks_core.spec.train import STDiT2Spec
+
+if TYPE_CHECKING:  # all of diffusers' pipelines are a second of work
+    from diffusers import DiffusionPipeline
 
 
 class STDiT2Family(Family):
@@ -105,6 +109,15 @@ class STDiT2Family(Family):
             loop=0 if given is None else given.loop,
             on_step=on_step,
         )
+
+    def pipeline(self, network: Any, *, vae: str = "", text_encoder: str = "") -> DiffusionPipeline:
+        from diffusers import AutoencoderKL
+        from transformers import T5EncoderModel
+
+        from bricks_core.diffusion.text_to_video import STDiT2Pipeline
+
+        parts = pipeline_parts(vae, AutoencoderKL, text_encoder, T5EncoderModel)
+        return STDiT2Pipeline(transformer=network, scheduler=scheduler_named(self.samplers[0]), **parts)
 
 
 def noised_loss(

@@ -9,10 +9,15 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler, WanTransformer3DModel
+from diffusers import (
+    AutoencoderKLWan,
+    FlowMatchEulerDiscreteScheduler,
+    UniPCMultistepScheduler,
+    WanTransformer3DModel,
+)
 from torch import Tensor, nn
 
 from bricks_core.diffusion.batch import MicroBatch
@@ -21,9 +26,13 @@ from bricks_core.diffusion.guidance import Denoiser, guided_denoiser
 from bricks_core.diffusion.loss import Losses, flow_loss
 from bricks_core.diffusion.noise_schedule import NUM_TIMESTEPS
 from bricks_core.errors import SpecError
+from bricks_core.models.pretrained import pipeline_parts
 from bricks_core.models.wan import load_wan, new_wan, save_wan_config
 from bricks_core.spec.evaluate import SAMPLERS
 from bricks_core.spec.train import WAN_TOKENS, WanSpec
+
+if TYPE_CHECKING:  # all of diffusers' pipelines are a second of work
+    from diffusers import WanPipeline
 
 
 class WanFamily(Family):
@@ -112,6 +121,13 @@ class WanFamily(Family):
         denoise = guided_denoiser(way, captions, null, scale=sampling.guidance_scale, num_channels=channels)
         solver = _solver(sampling.sampler, sampling.shift or self.shift)
         return flow_chain(denoise, x, solver, sampling.num_steps, on_step)
+
+    def pipeline(self, network: Any, *, vae: str = "", text_encoder: str = "") -> WanPipeline:
+        from diffusers import WanPipeline
+        from transformers import UMT5EncoderModel
+
+        parts = pipeline_parts(vae, AutoencoderKLWan, text_encoder, UMT5EncoderModel)
+        return WanPipeline(transformer=network, scheduler=_solver(self.samplers[0], self.shift), **parts)
 
 
 def flow_chain(denoise: Denoiser, x: Tensor, solver: Any, num_steps: int, on_step: OnStep | None = None) -> Tensor:

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -44,6 +45,26 @@ def part_of(model: str, part: str) -> str:
     """
     whole = (Path(model) / part).is_dir() if Path(model).is_dir() else model.lower().endswith("-diffusers")
     return part if whole else ""
+
+
+def pipeline_parts(vae: str, vae_class: Any, text_encoder: str, text_encoder_class: Any) -> dict[str, Any]:
+    """What else a pipeline of diffusers has, in the types they are stored in; None where none is named.
+
+    Raises SpecError or ServiceUnavailable: one of them cannot be had.
+    """
+    parts: dict[str, Any] = {"vae": None, "text_encoder": None, "tokenizer": None}
+    if vae:
+        with explained("The autoencoder", vae):
+            parts["vae"] = vae_class.from_pretrained(vae, subfolder=part_of(vae, "vae"), torch_dtype="auto")
+    if text_encoder:
+        from transformers import AutoTokenizer
+
+        with explained("The text encoder", text_encoder):
+            place = part_of(text_encoder, "text_encoder")
+            parts["text_encoder"] = text_encoder_class.from_pretrained(text_encoder, subfolder=place, dtype="auto")
+            place = part_of(text_encoder, "tokenizer")
+            parts["tokenizer"] = AutoTokenizer.from_pretrained(text_encoder, subfolder=place)
+    return parts
 
 
 @contextlib.contextmanager

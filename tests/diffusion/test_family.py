@@ -318,3 +318,34 @@ def test_a_wan_network_for_other_captions_is_refused():
 
 def test_the_network_that_is_built_is_diffusers_own():
     assert type(built(WAN)) is WanTransformer3DModel
+
+
+# ------------------------------------------------------------------------------------------------------------ diffusers
+
+
+def test_wan_is_saved_as_the_pipeline_that_diffusers_loads_and_samples_the_same_there(tiny_wan, tmp_path):
+    companions, network = tiny_wan(tmp_path / "tiny-wan"), built(WAN).eval()
+    family = WanFamily(shift=5.0)
+    family.pipeline(network, vae=str(companions), text_encoder=str(companions)).save_pretrained(tmp_path / "saved")
+    loaded = WanPipeline.from_pretrained(tmp_path / "saved")
+    loaded.set_progress_bar_config(disable=True)
+    texts = ["A red brick car drives to the left."]
+    how = {"num_inference_steps": 3, "guidance_scale": 5.0, "output_type": "latent"}
+    noise = torch.Generator().manual_seed(0)
+    theirs = loaded(texts, height=32, width=48, num_frames=5, generator=noise, **how).frames
+    ours = family.sample(
+        network,
+        prompts_of(texts, companions),
+        Frame(5, 32, 48, 16.0, (2, 4, 6)),
+        [torch.Generator().manual_seed(0)],
+        Sampling("unipc", 3, 5.0),
+    )
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4 * float(theirs.abs().max()))
+
+
+@BOTH
+def test_a_network_may_be_saved_alone(spec, tmp_path):
+    network = built(spec)
+    family_of(spec).pipeline(network).save_pretrained(tmp_path / "saved")
+    again = type(network).from_pretrained(tmp_path / "saved" / "transformer")
+    assert all(torch.equal(each, again.state_dict()[name]) for name, each in network.state_dict().items())
