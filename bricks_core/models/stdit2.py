@@ -381,9 +381,9 @@ class STDiT2(ModelMixin, ConfigMixin):
     """
 
     _supports_gradient_checkpointing = True
-    _no_split_modules = ("Block",)
-    _repeated_blocks = ("Block",)
-    _keep_in_fp32_modules = ("rope",)  # when loaded in another type; RotaryEmbedding sees to it when cast
+    _no_split_modules = ["Block"]
+    _repeated_blocks = ["Block"]
+    _keep_in_fp32_modules = ["rope"]  # when loaded in another type; RotaryEmbedding sees to it when cast
 
     @register_to_config
     def __init__(
