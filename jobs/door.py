@@ -47,7 +47,8 @@ def serve(app: typer.Typer) -> NoReturn:
     except BricksError as error:
         _leave(error.exit_code, f"{name}: {error}")
     except _WrongFlag as error:
-        message = str(getattr(error, "message", error))
+        # Names the flag, which `message` alone does not.
+        message = str(error.format_message() if hasattr(error, "format_message") else error)
         _leave(UsageError.exit_code, f"{name}: {message.rstrip('.')}. Try {name} --help.")
     except typer.Exit as error:
         _leave(error.exit_code)

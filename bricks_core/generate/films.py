@@ -38,6 +38,8 @@ class Film:
     file: Path
     prompt: str
     """As it was written, without what stood in brackets."""
+    title: str
+    """The same for people: the texts of loops with an arrow between them."""
     texts: tuple[str, ...]
     """What the network reads, for each loop."""
     seed: int
@@ -81,7 +83,9 @@ def films(
     num_frames = num_frames_in_loops(beginnings.num_loops, shape.num_frames, num_given)
     found = []
     for number, prompt in enumerate(prompts, 1):
-        texts = tuple(_text(each, clean) for each in loop_texts(prompt.text, beginnings.num_loops))
+        written = loop_texts(prompt.text, beginnings.num_loops)
+        texts = tuple(_text(each, clean) for each in written)
+        title = " → ".join(dict.fromkeys(each.strip() for each in written))
         references, conditions = _given(prompt, beginnings, shape, num_given)
         rehearse(
             [num_frames_of(each) for each in references],
@@ -91,8 +95,8 @@ def films(
             num_given,
         )
         for index in range(num_samples):
-            name = file_name(number, prompt.text, num_frames, seed + index if index else None)
-            found.append(Film(out / name, prompt.text, texts, seed + index, references, conditions, num_frames))
+            name = file_name(number, written[0], num_frames, seed + index if index else None)
+            found.append(Film(out / name, prompt.text, title, texts, seed + index, references, conditions, num_frames))
     return found
 
 

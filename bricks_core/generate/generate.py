@@ -171,6 +171,8 @@ def generate(wishes: Wishes, open_store: Callable[[], Store], tell: Callable[[st
     common = plan.settings(wishes)
     todo = _left_to_do(wanted, common, tell)
     if todo:
+        with told(wishes.out, "write"):  # now, and not when the first film is done
+            wishes.out.mkdir(parents=True, exist_ok=True)
         with _memory_told(), torch.inference_mode():
             _make(todo, common, plan, tell)
     if wishes.sheet:
@@ -254,7 +256,7 @@ def _make(todo: Sequence[Film], common: dict[str, Any], plan: _Plan, tell: Calla
         for number, film in enumerate(todo, 1):
             maker = _Maker(plan, network, codec, captions, frame, progress, f"film {number} of {len(todo)}")
             frames = maker.frames(film, [references[each] for each in film.references])
-            write(film.file, frames, plan.shape.fps, film.prompt, common | film.settings)
+            write(film.file, frames, plan.shape.fps, film.title, common | film.settings)
             tell(str(film.file))
 
 
@@ -371,7 +373,7 @@ def _write_sheet(wanted: Sequence[Film], out: Path, shape: Shape) -> Path:
     for film in wanted:
         length = "" if film.num_frames == 1 else f" · {film.num_frames} frames · {film.num_frames / shape.fps:.3g} s"
         shown = frames_at(film.file, film.num_frames, MAX_FRAMES)
-        cells.append(Cell(shown, film.prompt, f"{film.file.name.partition('-')[0]} · seed {film.seed}{length}"))
+        cells.append(Cell(shown, film.title, f"{film.file.name.partition('-')[0]} · seed {film.seed}{length}"))
     file = out / SHEET
     with told(file, "write"):
         beside = file.with_name(f".{SHEET}.part")

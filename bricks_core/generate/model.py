@@ -18,17 +18,18 @@ from typing import Any, Literal
 import torch
 
 from bricks_core.diffusion.family import Family, family_of
-from bricks_core.errors import DataError, SpecError, UsageError
+from bricks_core.errors import DataError, SpecError, UsageError, nearest
 from bricks_core.models.pretrained import explained
 from bricks_core.models.tensor_files import open_tensors
 from bricks_core.models.weights import find_weights, read_config
-from bricks_core.pipeline.screen import find_artifact
-from bricks_core.spec.latents import CodecSpec, Latent, LatentsSpec, TextSpec
+from bricks_core.pipeline.screen import find_artifact, run_names
+from bricks_core.spec.latents import CodecSpec, LatentsSpec, TextSpec
 from bricks_core.spec.train import CheckpointRow, TrainSpec, WanSpec
 from bricks_core.storage.artifacts import Artifact, open_artifact
 from bricks_core.storage.hashes import sha256_of_file
 from bricks_core.storage.os_errors import told
 from bricks_core.storage.store import Store
+from bricks_core.storage.tables import read_columns
 
 Weights = Literal["raw", "ema"]
 
@@ -144,7 +145,7 @@ def find_model(name: str, choice: Choice, open_store: Callable[[], Store]) -> Mo
         return _in_folder(_from_hub(name, choice.revision), choice, name)
     raise UsageError(
         f"There is no model {name}: no file or folder of that name is here, {store.uri} has no run {name} with a "
-        "finished training (bricks status lists the runs), and a hub id has the form owner/name."
+        f"finished training{nearest(name, run_names(store))}, and a hub id has the form owner/name."
     )
 
 
@@ -215,11 +216,14 @@ def _trained(train: TrainSpec, latents: Artifact) -> tuple[tuple[Trained, ...], 
     sizes: dict[str, Counter[tuple[int, int]]] = {}
     rates: list[float] = []
     codec_id = text_id = ""
-    for row in latents.rows("latents", Latent):
-        sizes.setdefault(row.resolution, Counter())[row.height_px, row.width_px] += 1
-        codec_id, text_id = row.codec, row.text_encoder
-        if row.kind == "video":
-            rates.append(row.fps)
+    # Only what is needed: tables of earlier versions have it too, and their models are as good.
+    columns = ["resolution", "height_px", "width_px", "codec", "text_encoder", "kind", "fps"]
+    with latents.local(latents.manifest.tables["latents"].key) as file:
+        for row in read_columns(file, columns):
+            sizes.setdefault(row["resolution"], Counter())[row["height_px"], row["width_px"]] += 1
+            codec_id, text_id = row["codec"], row["text_encoder"]
+            if row["kind"] == "video":
+                rates.append(row["fps"])
     found = set()
     for bucket in (bucket for phase in train.phases for bucket in phase.buckets):
         if bucket.resolution in sizes:

@@ -97,7 +97,7 @@ def status_screen(store: Store, name: str | None) -> None:
             known = known or state.plain != "open"
             grid.add_row(run if stage.name == "ingest" else "", stage.name, state, what)
         if name and not known:
-            raise DataError(f"{store.uri} has no run {name}{nearest(name, _run_names(store))}.")
+            raise DataError(f"{store.uri} has no run {name}{nearest(name, run_names(store))}.")
     _console().print(grid)
 
 
@@ -225,7 +225,7 @@ def find_artifact(store: Store, wanted: str) -> tuple[str, str]:
         pointer = read_pointer(store, first, second)
         if pointer is None:
             raise DataError(
-                f"{store.uri} has no run {first} with a finished {second}{nearest(first, _run_names(store))}."
+                f"{store.uri} has no run {first} with a finished {second}{nearest(first, run_names(store))}."
             )
         return second, pointer.digest
     stage = stage_named(first).name
@@ -236,7 +236,8 @@ def find_artifact(store: Store, wanted: str) -> tuple[str, str]:
     return stage, digests.pop()
 
 
-def _run_names(store: Store) -> list[str]:
+def run_names(store: Store) -> list[str]:
+    """All runs of a store."""
     return sorted({entry.key.split("/")[1] for entry in store.list("runs/")})
 
 

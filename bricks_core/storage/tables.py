@@ -54,6 +54,22 @@ def read_rows(path: Path, row: type[R]) -> Iterator[R]:
         raise CorruptManifest(f"{path.name} is no table of {row.__name__} rows: {error}".rstrip(".") + ".") from error
 
 
+def read_columns(path: Path, names: list[str]) -> Iterator[dict[str, Any]]:
+    """Some columns of a table, row by row: also of one that another version wrote, with other columns beside them.
+
+    Raises:
+        CorruptManifest: the file is no table, or has no such column.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            if missing := set(names) - set(file.schema_arrow.names):
+                raise CorruptManifest(f"{path.name} has no column {min(missing)}.")
+            for batch in file.iter_batches(ROWS_PER_GROUP, columns=names):
+                yield from batch.to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise CorruptManifest(f"{path.name} is no table: {error}".rstrip(".") + ".") from error
+
+
 def _arrow_type(annotation: Any) -> pa.DataType:
     origin = get_origin(annotation)
     if origin is Literal:

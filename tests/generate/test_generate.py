@@ -212,6 +212,7 @@ def test_a_film_goes_on_from_the_end_of_another(small, tmp_path):
 
 def test_loops_make_a_longer_film_in_which_every_clip_goes_on(small):
     (film,) = small("--prompt", "|0|A red car|2|Snow", "--loops", "3", "--condition-frames", "1")
+    assert film.name == "001-a-red-car.mp4"
     frames = read_rgb(film)
     assert len(frames) == 3 * (4 - 1) + 1
     assert settings_of(film)["texts"] == ["a red car", "snow"]
@@ -308,6 +309,7 @@ def test_caption_features_of_another_width_are_refused(generate, model, tiny_t5,
         (("--prompt", "a", "--loops", "2", "--frames", "1"), 64, "One frame is no clip"),
         (("--prompt", "|0|a|2|b", "--loops", "2"), 64, "ask for --loops 3"),
         (("--prompt", "a", "--vae", "/nowhere/vae"), 78, "is no folder"),
+        (("--prompt", "a", "--out", __file__), 78, "a file is in the way"),
     ],
 )
 def test_what_cannot_be_is_said_in_a_sentence(small, arguments, code, said):
@@ -340,6 +342,13 @@ def test_a_broken_model_is_told_by_its_file(generate, model, tmp_path, damage, c
 
 def test_a_model_that_is_nowhere_is_told_where_it_was_looked_for(generate, tmp_path):
     with pytest.raises(UsageError, match=r"no file or folder.* has no run quickstar .*hub id has the form owner/name"):
+        generate("quickstar", "--prompt", "a", "--store", tmp_path / "store")
+
+
+def test_the_nearest_run_is_named(generate, tmp_path):
+    (tmp_path / "store" / "runs" / "quickstart").mkdir(parents=True)
+    (tmp_path / "store" / "runs" / "quickstart" / "clip.json").write_text("{}")
+    with pytest.raises(UsageError, match='did you mean "quickstart"'):
         generate("quickstar", "--prompt", "a", "--store", tmp_path / "store")
 
 

@@ -12,7 +12,7 @@ from bricks_core.errors import CorruptManifest
 from bricks_core.spec.stages import STAGES
 from bricks_core.spec.strict import Row
 from bricks_core.storage import tables
-from bricks_core.storage.tables import read_rows, schema_of, write_rows
+from bricks_core.storage.tables import read_columns, read_rows, schema_of, write_rows
 
 
 class Thing(Row):
@@ -73,3 +73,15 @@ def test_a_damaged_table_is_named(tmp_path, damage):
     file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(CorruptManifest, match=r"things\.parquet is no table of Thing rows"):
         list(read_rows(file, Thing))
+
+
+def test_some_columns_are_read_of_a_table_whose_others_are_unknown(tmp_path):
+    rows = [Thing(id=str(i), number=i, share=i / 3, good=True, kind="a", words=[]) for i in range(5)]
+    write_rows(tmp_path / "things.parquet", Thing, rows)
+    found = list(read_columns(tmp_path / "things.parquet", ["kind", "number"]))
+    assert found == [{"kind": "a", "number": number} for number in range(5)]
+    with pytest.raises(CorruptManifest, match=r"things\.parquet has no column weight"):
+        next(read_columns(tmp_path / "things.parquet", ["kind", "weight"]))
+    (tmp_path / "things.parquet").write_bytes(b"no table at all")
+    with pytest.raises(CorruptManifest, match=r"things\.parquet is no table"):
+        next(read_columns(tmp_path / "things.parquet", ["kind"]))
