@@ -71,8 +71,12 @@ def _left_out(dataset: Dataset) -> list[tuple[str, str]]:
     dropped = sum(num for what, num in dataset.score.manifest.counts.items() if what.startswith("dropped: "))
     counts = {what: num for what, num in dataset.caption.manifest.counts.items() if "tokens" not in what}
     refused = sum(num for what, num in counts.items() if what != "ok" and not what.startswith("of the ok"))
-    found = [("score", f"the filter left out {dropped:,} clips")] if dropped else []
-    return found + ([("caption", f"{refused:,} captions were not accepted")] if refused else [])
+    found = []
+    if dropped:
+        found.append(("score", f"the filter left out {dropped:,} clip{'' if dropped == 1 else 's'}"))
+    if refused:
+        found.append(("caption", f"{refused:,} caption{' was' if refused == 1 else 's were'} not accepted"))
+    return found
 
 
 def _of(counted: Contents, licence: str) -> int:

@@ -119,8 +119,8 @@ class MediaTable:
                 continue
             found = next((found for name in row.names if (found := self._find(name)) is not None), None)
             if found is None:
-                tried = ", nor is ".join(row.names)
-                row = replace(row, problem=f"{row.place}: {tried} is not there.")
+                tried = f"neither {' nor '.join(row.names)} is" if len(row.names) > 1 else f"{row.names[0]} is not"
+                row = replace(row, problem=f"{row.place}: {tried} there.")
             yield row, found
 
     def named(self, names: Iterable[str]) -> Iterator[SourceFile]:
@@ -132,9 +132,9 @@ class MediaTable:
             return _only(name, name)
         if self._scheme == "s3":
             return self._beside_in_bucket.get(str(PurePosixPath(name))) if not name.startswith("/") else _local(name)
-        beside = Path(self._path).parent / Path(name).expanduser()
+        beside = os.path.join(os.path.dirname(os.path.abspath(self._path)), os.path.expanduser(name))
         # Open-Sora takes a relative path from where it runs, everybody else from where the table lies.
-        return _only(str(beside), name) if os.path.isfile(beside) else _local(name)
+        return _only(beside, name) if os.path.isfile(beside) else _local(name)
 
     @property
     def _is_parquet(self) -> bool:
@@ -165,8 +165,8 @@ def listed(uri: str) -> Iterator[SourceFile]:
 
 
 def _local(name: str) -> SourceFile | None:
-    path = Path(name).expanduser().absolute()
-    return _only(str(path), str(path)) if os.path.isfile(path) else None
+    path = os.path.abspath(os.path.expanduser(name))
+    return _only(path, path) if os.path.isfile(path) else None
 
 
 def _only(uri: str, name: str) -> SourceFile | None:

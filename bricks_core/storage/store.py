@@ -9,6 +9,7 @@ This file is the contract; `folder.py` and `s3.py` are the two ways to keep it. 
 
 from __future__ import annotations
 
+import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
@@ -218,7 +219,7 @@ def split_uri(uri: str) -> tuple[str, str]:
     if match is None:
         if not uri or "\0" in uri:
             raise SpecError(f"{uri!r} is no place: write a folder, file:///folder or s3://bucket/prefix.")
-        return "file", str(Path(uri).expanduser())
+        return "file", str(Path(os.path.expanduser(uri)))  # Path's own raises where nobody has that name
     scheme, rest = match[1].lower(), uri[match.end() :]
     if scheme == "s3":
         return "s3", rest
