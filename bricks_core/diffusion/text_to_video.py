@@ -75,7 +75,8 @@ class STDiT2Pipeline(DiffusionPipeline):
             [DeepFloyd/t5-v1_1-xxl](https://huggingface.co/DeepFloyd/t5-v1_1-xxl).
         vae ([`AutoencoderKL`]):
             Stable Diffusion's autoencoder, which encodes and decodes every frame by itself; the published weights were
-            trained with [stabilityai/sd-vae-ft-ema](https://huggingface.co/stabilityai/sd-vae-ft-ema).
+            trained with [stabilityai/sd-vae-ft-ema](https://huggingface.co/stabilityai/sd-vae-ft-ema). May be left out
+            by who wants latents and gives no frames.
         transformer ([`STDiT2`]):
             The network that predicts the noise in latents.
         scheduler ([`SchedulerMixin`]):
@@ -84,7 +85,7 @@ class STDiT2Pipeline(DiffusionPipeline):
     """
 
     model_cpu_offload_seq = "text_encoder->transformer->vae"
-    _optional_components = ["tokenizer", "text_encoder"]
+    _optional_components = ["tokenizer", "text_encoder", "vae"]
     _callback_tensor_inputs = [
         "latents",
         "prompt_embeds",
@@ -308,6 +309,7 @@ class STDiT2Pipeline(DiffusionPipeline):
         generator: torch.Generator | list[torch.Generator] | None,
         num_videos: int,
         decode_chunk_size: int,
+        frames_are_given: bool,
     ) -> None:
         """Raises UsageError: what is asked for cannot be, and why; SpecError: the components do not fit together."""
         if (prompt is None) == (prompt_embeds is None):
@@ -328,7 +330,12 @@ class STDiT2Pipeline(DiffusionPipeline):
             )
         if isinstance(generator, list) and len(generator) != num_videos:
             raise UsageError(f"{num_videos} videos need one generator, or one for each; there are {len(generator)}.")
-        if self.vae.config.latent_channels != self.transformer.config.in_channels:
+        if self.vae is None:
+            if output_type != "latent" or frames_are_given:
+                raise UsageError(
+                    'This pipeline has no VAE: ask for output_type "latent", and give no images or videos.'
+                )
+        elif self.vae.config.latent_channels != self.transformer.config.in_channels:
             raise SpecError(
                 f"The VAE's latents have {self.vae.config.latent_channels} channels, and the transformer takes "
                 f"{self.transformer.config.in_channels}: use one of Stable Diffusion's, such as "
@@ -486,6 +493,7 @@ class STDiT2Pipeline(DiffusionPipeline):
             generator,
             num_prompts * num_videos_per_prompt,
             decode_chunk_size,
+            any(each is not None for each in (image, last_image, video, conditions)),
         )
         given_references, given_conditions = gathered(
             num_prompts, num_frames, image, last_image, video, references, conditions, num_condition_frames

@@ -167,9 +167,13 @@ def test_features_may_be_given_in_place_of_prompts(pipe):
     names = ("prompt_embeds", "prompt_attention_mask", "negative_prompt_embeds", "negative_prompt_attention_mask")
     features = dict(zip(names, given, strict=True))
     torch.testing.assert_close(latents_of(pipe, None, **features), by_text)
-    without_encoder = STDiT2Pipeline(None, None, pipe.vae, pipe.transformer, pipe.scheduler)
-    without_encoder.set_progress_bar_config(disable=True)
-    torch.testing.assert_close(latents_of(without_encoder, None, **features), by_text)
+    bare = STDiT2Pipeline(None, None, None, pipe.transformer, pipe.scheduler)
+    bare.set_progress_bar_config(disable=True)
+    torch.testing.assert_close(latents_of(bare, None, **features), by_text)
+    with pytest.raises(UsageError, match="has no text encoder"):
+        latents_of(bare)
+    with pytest.raises(UsageError, match="has no VAE"):
+        latents_of(bare, None, **features, output_type="np")
 
 
 def test_noise_may_be_given(pipe):
@@ -323,6 +327,15 @@ def test_a_pipeline_of_the_hub_is_loaded_by_its_name(pipe, tmp_path):
     pipe.save_pretrained(repository / "snapshots" / commit)
     loaded = STDiT2Pipeline.from_pretrained("bricks/tiny", cache_dir=tmp_path, local_files_only=True)
     assert torch.equal(loaded.transformer.x_embedder.proj.weight, pipe.transformer.x_embedder.proj.weight)
+
+
+def test_parts_that_a_folder_lacks_are_given_when_it_is_loaded(pipe, tmp_path):
+    STDiT2Pipeline(None, None, None, pipe.transformer, pipe.scheduler).save_pretrained(tmp_path)
+    assert STDiT2Pipeline.from_pretrained(tmp_path).vae is None
+    parts = {"vae": pipe.vae, "text_encoder": pipe.text_encoder, "tokenizer": pipe.tokenizer}
+    loaded = STDiT2Pipeline.from_pretrained(tmp_path, **parts)
+    loaded.set_progress_bar_config(disable=True)
+    assert torch.equal(latents_of(loaded, image=picture(1)), latents_of(pipe, image=picture(1)))
 
 
 def test_a_folder_without_one_part_is_refused(pipe, tmp_path):
