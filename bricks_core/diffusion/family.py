@@ -20,6 +20,7 @@ from bricks_core.diffusion.batch import MicroBatch
 from bricks_core.diffusion.conditions import Condition, Reference
 from bricks_core.diffusion.loss import Losses
 from bricks_core.errors import SpecError
+from bricks_core.models.tensor_files import Tensors
 from bricks_core.spec.train import ModelSpec, STDiT2Spec, WanSpec
 
 if TYPE_CHECKING:  # all of diffusers' pipelines are a second of work
@@ -96,9 +97,17 @@ class Family(ABC):
 
     @abstractmethod
     def load(
-        self, weights: Path, config: Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+        self,
+        weights: Path | Tensors,
+        config: Path | Mapping[str, Any],
+        *,
+        dtype: torch.dtype | None = torch.float32,
+        device: str | torch.device = "cpu",
     ) -> ModelMixin:
-        """The network of two files, in evaluation mode, its weights in memory once.
+        """The network of two files, or of what is in them, in evaluation mode, its weights in memory once.
+
+        weights  a safetensors file, or the index of several
+        dtype    None: as they are in the file
 
         Raises SpecError: they do not belong together; DataError: they are damaged, or no such files.
         """

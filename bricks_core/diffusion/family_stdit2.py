@@ -6,7 +6,7 @@ Numbers in brackets are sections of the specification, docs/stdit2.md.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,7 +21,8 @@ from bricks_core.diffusion.sampling import sample_latents, scheduler_named
 from bricks_core.errors import SpecError
 from bricks_core.models.pretrained import pipeline_parts
 from bricks_core.models.stdit2 import STDiT2
-from bricks_core.models.weights import load_network, save_config
+from bricks_core.models.tensor_files import Tensors, open_tensors
+from bricks_core.models.weights import network_from, read_config, save_config, shape_of
 from bricks_core.spec.evaluate import SAMPLERS
 from bricks_core.spec.train import STDiT2Spec
 
@@ -57,9 +58,16 @@ class STDiT2Family(Family):
         )
 
     def load(
-        self, weights: Path, config: Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+        self,
+        weights: Path | Tensors,
+        config: Path | Mapping[str, Any],
+        *,
+        dtype: torch.dtype | None = torch.float32,
+        device: str | torch.device = "cpu",
     ) -> STDiT2:
-        return load_network(weights, config, dtype=dtype, device=device)
+        tensors = open_tensors(weights) if isinstance(weights, Path) else weights
+        shape = shape_of(read_config(config) if isinstance(config, Path) else config)
+        return network_from(tensors, shape, dtype=dtype, device=device)
 
     def save_config(self, network: Any, file: Path) -> None:
         save_config(network, file)

@@ -7,7 +7,7 @@ Noise levels σ are those of diffusers' FlowMatchEulerDiscreteScheduler: 1/1000 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,6 +27,7 @@ from bricks_core.diffusion.loss import Losses, flow_loss
 from bricks_core.diffusion.noise_schedule import NUM_TIMESTEPS
 from bricks_core.errors import SpecError
 from bricks_core.models.pretrained import pipeline_parts
+from bricks_core.models.tensor_files import Tensors
 from bricks_core.models.wan import load_wan, new_wan, save_wan_config
 from bricks_core.spec.evaluate import SAMPLERS
 from bricks_core.spec.train import WAN_TOKENS, WanSpec
@@ -55,7 +56,12 @@ class WanFamily(Family):
         return new_wan(spec)
 
     def load(
-        self, weights: Path, config: Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+        self,
+        weights: Path | Tensors,
+        config: Path | Mapping[str, Any],
+        *,
+        dtype: torch.dtype | None = torch.float32,
+        device: str | torch.device = "cpu",
     ) -> WanTransformer3DModel:
         return load_wan(weights, config, dtype=dtype, device=device)
 

@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 import torch
 
+from bricks_core.diffusion.family import Family, family_of
 from bricks_core.errors import DataError, UsageError
 from bricks_core.models.pretrained import DTYPES
 from bricks_core.models.tensor_files import INDEX, Heading, Tensors, open_tensors
@@ -40,7 +41,7 @@ from bricks_core.models.weights import (
     with_null_caption_of,
 )
 from bricks_core.pipeline.screen import find_artifact
-from bricks_core.spec.train import CheckpointRow
+from bricks_core.spec.train import CheckpointRow, ModelSpec, STDiT2Spec, TrainSpec
 from bricks_core.storage.artifacts import Artifact, open_artifact
 from bricks_core.storage.store import Store
 
@@ -77,6 +78,19 @@ class Checkpoint:
     running: dict[str, Any] = field(default_factory=dict)
     """Where its training stood, in the words of upstream's running_states.json [9]; empty where nothing says it."""
     left_out: tuple[str, ...] = ()
+    model: ModelSpec | None = None
+    """As the run file has it that it was trained by."""
+
+    @property
+    def family(self) -> Family:
+        """The kind of its network; STDiT2 where nothing says it.
+
+        Raises SpecError: it is none that we know.
+        """
+        if self.model is not None:
+            return family_of(self.model)
+        said = self.config or {}
+        return family_of(said if said.get("_class_name") or said.get("architectures") else STDiT2Spec())
 
     @property
     def step(self) -> int | None:
@@ -93,7 +107,7 @@ class Network:
     """A checkpoint whose tensors and shape fit together."""
 
     shape: dict[str, Any]
-    """What STDiT2 is built of, all of it."""
+    """What it is built of, all of it."""
     weights: Tensors
     ema: Tensors | None
     inferred: bool
@@ -138,6 +152,7 @@ def find_checkpoint(wanted: str, store: Store, step: int | None = None) -> Itera
             open_tensors(ema),
             read_config(config),
             {"epoch": 0, "step": row.step, "global_step": row.step, "sample_start_index": None},
+            model=TrainSpec.model_validate(artifact.manifest.spec).model,
         )
 
 

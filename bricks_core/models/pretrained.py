@@ -55,7 +55,7 @@ def pipeline_parts(vae: str, vae_class: Any, text_encoder: str, text_encoder_cla
     parts: dict[str, Any] = {"vae": None, "text_encoder": None, "tokenizer": None}
     if vae:
         with explained("The autoencoder", vae):
-            parts["vae"] = vae_class.from_pretrained(vae, subfolder=part_of(vae, "vae"), torch_dtype="auto")
+            parts["vae"] = vae_class.from_pretrained(vae, subfolder=part_of(vae, "vae"))
     if text_encoder:
         from transformers import AutoTokenizer
 

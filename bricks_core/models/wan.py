@@ -9,6 +9,7 @@ Wan 2.2 uses the same network twice, one for much noise and one for little; here
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
 from torch import Tensor
 
 from bricks_core.errors import SpecError
-from bricks_core.models.tensor_files import open_tensors
+from bricks_core.models.tensor_files import Tensors, open_tensors
 from bricks_core.models.weights import fitting, headings_of, read_config
 from bricks_core.spec.train import WanSpec
 
@@ -30,30 +31,35 @@ def new_wan(spec: WanSpec) -> WanTransformer3DModel:
 
 
 def load_wan(
-    weights: Path, config: Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+    weights: Path | Tensors,
+    config: Path | Mapping[str, Any],
+    *,
+    dtype: torch.dtype | None = torch.float32,
+    device: str | torch.device = "cpu",
 ) -> WanTransformer3DModel:
     """The network that two files describe, in evaluation mode; its weights are in memory once.
 
-    weights  a safetensors file, or the index of several
-    dtype    of most weights; those that diffusers keeps in float32 (norms, tables, the timestep's) are so here too
+    weights  a safetensors file, or the index of several, or what is in them
+    config   config.json, or what is in it
+    dtype    of most weights (None: as they are in the file); those that diffusers keeps in float32 (norms, tables, the
+             timestep's) are so here too
 
     Raises SpecError: they do not belong together; DataError: they are damaged, or no such files.
     """
-    shape = _shape_of(config)
+    shape = _shape_of(read_config(config) if isinstance(config, Path) else config)
     with torch.device("meta"):
         network: Any = WanTransformer3DModel(**shape)
-    tensors = fitting(open_tensors(weights), headings_of(network))
+    tensors = fitting(open_tensors(weights) if isinstance(weights, Path) else weights, headings_of(network))
 
     def read(name: str) -> Tensor:
         exact = any(part in network._keep_in_fp32_modules for part in name.split("."))
-        return tensors.read(name).to(device, torch.float32 if exact else dtype)
+        return tensors.read(name).to(device, torch.float32 if exact and dtype is not None else dtype)
 
     network.load_state_dict({name: read(name) for name in tensors.headings}, assign=True)
     # Its tables of rotary angles are in no file.
-    config_of = network.config
-    network.rope = WanRotaryPosEmbed(config_of.attention_head_dim, config_of.patch_size, config_of.rope_max_seq_len).to(
-        device
-    )
+    is_now = network.config
+    rope = WanRotaryPosEmbed(is_now.attention_head_dim, is_now.patch_size, is_now.rope_max_seq_len)
+    network.rope = rope.to(device)
     loaded: WanTransformer3DModel = network.eval()
     return loaded
 
@@ -63,12 +69,12 @@ def save_wan_config(network: WanTransformer3DModel, file: Path) -> None:
     file.write_text(network.to_json_string())
 
 
-def _shape_of(config: Path) -> dict[str, Any]:
-    published = read_config(config)
+def _shape_of(published: Mapping[str, Any]) -> dict[str, Any]:
+    """What diffusers' class is built of, from a config.json."""
     if published.get("image_dim") or published.get("added_kv_proj_dim"):
         raise SpecError(
-            f"{config} is that of a Wan network which is given an image; only text to video is known here: take a T2V "
-            "checkpoint."
+            "The checkpoint's config.json is that of a Wan network which is given an image; only text to video is "
+            "known here: take a T2V checkpoint."
         )
     known = inspect.signature(WanTransformer3DModel.__init__).parameters.keys() - {"self"}
     return {name: value for name, value in published.items() if name in known}

@@ -24,6 +24,7 @@ from bricks_core.diffusion.conditions import start_image
 from bricks_core.diffusion.family import Frame, Given, Prompts, Sampling, family_of
 from bricks_core.diffusion.family_stdit2 import STDiT2Family
 from bricks_core.diffusion.family_wan import WanFamily
+from bricks_core.diffusion.sampling import sample_latents
 from bricks_core.errors import SpecError
 from bricks_core.models.text_encoder import UMT5
 from bricks_core.spec.train import STDiT2Spec, WanSpec
@@ -257,6 +258,47 @@ def test_wan_s_samples_are_those_of_diffusers_pipeline(sampler, tiny_wan, tmp_pa
     assert [number for number, _ in seen] == list(range(6))
     # The last step ends at the clean latents predicted in it.
     torch.testing.assert_close(seen[-1][1], sampled, rtol=0, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_stdit2_s_samples_are_those_of_its_own_module():
+    network = built(STDIT2).eval()
+    prompts = Prompts(torch.randn(2, 1, TOKENS, WIDTH), torch.ones(2, TOKENS), torch.randn(1, WIDTH))
+    references, conditions = [[torch.randn(4, 1, 4, 6)]] * 2, [[start_image()], []]
+
+    def noise():
+        return [torch.Generator().manual_seed(seed) for seed in range(2)]
+
+    sampled = STDiT2Family().sample(
+        network,
+        prompts,
+        Frame(3, 32, 48, 8.0, (3, 4, 6)),
+        noise(),
+        Sampling("iddpm", 4, 7.0, guided_channels=3),
+        Given(references, conditions),
+    )
+    expected = sample_latents(
+        network,
+        prompts.features,
+        prompts.mask,
+        num_frames=3,
+        latent_size=(4, 6),
+        pixel_size=(32, 48),
+        fps=8.0,
+        generators=noise(),
+        method="iddpm",
+        num_steps=4,
+        guided_channels=3,
+        references=references,
+        conditions=conditions,
+    )
+    assert torch.equal(sampled, expected)
+
+
+def test_all_of_wan_learns():
+    """No parameter is left out, for which processes that train together would wait."""
+    network = built(WAN)
+    WanFamily().loss(network, batch_for(WAN), "float32").loss.sum().backward()
+    assert [name for name, each in network.named_parameters() if each.grad is None or not each.grad.any()] == []
 
 
 @BOTH

@@ -8,6 +8,8 @@ import re
 import pytest
 import torch
 import yaml
+from diffusers import WanPipeline
+from safetensors.torch import load_file
 
 from bricks_core.diffusion.family import family_of
 from bricks_core.spec.evaluate import Sample
@@ -34,6 +36,7 @@ WAN = {
             "ffn_dim": 48,
             "freq_dim": 32,
             "text_dim": 32,
+            "shift": 5.0,
         },
         "phases": [
             {
@@ -116,3 +119,23 @@ def test_samples_have_the_frames_that_were_asked_for(wan):
     with evaluate.local(samples[0].video_key) as file:
         film = probe(file)
     assert (film.num_frames, film.height_px, film.width_px) == (9, 48, 80)
+
+
+def test_it_is_taken_to_diffusers_with_one_command(wan):
+    parts = ["--vae", str(wan.folder / "tiny-wan"), "--text-encoder", str(wan.folder / "tiny-wan")]
+    where = ["--format", "diffusers", "--out", "exported", "--weights", "ema"]
+    wan("jobs.checkpoint", "export", "wan", *where, *parts)
+    pipe = WanPipeline.from_pretrained(wan.folder / "exported")
+    train = artifact(wan, "train")
+    last = max(train.rows("checkpoints", CheckpointRow), key=lambda row: row.step)
+    with train.local(last.ema_key) as file:
+        ours = load_file(file)
+    theirs = pipe.transformer.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
+    assert pipe.scheduler.config.flow_shift == 5.0  # as it was trained
+    pipe.set_progress_bar_config(disable=True)
+    [video] = pipe("A brick.", height=48, width=80, num_frames=5, num_inference_steps=1, output_type="np").frames
+    assert video.shape == (5, 48, 80, 3)
+    refused = wan("jobs.checkpoint", "export", "wan", "--format", "open-sora-hub", "--out", "other", code=64)
+    assert "open-sora-hub is Open-Sora's and holds STDiT2; wan, step 6 is of the family wan." in refused.err
