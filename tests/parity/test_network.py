@@ -1,4 +1,4 @@
-"""Our network and upstream's, on weights that we wrote to a file and upstream read."""
+"""Our network and upstream's, on a checkpoint that we exported and upstream read."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from torch import Tensor
 from bricks_core.diffusion.guidance import guided_denoiser
 from bricks_core.diffusion.iddpm import IDDPMScheduler
 from bricks_core.diffusion.sampling import Chain
+from bricks_core.exchange.checkpoint import open_checkpoint
+from bricks_core.exchange.export_checkpoint import export_checkpoint
 from bricks_core.models.stdit2 import STDiT2
 from bricks_core.models.weights import save_config, save_weights
 
@@ -35,13 +37,14 @@ def networks(upstream, tmp_path_factory):
             if name.endswith("_norm.weight"):
                 parameter.normal_(mean=1.0, std=0.25)
     folder = tmp_path_factory.mktemp("weights")
-    save_weights(ours, folder / "model.safetensors")
+    save_weights(ours, folder / "weights.safetensors")
     save_config(ours, folder / "config.json")
+    exported = export_checkpoint(open_checkpoint(folder), folder / "exported", "open-sora-hub").out
     stdit2 = upstream("opensora.models.stdit.stdit2")
     # qk_norm_legacy is what later versions of upstream call the order of 1.1; 1.1 itself does not know it.
-    config = stdit2.STDiT2Config(**json.loads((folder / "config.json").read_text()), qk_norm_legacy=True)
+    config = stdit2.STDiT2Config(**json.loads((exported / "config.json").read_text()), qk_norm_legacy=True)
     theirs = stdit2.STDiT2(config)
-    theirs.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
+    theirs.load_state_dict(load_file(exported / "model.safetensors"), strict=True)
     return ours.eval(), theirs.eval()
 
 
