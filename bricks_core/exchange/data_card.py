@@ -112,11 +112,11 @@ def card_head(run: str, counted: Contents) -> dict[str, Any]:
 def _licence(licences: list[str]) -> dict[str, str]:
     """The hub's licence field: the one licence all have, or the word that they differ. Never a guess."""
     if len(licences) > 1:
-        return {"license": "other", "license_name": "several", "license_link": "#licences-and-credit"}
+        return {"license": "other", "license_name": "several", "license_link": "README.md"}
     (licence,) = licences
     if licence.lower() in HUB_LICENCES:
         return {"license": licence.lower()}
-    return {"license": "other", "license_name": licence, "license_link": "#licences-and-credit"}
+    return {"license": "other", "license_name": licence, "license_link": "README.md"}
 
 
 def _in_it(dataset: Dataset, counted: Contents) -> str:

@@ -27,9 +27,13 @@ from bricks_core.storage.store import SourceFile, list_source, split_uri
 
 TABLE_SUFFIXES = (".csv", ".parquet")
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv"})
-"""What Open-Sora's loader takes for a video; every other file of a table is an image to it, and so it is here."""
+"""What Open-Sora's loader takes for a video."""
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"})
+"""What it takes for an image: torchvision's list. It stops at every other."""
 MAX_CAPTION_CHARACTERS = 1 << 20
 HELD_OUT_NAMES = frozenset({"held_out", "held-out", "validation", "valid", "val", "dev", "test"})
+_USED = {"path", "file", "text", "caption_by", "licence", "license", "credit", "split", "id", "clip_id", "video_id"}
+_USED |= {"video_name", "first_frame", "end_frame", "num_frames", "sha256"}
 _OUR_ID = re.compile(r"[0-9a-f]{16}")
 
 
@@ -154,7 +158,7 @@ class MediaTable:
 
 def is_table(uri: str) -> bool:
     """Whether a source is a table of clips and images, by its name."""
-    return uri.lower().endswith(TABLE_SUFFIXES) and not Path(uri).is_dir()
+    return uri.lower().endswith(TABLE_SUFFIXES) and not os.path.isdir(uri)
 
 
 def listed(uri: str) -> Iterator[SourceFile]:
@@ -231,10 +235,12 @@ def _fields_row(number: int, line: int, columns: list[str], fields: list[str]) -
 
 def _parquet_rows(file: Path, uri: str) -> Iterator[TableRow]:
     with _told_of_parquet(uri), pq.ParquetFile(file) as opened:
-        columns = _lower(opened.schema_arrow.names)
-        _check_columns(columns, uri)
+        _check_columns(_lower(opened.schema_arrow.names), uri)
+        # Other columns may hold whole videos.
+        used = [name for name in opened.schema_arrow.names if name.strip().lower() in _USED]
         number = 0
-        for batch in opened.iter_batches(1024):
+        for batch in opened.iter_batches(1024, columns=used):
+            columns = _lower(batch.schema.names)
             for values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
                 number += 1
                 yield _row(TableRow(number), dict(zip(columns, map(_told, values), strict=True)))
@@ -268,6 +274,9 @@ def _row(bare: TableRow, values: dict[str, str]) -> TableRow:
     if not names or any("\0" in name for name in names):
         return replace(bare, problem=f"{bare.place} names no file: its path is empty.")
     problem = ""
+    if PurePosixPath(names[0]).suffix.lower() not in VIDEO_SUFFIXES | IMAGE_SUFFIXES:
+        kinds = f"a video's ({' '.join(sorted(VIDEO_SUFFIXES))}) nor an image's ({' '.join(sorted(IMAGE_SUFFIXES))})"
+        problem = f"{bare.place}: {names[0]} has neither {kinds} ending."
     numbers: dict[str, int] = {}
     for key in ("first_frame", "end_frame", "num_frames"):
         try:

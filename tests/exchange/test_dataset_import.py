@@ -119,13 +119,14 @@ def test_every_row_that_cannot_be_used_is_a_sentence_with_its_number(clips, tmp_
             [clips / "house.png", "A house.", "many", "train"],
             [clips / "house.png", "A house.", 1, "left"],
             [clips / "house.png", "A house."],
+            [clips / "notes.txt", "Notes.", 1, "train"],
         ],
         ["path", "text", "num_frames", "split"],
     )
     with table.open("ab") as opened:
         opened.write(f"{clips}/house.png,Une fa\u00e7ade.,1,train\n".encode("latin-1"))
     found = checked(table)
-    assert (found.num_fine, found.num_rows) == (1, 9)
+    assert (found.num_fine, found.num_rows) == (1, 10)
     assert [problem.replace(str(clips), "X") for problem in found.problems] == [
         "Row 2 (line 4): X/gone.mp4 is not there.",
         "Row 3 (line 5) has no caption: X/drive.MP4 would be left out.",
@@ -134,7 +135,9 @@ def test_every_row_that_cannot_be_used_is_a_sentence_with_its_number(clips, tmp_
         "Row 6 (line 8): num_frames is 'many', which is no number.",
         "Row 7 (line 9): split is 'left'; write train or held_out, or nothing to have it drawn.",
         "Row 8 (line 10) has 2 fields, the header has 4.",
-        "Row 9 (line 11) is not UTF-8: save the table as UTF-8.",
+        "Row 9 (line 11): X/notes.txt has neither a video's (.avi .mkv .mov .mp4) nor an image's "
+        "(.bmp .jpeg .jpg .pgm .png .ppm .tif .tiff .webp) ending.",
+        "Row 10 (line 12) is not UTF-8: save the table as UTF-8.",
     ]
 
 
@@ -142,9 +145,9 @@ def test_what_ingest_finds_wrong_with_a_row_is_in_its_table_and_costs_only_that_
     (clips / "page.mp4").write_text("<html>not found</html>")
     whole = (clips / "walk.mp4").read_bytes()
     (clips / "cut.mp4").write_bytes(whole[: len(whole) - 300])
-    (clips / "text.webm").write_text("no picture")
+    (clips / "text.jpg").write_text("no picture")
     write_mp4(clips / "one.mp4", tools.shot(14, 1), 8)
-    names = ["walk.mp4", "page.mp4", "cut.mp4", "text.webm", "one.mp4", "gone.mp4", "house.png"]
+    names = ["walk.mp4", "page.mp4", "cut.mp4", "text.jpg", "one.mp4", "gone.mp4", "house.png"]
     rows = [[name, "A thing moves over the ground.", "0" * 64 if name == "house.png" else ""] for name in names]
     table = table_of(clips / "meta.csv", rows, ["path", "text", "sha256"])
     write_run_file(tmp_path / "run.yaml", "theirs", str(table))
@@ -155,10 +158,7 @@ def test_what_ingest_finds_wrong_with_a_row_is_in_its_table_and_costs_only_that_
     assert told[0] == ("walk.mp4", "ok", "")
     assert told[1] == ("page.mp4", "unreadable", "It is not a video: it begins like a web page.")
     assert told[2][1] in {"unusable", "unreadable"}
-    assert told[3][1:] == (
-        "unreadable",
-        "It is not a picture in any format known here, and in a table no name that ends in .webm is a video's.",
-    )
+    assert told[3][1:] == ("unreadable", "It is not a picture in any format known here.")
     assert told[4][1:] == ("unusable", "It has one frame: give it as a picture, such as .png.")
     assert told[5][1:] == ("unreadable", "Row 6 (line 7): gone.mp4 is not there.")
     assert told[6][1] == "unusable"

@@ -67,10 +67,10 @@ def test_the_card_says_counts_licences_settings_and_what_was_dropped(export, tmp
     [
         (["CC-BY-4.0"], {"license": "cc-by-4.0"}),
         (["unknown"], {"license": "unknown"}),
-        (["House rules"], {"license": "other", "license_name": "House rules", "license_link": "#licences-and-credit"}),
+        (["House rules"], {"license": "other", "license_name": "House rules", "license_link": "README.md"}),
         (
             ["CC0-1.0", "unknown"],
-            {"license": "other", "license_name": "several", "license_link": "#licences-and-credit"},
+            {"license": "other", "license_name": "several", "license_link": "README.md"},
         ),
     ],
 )

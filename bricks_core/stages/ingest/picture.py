@@ -10,7 +10,9 @@ from bricks_core.video.probe import Facts
 
 
 def probe_picture(path: Path) -> Facts:
-    """Decode a JPEG, PNG, WebP, BMP or TIFF. Never raises for what is in the file.
+    """Decode a JPEG, PNG, WebP or the like. Never raises for what is in the file.
+
+    As stored: a turn that a camera noted beside the picture is not made, neither here nor in Open-Sora.
 
     Raises:
         OSError: the file cannot be read.
@@ -22,11 +24,6 @@ def probe_picture(path: Path) -> Facts:
     except cv2.error as error:
         return Facts("unreadable", f"It cannot be decoded: {error.err}.")
     if picture is None:
-        suffix = path.suffix.lower()
-        return Facts(
-            "unreadable",
-            "It is not a picture in any format known here"
-            + (f", and in a table no name that ends in {suffix} is a video's." if suffix else "."),
-        )
+        return Facts("unreadable", "It is not a picture in any format known here.")
     height, width = picture.shape[:2]
     return Facts("ok", container="picture", width_px=width, height_px=height, num_frames=1)
