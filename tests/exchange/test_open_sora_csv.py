@@ -15,8 +15,12 @@ from bricks_core.errors import DataError, UsageError
 from bricks_core.exchange.dataset import Dataset
 from bricks_core.exchange.dataset_import import check_table, write_run_file
 from bricks_core.exchange.open_sora_csv import write_csv
+from bricks_core.pipeline.local import run_path
 from bricks_core.progress import Progress
 from bricks_core.spec.caption import Caption
+from bricks_core.spec.latents import Latent, LatentsSpec
+from bricks_core.spec.run import load_run
+from bricks_core.storage.artifacts import open_artifact
 from bricks_core.storage.media_table import MediaTable
 from bricks_core.video.read import read_rgb
 
@@ -118,6 +122,30 @@ def test_run_export_import_run_export_loses_nothing(export, store, tools, tmp_pa
     assert without_path(tmp_path / "second" / "meta.csv") == without_path(moved / "meta.csv")
     assert media(tmp_path / "second") == media(moved)
     assert len(media(moved)) == 10
+
+
+def test_an_imported_dataset_is_encoded_for_training_as_the_run_it_came_from(export, store, made, tools, tmp_path):
+    export(tmp_path / "out")
+    write_run_file(tmp_path / "again.yaml", "again", str(tmp_path / "out" / "meta.csv"))
+    encoded = []
+    for run in (tools.film_run(made / "films"), load_run(tmp_path / "again.yaml")):
+        latents = LatentsSpec(resolutions=["48x80"])
+        run = run.model_copy(update={"spec": run.spec.model_copy(update={"latents": latents})})
+        manifest = run_path(run, store, "latents")["latents"]
+        artifact = open_artifact(store, "latents", manifest.digest)
+        rows = list(artifact.rows("latents", Latent))
+        assert len(rows) == 10
+        # Which pack, and which video an id stands for, are the store's business; and an image whose clip was not
+        # exported stands for itself.
+        elsewhere = {"pack", "latents_offset_bytes", "text_offset_bytes", "video_id", "clip_id"}
+        encoded.append([(row.model_dump(exclude=elsewhere), _latents(artifact, row)) for row in rows])
+    assert encoded[0] == encoded[1]
+
+
+def _latents(artifact, row):
+    num_bytes = 2 * row.num_frames * 4 * row.latent_height * row.latent_width
+    with artifact.local(row.pack) as pack:
+        return pack.read_bytes()[row.latents_offset_bytes : row.latents_offset_bytes + num_bytes]
 
 
 def test_a_run_without_captions_or_without_a_name_is_a_sentence(export, store, tools, made, tmp_path):
