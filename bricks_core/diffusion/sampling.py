@@ -266,7 +266,8 @@ class Chain:
             extra = {"variance_noise": self._draw()}
         elif not _learns_variance(self.scheduler):
             answer = answer[:, : sample.shape[1]]
-        back: Tensor = self.scheduler.step(answer, timestep, sample, **extra, return_dict=False)[0]
+        with torch.autocast(sample.device.type, enabled=False):  # UniPC adds up by a product of matrices
+            back: Tensor = self.scheduler.step(answer, timestep, sample, **extra, return_dict=False)[0]
         return back
 
     def _level(self, timestep: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:

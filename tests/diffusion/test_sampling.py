@@ -229,6 +229,7 @@ def test_every_caption_needs_its_own_noise():
 SOLVERS = {
     "DPM++": lambda: scheduler_named("dpm-solver++"),
     "UniPC": lambda: scheduler_named("unipc"),
+    "UniPC, third order": lambda: of("UniPCMultistepScheduler", solver_order=3),
     "DDIM": lambda: of("DDIMScheduler"),
     "Euler": lambda: of("EulerDiscreteScheduler"),
     "Heun": lambda: of("HeunDiscreteScheduler"),
@@ -315,6 +316,13 @@ def test_a_solver_s_few_steps_end_where_many_do(make):
 def test_the_named_solvers_need_few_steps(method):
     exact = chained(scheduler_named(method), perfect(0.5, 0.7), 1000)
     assert relmax(chained(scheduler_named(method), perfect(0.5, 0.7), 20), exact) < 0.02
+
+
+@every_scheduler(SOLVERS, {"IDDPM": IDDPMScheduler})
+def test_between_the_network_s_calls_everything_is_float32_whatever_autocast_is_around(make):
+    usual = chained(make(), perfect(0.5, 0.7), 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(chained(make(), perfect(0.5, 0.7), 6), usual)
 
 
 @pytest.mark.parametrize(
