@@ -56,13 +56,23 @@ def test_the_full_size_network_has_the_names_shapes_and_roles_of_the_public_chec
     published = golden_json("stdit2_xl2_state_dict")
     with torch.device("meta"):
         model = STDiT2()
-    ours = {name: (list(tensor.shape), tensor.dtype) for name, tensor in model.state_dict().items()}
-    assert ours == {entry["name"]: (entry["shape"], torch.float32) for entry in published["tensors"]}
-    assert len(ours) == published["tensor_count"]
-    assert sum(tensor.numel() for tensor in model.state_dict().values()) == published["stored_numbers"]
-    assert sum(parameter.numel() for parameter in model.parameters()) == published["parameters"]
-    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    assert trainable == {entry["name"] for entry in published["tensors"] if entry["role"] == "trainable parameter"}
+    parameters = dict(model.named_parameters())
+
+    def role(name: str) -> str:
+        if name not in parameters:
+            return "buffer (persistent)"
+        return "trainable parameter" if parameters[name].requires_grad else "frozen parameter"
+
+    types = {"F32": torch.float32}
+    assert {name: (list(tensor.shape), tensor.dtype, role(name)) for name, tensor in model.state_dict().items()} == {
+        entry["name"]: (entry["shape"], types[entry["dtype"]], entry["role"]) for entry in published["tensors"]
+    }
+    sizes = {name: tensor.numel() for name, tensor in model.state_dict().items()}
+    assert len(sizes) == published["tensor_count"]
+    assert sum(sizes.values()) == published["stored_numbers"]
+    assert sum(sizes[name] for name in parameters) == published["parameters"]
+    trainable = [name for name in parameters if role(name) == "trainable parameter"]
+    assert sum(sizes[name] for name in trainable) == published["trainable_parameters"]
 
 
 # ------------------------------------------------------------------------------------------------------------ forward
