@@ -84,7 +84,8 @@ def _tell_differences(console: Console, network: Network, expected: Mapping[str,
         console.print(f"{each}: {'put right' if ':' in each else 'of an old version, passed over'} when it is used.")
     if not wrong:
         is_full = expected == expected_headings({})
-        size = "STDiT2-XL/2, the published size" if is_full else "the network that its config describes"
+        own = "a network of this shape" if network.inferred else "the network that its config describes"
+        size = "STDiT2-XL/2, the published size," if is_full else own
         console.print(f"Every tensor of {size} is there, and no other.", style="green")
         return
     for each in wrong if all_of_them else wrong[:SHOWN]:
