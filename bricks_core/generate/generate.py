@@ -284,6 +284,9 @@ def _read_prompts(todo: Sequence[Film], plan: _Plan) -> dict[str, Tensor]:
     texts = ["", *dict.fromkeys(text for film in todo for text in film.texts)]
     # One by one, so that padding and rounding do not depend on the company.
     rows = [encoder.encode([text])[0] for text in texts]
+    for text, each in zip(texts, rows, strict=True):
+        if len(each) >= spec.max_tokens:
+            log.warning('"%s..." fills all %d tokens; what is beyond them is not read.', text[:40], spec.max_tokens)
     if model.text_id:
         # Packs hold features as float16; the model has never seen finer ones.
         rows = [each.astype(np.float16).astype(np.float32) for each in rows]

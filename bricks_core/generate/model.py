@@ -136,11 +136,15 @@ def find_model(name: str, choice: Choice, open_store: Callable[[], Store]) -> Mo
         UsageError: there is none, or a flag does not go with it.
         DataError, SpecError, ServiceUnavailable: it is there, but broken, not finished, or the hub is away.
     """
-    if Path(name).exists() or name.startswith((".", "/", "~")):
-        return _in_folder(Path(name).expanduser(), choice, name)
+    place = Path(name).expanduser()
+    described = any((place / file).is_file() for file in (_PIPELINE, "config.json"))
+    if place.is_file() or described or name.startswith((".", "/", "~")):
+        return _in_folder(place, choice, name)
     store = open_store()
     if (artifact := _in_store(name, store)) is not None:
         return _of_run(artifact, name, choice)
+    if place.is_dir():
+        return _in_folder(place, choice, name)
     if name.count("/") == 1:
         return _in_folder(_from_hub(name, choice.revision), choice, name)
     raise UsageError(

@@ -152,6 +152,13 @@ def test_prompts_are_cleaned_unless_that_is_switched_off(small):
     assert settings_of(raw)["texts"] == ["A RED car www.example.com"]
 
 
+def test_a_prompt_that_is_too_long_is_told_to_be_cut(small):
+    small("--prompt", "word " * 300)
+    assert "fills all 200 tokens" in small.told
+    small("--prompt", "word " * 100)
+    assert "tokens" not in small.told
+
+
 def test_bfloat16_is_another_film_of_the_same_thing(small):
     (film,) = small("--prompt", "A red car")
     exact = read_rgb(film).astype(int)

@@ -47,6 +47,13 @@ def test_a_step_and_its_weights_are_chosen_and_another_size_is_warned_of(generat
     assert not np.array_equal(made[9, "raw"], made[9, "ema"])
 
 
+def test_a_folder_that_is_no_model_does_not_hide_a_run_of_its_name(generate, tmp_path, monkeypatch):
+    (tmp_path / "tiny").mkdir()
+    monkeypatch.chdir(tmp_path)
+    (film,) = generate("tiny", "--frames", "1")
+    assert settings_of(tmp_path / film)["model"]["step"] == 9
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
