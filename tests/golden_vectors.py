@@ -18,6 +18,8 @@ from safetensors.torch import load_file
 
 OURS = Path(__file__).parent / "golden"
 FOLDER = Path(os.environ.get("BRICKS_GOLDEN") or OURS).resolve()
+if not FOLDER.is_dir():
+    raise pytest.UsageError(f"BRICKS_GOLDEN names {FOLDER}, and there is no such folder.")
 NETWORK = {"small_config.json", "small_model.safetensors"}
 """What the other vectors were computed with; a folder without its own was computed with ours."""
 
