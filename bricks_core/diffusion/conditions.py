@@ -60,9 +60,9 @@ def start_image(reference: int = 0) -> Condition:
     return Condition(reference)
 
 
-def end_image(reference: int = 0) -> Condition:
-    """The sample ends with an image."""
-    return Condition(reference, target_start=-1)
+def end_image(reference: int = 0, loop: int = 0) -> Condition:
+    """The sample ends with an image; of several clips, the last one's loop is to be named."""
+    return Condition(reference, target_start=-1, loop=loop)
 
 
 def connection(num_frames: int, first: int = 0, second: int = 1) -> tuple[Condition, Condition]:

@@ -135,7 +135,7 @@ def _given(
         conditions.append(extension(num_given, len(references)))
         references.append(Given(given_file(beginnings.video), num_given, shape.fps))
     if beginnings.last_image is not None:
-        conditions.append(end_image(len(references)))
+        conditions.append(end_image(len(references), loop=beginnings.num_loops - 1))
         references.append(Given(given_file(beginnings.last_image)))
     if references and not conditions:
         raise UsageError(

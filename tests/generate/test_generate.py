@@ -228,6 +228,15 @@ def test_loops_make_a_longer_film_in_which_every_clip_goes_on(small):
     assert np.abs(frames[:4].astype(int) - read_rgb(short)).mean() < 2
 
 
+def test_a_film_of_loops_ends_with_its_last_picture(small, tmp_path):
+    last = picture(tmp_path / "b.png", 200)
+    (film,) = small("--prompt", "A red car", "--loops", "2", "--condition-frames", "1", "--last-image", last)
+    made = read_rgb(film).astype(int)
+    assert len(made) == 7
+    assert np.abs(made[6] - 200).mean() < 8
+    assert np.abs(made[3] - 200).mean() > 20
+
+
 # networks from folders
 
 
