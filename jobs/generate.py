@@ -30,7 +30,9 @@ def generate(
     resolution: Annotated[str | None, Wish(help="Or a class, such as 360p.", metavar="NAME")] = None,
     aspect: Annotated[str | None, Wish(help="Of that class: 16:9, 1:1, or a ratio of its table.")] = None,
     fps: Annotated[float | None, Wish(help="Effective frames per second: told to the model, and the film's.")] = None,
-    seed: Annotated[int, Wish(help="Of the noise; further samples of a prompt have the next ones.", min=0)] = 42,
+    seed: Annotated[
+        int, Wish(help="Of the noise; further samples of a prompt have the next ones.", min=0, max=2**62)
+    ] = 42,
     samples: Annotated[int, Wish(help="Films of each prompt.", min=1)] = 1,
     steps: Annotated[int | None, Wish(help="Of sampling. Default: 25; iddpm 100.", min=1, max=1000)] = None,
     sampler: Annotated[str | None, Wish(help="dpm-solver++, unipc, or iddpm as the reference.", metavar="NAME")] = None,
