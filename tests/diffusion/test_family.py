@@ -184,6 +184,19 @@ def test_bfloat16_is_near_float32(spec):
     torch.testing.assert_close(rounded, exact, rtol=0.02, atol=0)
 
 
+@BOTH
+def test_recomputing_blocks_changes_no_gradient(spec):
+    gradients = []
+    for recompute in (False, True):
+        network = built(spec).train()
+        if recompute:
+            network.enable_gradient_checkpointing()
+        family_of(spec).loss(network, batch_for(spec), "float32").loss.sum().backward()
+        gradients.append([each.grad for each in network.parameters() if each.grad is not None])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+
+
 # ---------------------------------------------------------------------------------------------------------- adapters
 
 
