@@ -35,6 +35,9 @@ Weights = Literal["raw", "ema"]
 
 BUILT_IN_CODEC, BUILT_IN_TEXT_ENCODER = "patch-dct", "hashed-words"
 _PIPELINE = "model_index.json"
+_EMA = "ema.safetensors"
+_KINDS: dict[str, Weights] = {"weights.safetensors": "raw", _EMA: "ema"}
+"""The files of our checkpoint folders."""
 
 
 @dataclass(frozen=True)
@@ -269,7 +272,7 @@ def _in_folder(place: Path, choice: Choice, name: str) -> Model:
     codec, text = _companions(pipeline, choice, family.name)
     if max_tokens := config.get("model_max_length"):
         text = text.model_copy(update={"max_tokens": min(max_tokens, text.max_tokens)})
-    kind = {"weights": choice.weights} if choice.weights else {}
+    kind = {"weights": _KINDS[file.name]} if file.name in _KINDS else {}
     return Model(
         f"{name} ({file.name})",
         {"digest": _digest(file), "from": Path(name).name} | kind,
@@ -302,9 +305,9 @@ def _weights_in(place: Path, weights: Weights | None, name: str) -> Path:
     if place.is_file():
         return place
     if weights is None:
-        ema = place / "ema.safetensors"
+        ema = place / _EMA
         return ema if ema.is_file() else find_weights(place)
-    file = place / {"raw": "weights.safetensors", "ema": "ema.safetensors"}[weights]
+    file = place / next(name for name, kind in _KINDS.items() if kind == weights)
     if not file.is_file():
         raise UsageError(f"{name} has no {file.name}: leave --weights out to take the weights it has.")
     return file
