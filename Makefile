@@ -45,7 +45,7 @@ $(VENV)/installed: pyproject.toml requirements.lock
 
 lock: install  ## resolve requirements.lock again
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile --quiet --no-header --no-annotate --extra dev pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --quiet --no-header --no-annotate --extra dev --extra opensora pyproject.toml -o requirements.lock
 	sed -i 's/^\(torch==[0-9.]*\)+.*/\1/' requirements.lock
 
 schema: install  ## write docs/brickrun.schema.json again
