@@ -117,7 +117,11 @@ class UMT5(T5):
 
         tokenizer = AutoTokenizer.from_pretrained(model, revision=revision, subfolder=part_of(model, "tokenizer"))
         place = part_of(model, "text_encoder")
-        return tokenizer, UMT5EncoderModel.from_pretrained(model, revision=revision, subfolder=place, dtype=dtype)
+        network = UMT5EncoderModel.from_pretrained(model, revision=revision, subfolder=place, dtype=dtype)
+        # Releases of transformers that go by the published config leave the encoder's words at 0, and say nothing
+        # (huggingface/transformers pull request 43880).
+        network.encoder.set_input_embeddings(network.shared)
+        return tokenizer, network
 
     def encode(self, texts: list[str]) -> list[np.ndarray]:
         """See TextEncoder. Raises DataError when the type overflows, as float16 may."""
