@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import torch
 from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from transformers import AutoTokenizer, T5EncoderModel, UMT5EncoderModel
 
 from bricks_core.errors import DataError, SpecError
@@ -217,3 +219,20 @@ def test_umt5_lies_in_a_whole_pipeline_or_alone(wan_folder, tmp_path):
     assert np.array_equal(whole.encode(CAPTIONS)[1], own.encode(CAPTIONS)[1])
     assert whole.id.startswith("umt5:tiny-wan:")
     assert whole.id.split(":")[2:] == own.id.split(":")[2:]
+
+
+def test_umt5_s_words_are_those_of_the_file_though_its_config_denies_that_they_are_shared(wan_folder, tmp_path):
+    """As the published config does. Some releases of transformers then left the words at 0, and said nothing."""
+    whole = shutil.copytree(wan_folder, tmp_path / "wan")
+    config = whole / "text_encoder" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"tie_word_embeddings": False}))
+    encoder = UMT5(str(whole))
+    stored = load_file(whole / "text_encoder" / "model.safetensors")["shared.weight"]
+    assert torch.equal(encoder.network.get_input_embeddings().weight, stored)
+    assert np.array_equal(encoder.encode(CAPTIONS)[0], UMT5(str(wan_folder)).encode(CAPTIONS)[0])
+
+
+def test_umt5_in_bfloat16_is_another_encoder(wan_folder):
+    half = load_text_encoder(TextSpec(kind="umt5", model=str(wan_folder), dtype="bfloat16", max_tokens=512))
+    assert half.id != load_text_encoder(TextSpec(kind="umt5", model=str(wan_folder), max_tokens=512)).id
+    assert half.encode(["Snow."])[0].dtype == np.float32

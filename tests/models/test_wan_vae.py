@@ -112,6 +112,15 @@ def test_it_is_named_by_weights_and_scale_not_by_where_it_lies(codec, tiny_wan, 
     assert bare.id.split(":")[2:] == codec.id.split(":")[2:]
 
 
+def test_in_bfloat16_latents_are_near_and_named_otherwise(codec, folder):
+    half = load_codec(CodecSpec(kind="wan-vae", model=str(folder), dtype="bfloat16"))
+    latents = half.encode(film(5))
+    assert latents.dtype == torch.float32
+    assert half.id.replace("bfloat16", "float32") == codec.id.replace(codec.id.split(":")[2], half.id.split(":")[2])
+    torch.testing.assert_close(latents, codec.encode(film(5)), rtol=0, atol=0.05)
+    assert half.decode(latents).shape == (5, 3, 32, 48)
+
+
 def test_an_autoencoder_of_other_strides_is_refused(tiny_wan, tmp_path):
     folder = tiny_wan(tmp_path / "wide", scale_factor_spatial=16)
     with pytest.raises(SpecError, match=r"by 4 and sides by 16.*Wan2\.1-T2V-1\.3B-Diffusers"):
