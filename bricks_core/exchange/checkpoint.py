@@ -7,6 +7,7 @@
     diffusers             transformer/, one file or shards                       config.json
     file                  any such file, or a .pt of torch                       of tensors
 
+The network is STDiT2; one of another family (Wan) is known by its config.json alone, in our layout and diffusers'.
 Sections in brackets are of the specification, docs/stdit2.md.
 """
 
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from typing import Any, Literal
 import torch
 
 from bricks_core.diffusion.family import Family, family_of
-from bricks_core.errors import DataError, UsageError
+from bricks_core.errors import DataError, SpecError, UsageError
 from bricks_core.models.pretrained import DTYPES
 from bricks_core.models.tensor_files import INDEX, Heading, Tensors, open_tensors
 from bricks_core.models.weights import (
@@ -35,6 +36,7 @@ from bricks_core.models.weights import (
     differences,
     expected_headings,
     first_few,
+    headings_of,
     infer_shape,
     read_config,
     shape_of,
@@ -107,7 +109,7 @@ class Network:
     """A checkpoint whose tensors and shape fit together."""
 
     shape: dict[str, Any]
-    """What it is built of, all of it."""
+    """What STDiT2 is built of, all of it; of another network its config.json."""
     weights: Tensors
     ema: Tensors | None
     inferred: bool
@@ -116,6 +118,41 @@ class Network:
     """Fields that nothing says; STDiT2-XL/2's values were taken."""
     dropped: tuple[str, ...] = ()
     resized: tuple[str, ...] = ()
+
+    @property
+    def is_stdit2(self) -> bool:
+        return not _is_wan(self.shape)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """As it is written beside our weights."""
+        return {"architectures": ["STDiT2"], **self.shape} if self.is_stdit2 else self.shape
+
+    @property
+    def expected(self) -> dict[str, Heading]:
+        """What a network of this shape holds.
+
+        Raises SpecError: there is none.
+        """
+        if self.is_stdit2:
+            return expected_headings(self.shape)
+        from diffusers import WanTransformer3DModel
+
+        try:
+            with torch.device("meta"):
+                return headings_of(WanTransformer3DModel.from_config(self.shape))
+        except (TypeError, ValueError, ArithmeticError) as error:
+            raise SpecError(f"Wan's network of this config.json cannot be built: {error}.") from error
+
+    @property
+    def exact(self) -> set[str]:
+        """Tensors that stay float32 where the others become narrower."""
+        if self.is_stdit2:
+            return {ROTARY}
+        from diffusers import WanTransformer3DModel
+
+        parts = set(WanTransformer3DModel._keep_in_fp32_modules)
+        return {name for name in self.weights.headings if not parts.isdisjoint(name.split("."))}
 
 
 # ------------------------------------------------------------------------------------------------------------- opening
@@ -246,7 +283,7 @@ def network_of(checkpoint: Checkpoint, config: Mapping[str, Any] | None = None) 
     Raises DataError: its tensors do not make a network; names the first that is wrong.
     """
     network = shaped(checkpoint, config)
-    expected = expected_headings(network.shape)
+    expected = network.expected
     for tensors in (network.weights, network.ema):
         wrong = differences(expected, tensors.headings) if tensors else []
         if tensors and wrong:
@@ -264,6 +301,8 @@ def shaped(checkpoint: Checkpoint, config: Mapping[str, Any] | None = None) -> N
     dropped = tuple(name for name in LEGACY if name in checkpoint.weights.headings)
     weights = checkpoint.weights.without(LEGACY)
     ema = checkpoint.ema.without(LEGACY) if checkpoint.ema else None
+    if given is not None and _is_wan(given):
+        return Network(dict(given), checkpoint.weights, checkpoint.ema, False)
     if given is None:
         inferred = infer_shape(weights)
         return Network(inferred.shape, weights, ema, True, inferred.assumed, dropped)
@@ -279,12 +318,22 @@ def shaped(checkpoint: Checkpoint, config: Mapping[str, Any] | None = None) -> N
 
 def _whole(shape: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """A given shape with the fields it leaves out."""
-    names = {given.get("_class_name"), *(given.get("architectures") or ())} - {None}
+    names = _names(given)
     if names and "STDiT2" not in names:
         raise DataError(
-            f"Its config.json is that of {', '.join(map(str, sorted(names)))}, and bricks checkpoint knows STDiT2."
+            f"Its config.json is that of {', '.join(sorted(names))}, and bricks checkpoint knows STDiT2 and "
+            "WanTransformer3DModel."
         )
     return {name: each.default for name, each in FIELDS.items()} | dict(shape)
+
+
+def _names(config: Mapping[str, Any]) -> set[str]:
+    """The classes of which a config.json is."""
+    return {str(name) for name in (config.get("_class_name"), *(config.get("architectures") or ())) if name}
+
+
+def _is_wan(config: Mapping[str, Any]) -> bool:
+    return "WanTransformer3DModel" in _names(config)
 
 
 def type_named(name: DtypeName) -> torch.dtype | None:
@@ -293,13 +342,13 @@ def type_named(name: DtypeName) -> torch.dtype | None:
 
 
 def in_dtype(
-    headings: Mapping[str, Heading], dtype: torch.dtype | None, *, round_rotary: bool = False
+    headings: Mapping[str, Heading], dtype: torch.dtype | None, exact: Collection[str] = ()
 ) -> dict[str, Heading]:
-    """The same tensors in a type; None: as they are. Rotary frequencies stay float32, unless they are to be rounded."""
+    """The same tensors in a type, those that are to be exact in float32; None: as they are."""
 
     def of(name: str, heading: Heading) -> Heading:
         if dtype is None:
             return heading
-        return Heading(torch.float32 if name == ROTARY and not round_rotary else dtype, heading.shape)
+        return Heading(torch.float32 if name in exact else dtype, heading.shape)
 
     return {name: of(name, heading) for name, heading in headings.items()}

@@ -67,8 +67,8 @@ def show_checkpoint(checkpoint: Checkpoint, *, all_tensors: bool) -> None:
     if checkpoint.left_out:
         facts["beside it"] = "\n".join(checkpoint.left_out)
     console.print(_facts(facts))
-    expected = expected_headings(network.shape) if network else {}
-    console.print(_parts(checkpoint.weights, expected))
+    expected = network.expected if network else {}
+    console.print(_parts(checkpoint.weights, expected, network is None or network.is_stdit2))
     if all_tensors:
         console.print(_all(checkpoint.weights))
     if network is None:
@@ -83,7 +83,7 @@ def _tell_differences(console: Console, network: Network, expected: Mapping[str,
     for each in (*network.dropped, *network.resized):
         console.print(f"{each}: {'put right' if ':' in each else 'of an old version, passed over'} when it is used.")
     if not wrong:
-        is_full = expected == expected_headings({})
+        is_full = network.is_stdit2 and expected == expected_headings({})
         own = "a network of this shape" if network.inferred else "the network that its config describes"
         size = "STDiT2-XL/2, the published size," if is_full else own
         console.print(f"Every tensor of {size} is there, and no other.", style="green")
@@ -141,10 +141,11 @@ def tell_exported(exported: Exported) -> None:
 # -------------------------------------------------------------------------------------------------------------- tables
 
 
-def _parts(tensors: Tensors, expected: Mapping[str, Heading]) -> Table:
+def _parts(tensors: Tensors, expected: Mapping[str, Heading], is_stdit2: bool) -> Table:
+    part_of = _part_of if is_stdit2 else _place_of
     parts: dict[str, list[Heading]] = {}
     for name, heading in tensors.headings.items():
-        parts.setdefault(_part_of(name), []).append(heading)
+        parts.setdefault(part_of(name), []).append(heading)
     num_blocks = len({name.split(".")[1] for name in tensors.headings if re.match(r"blocks\.\d+\.", name)})
     table = _table("part", "tensors", "numbers", "in each block", "bytes", "type")
 
@@ -154,7 +155,7 @@ def _parts(tensors: Tensors, expected: Mapping[str, Heading]) -> Table:
         table.add_row(name, f"{len(headings):,}", f"{numbers:,}", each, f"{size_bytes:,}", types)
 
     in_blocks = 0
-    for part in (*_PARTS.values(), UNKNOWN):
+    for part in (*_PARTS.values(), UNKNOWN) if is_stdit2 else sorted(parts):
         if part in parts:
             numbers = sum(heading.numbers for heading in parts[part]) if part.startswith("blocks:") else 0
             in_blocks += numbers
@@ -183,6 +184,12 @@ def _part_of(name: str) -> str:
     return next((part for pattern, part in _PARTS.items() if re.match(pattern, name)), UNKNOWN)
 
 
+def _place_of(name: str) -> str:
+    """The part of a network whose parts have no words here: its module, within all blocks together."""
+    inside = re.match(r"blocks\.\d+\.(\w+)", name)
+    return f"blocks: {inside[1]}" if inside else name.partition(".")[0]
+
+
 def _tensors_in_words(tensors: Tensors) -> str:
     types = Counter(_dtype(heading) for heading in tensors.headings.values())
     (most, _), *others = types.most_common()
@@ -197,8 +204,9 @@ def _dtype(heading: Heading) -> str:
 
 
 def _shape_in_words(network: Network) -> str:
-    left_out = {"conditioning_dtype", *network.assumed}
-    fields = _fields({name: value for name, value in network.shape.items() if name not in left_out})
+    left_out = {"conditioning_dtype", "architectures", *network.assumed}
+    told = {name: value for name, value in network.shape.items() if name not in left_out and name[0] != "_"}
+    fields = _fields(told) if network.is_stdit2 else f"Wan, {_fields(told)}"
     if not network.inferred:
         return f"given: {fields}"
     assumed = _fields({name: network.shape[name] for name in network.assumed})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from diffusers.utils import logging
 
 from bricks_core.diffusion.family import Family
 from bricks_core.exchange.checkpoint import Network
@@ -27,4 +28,10 @@ def write_diffusers_folder(
     Raises SpecError or ServiceUnavailable: one of these cannot be had.
     """
     transformer = family.load(weights, network.shape, dtype=dtype)
-    family.pipeline(transformer, vae=vae, text_encoder=text_encoder).save_pretrained(folder)
+    pipeline = family.pipeline(transformer, vae=vae, text_encoder=text_encoder)
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()  # it warns of every part that is left empty
+    try:
+        pipeline.save_pretrained(folder)
+    finally:
+        logging.set_verbosity(before)

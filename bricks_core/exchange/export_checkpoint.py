@@ -72,7 +72,7 @@ def export_checkpoint(
     family = checkpoint.family
     if family.name != "stdit2" and format != "diffusers":
         raise UsageError(f"{format} is Open-Sora's and holds STDiT2; {checkpoint.name} is of the family {family.name}.")
-    network = network_of(checkpoint) if family.name == "stdit2" else _as_it_is(checkpoint)
+    network = network_of(checkpoint)
     if weights == "ema" and network.ema is None:
         raise UsageError(f"{checkpoint.name} has no EMA weights: leave --weights out to export those it has.")
     chosen: Tensors = network.ema if weights == "ema" and network.ema else network.weights
@@ -95,8 +95,3 @@ def export_checkpoint(
             write_diffusers_folder(family, network, chosen, type_named(dtype), vae, text_encoder, folder.path)
             progress.advance(count)
     return Exported(checkpoint, network, format, weights, dtype, out, folder.was_there)
-
-
-def _as_it_is(checkpoint: Checkpoint) -> Network:
-    """A network of another family, whose tensors are looked at when it is loaded."""
-    return Network(dict(checkpoint.config or {}), checkpoint.weights, checkpoint.ema, inferred=False)

@@ -25,7 +25,7 @@ from bricks_core.exchange.checkpoint import (
 from bricks_core.exchange.new_folder import new_folder
 from bricks_core.models.pretrained import explained
 from bricks_core.models.tensor_files import Tensors, write_safetensors
-from bricks_core.models.weights import read_config, write_config
+from bricks_core.models.weights import read_config
 from bricks_core.progress import Progress
 from bricks_core.storage.hashes import sha256_of_file
 
@@ -72,9 +72,9 @@ def import_checkpoint(
         written: dict[str, Tensors] = {WEIGHTS: network.weights} | ({EMA: network.ema} if network.ema else {})
         progress.begin(sum(len(each.headings) for each in written.values()) + len(checkpoint.files), unit="tensors")
         for name, tensors in written.items():
-            headings = in_dtype(tensors.headings, type_named(dtype))
+            headings = in_dtype(tensors.headings, type_named(dtype), network.exact)
             write_safetensors(folder.path / name, headings, tensors.read, lambda each: progress.advance(note=each))
-        write_config(network.shape, folder.path / CONFIG)
+        (folder.path / CONFIG).write_text(json.dumps(network.config, indent=1) + "\n")
         provenance = _provenance(source, commit, checkpoint, network, place, progress.advance)
         (folder.path / PROVENANCE).write_text(json.dumps(provenance, indent=1) + "\n")
     return Imported(checkpoint, network, out, folder.was_there)

@@ -16,7 +16,6 @@ from torch import Tensor
 from bricks_core.errors import TryLater
 from bricks_core.exchange.checkpoint import CONFIG, RUNNING_STATES, Network, in_dtype
 from bricks_core.models.tensor_files import Heading, Tensors, write_safetensors
-from bricks_core.models.weights import write_config
 
 SHARD_BYTES = 1024 * 10**6
 """Upstream's 1024 MB [9], in the smaller of its two meanings."""
@@ -38,7 +37,7 @@ def write_hub_folder(
     network: Network, weights: Tensors, dtype: torch.dtype | None, folder: Path, wrote: Wrote = lambda name: None
 ) -> None:
     """model.safetensors and config.json, as published [9]; the files of code beside them are left out."""
-    headings = in_dtype(weights.headings, dtype)
+    headings = in_dtype(weights.headings, dtype, network.exact)
     write_safetensors(folder / "model.safetensors", headings, weights.read, wrote)
     stored = str(headings["x_embedder.proj.weight"].dtype).removeprefix("torch.")
     text = json.dumps(hub_config(network.shape, stored), indent=2, sort_keys=True)
@@ -64,7 +63,7 @@ def write_training_folder(
 
     In `dtype` are all tensors of model/, rotary frequencies too, as in upstream's.
     """
-    write_shards(in_dtype(weights.headings, dtype, round_rotary=True), weights.read, folder / "model", wrote)
+    write_shards(in_dtype(weights.headings, dtype), weights.read, folder / "model", wrote)
 
     def whole(name: str) -> Tensor:
         wrote(name)
@@ -73,7 +72,7 @@ def write_training_folder(
     _save({name: whole(name) for name in network.weights.headings}, folder / "ema.pt")
     states = {"epoch": 0, "step": 0, "global_step": 0, "sample_start_index": None} | dict(running)
     (folder / RUNNING_STATES).write_text(json.dumps(states, indent=4) + "\n")
-    write_config(network.shape, folder / CONFIG)
+    (folder / CONFIG).write_text(json.dumps(network.config, indent=1) + "\n")
 
 
 def write_shards(

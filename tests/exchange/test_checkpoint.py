@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from bricks_core.errors import DataError, ServiceUnavailable, SpecError, TryLater, UsageError
 from bricks_core.exchange.checkpoint import Checkpoint, find_checkpoint, network_of, open_checkpoint
+from bricks_core.exchange.checkpoint_screen import show_checkpoint
 from bricks_core.exchange.export_checkpoint import export_checkpoint
 from bricks_core.exchange.import_checkpoint import import_checkpoint
 from bricks_core.exchange.open_sora_checkpoint import hub_config, write_shards
@@ -557,3 +558,61 @@ def test_a_checkpoint_is_read_by_its_headings_alone_before_it_is_used(tmp_path):
     assert isinstance(checkpoint, Checkpoint)
     shutil.rmtree(tmp_path / "first")
     assert network_of(checkpoint).shape == whole(TINY)
+
+
+# ------------------------------------------------------------------------------------------------------- another family
+
+
+@pytest.fixture
+def wan(tmp_path) -> Path:
+    """A pipeline's folder as Wan is published: transformer and its config."""
+    from diffusers import WanTransformer3DModel
+
+    torch.manual_seed(0)
+    shape = {"num_attention_heads": 2, "attention_head_dim": 12, "in_channels": 4, "out_channels": 4, "text_dim": 8}
+    network = WanTransformer3DModel(**shape, freq_dim=16, ffn_dim=16, num_layers=2)
+    network.save_pretrained(tmp_path / "wan/transformer")
+    return tmp_path / "wan"
+
+
+def test_wan_goes_in_and_out_through_diffusers_bit_by_bit(wan, tmp_path, capsys):
+    import_checkpoint(str(wan), tmp_path / "in")
+    was = wan / "transformer/diffusion_pytorch_model.safetensors"
+    assert same(tmp_path / "in/weights.safetensors", was)
+    export_checkpoint(open_checkpoint(tmp_path / "in"), tmp_path / "out", "diffusers")
+    assert same(tmp_path / "out/transformer/diffusion_pytorch_model.safetensors", was)
+    assert json.loads((tmp_path / "out/model_index.json").read_text())["_class_name"] == "WanPipeline"
+    assert capsys.readouterr().err.count("cannot be saved") == 0  # that parts stay empty is meant
+    show_checkpoint(open_checkpoint(tmp_path / "in"), all_tensors=False)
+    shown = capsys.readouterr().out
+    assert "given: Wan, " in shown
+    assert "num_attention_heads 2" in " ".join(shown.split())  # lines are broken
+    assert "blocks: attn1" in shown
+    assert "Every tensor of the network that its config describes is there, and no other." in shown
+
+
+def test_what_wan_keeps_exact_stays_float32_when_it_becomes_narrower(wan, tmp_path):
+    from bricks_core.diffusion.family import family_of
+
+    import_checkpoint(str(wan), tmp_path / "in", dtype="bfloat16")
+    kept = load_file(tmp_path / "in/weights.safetensors")
+    was = load_file(wan / "transformer/diffusion_pytorch_model.safetensors")
+    exact = {name for name, tensor in kept.items() if tensor.dtype == torch.float32}
+    assert "blocks.0.scale_shift_table" in exact
+    assert "blocks.0.attn1.to_q.weight" not in exact
+    assert all(torch.equal(kept[name], was[name]) for name in exact)
+    config = json.loads((tmp_path / "in/config.json").read_text())
+    network = family_of(config).load(tmp_path / "in/weights.safetensors", config, dtype=torch.bfloat16)
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in network.state_dict().items())
+
+
+def test_wan_with_a_wrong_tensor_and_for_open_sora_is_refused(wan, tmp_path):
+    checkpoint = open_checkpoint(wan)
+    with pytest.raises(UsageError, match="is Open-Sora's and holds STDiT2"):
+        export_checkpoint(checkpoint, tmp_path / "out", "open-sora-hub")
+    file = wan / "transformer/diffusion_pytorch_model.safetensors"
+    state = load_file(file)
+    del state["blocks.1.attn2.to_k.bias"]
+    save_file(state, file)
+    with pytest.raises(DataError, match=r"not of its config\.json: blocks\.1\.attn2\.to_k\.bias is missing"):
+        import_checkpoint(str(wan), tmp_path / "in")
