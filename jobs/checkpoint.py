@@ -71,7 +71,7 @@ def import_(
     force: ForceFlag = False,
     verbose: VerboseFlag = False,
 ) -> None:
-    """Make a checkpoint of ours from another tool's, tensor by tensor and bit by bit."""
+    """Bring a checkpoint in, bit by bit."""
     from bricks_core.exchange.checkpoint_screen import tell_imported
     from bricks_core.exchange.import_checkpoint import import_checkpoint
     from bricks_core.progress import configure_logging
@@ -97,7 +97,7 @@ def export(
     store: StoreFlag = DEFAULT_STORE,
     verbose: VerboseFlag = False,
 ) -> None:
-    """Write a checkpoint as Open-Sora or diffusers lay theirs out."""
+    """Write a checkpoint in another layout."""
     from bricks_core.exchange.checkpoint import find_checkpoint
     from bricks_core.exchange.checkpoint_screen import tell_exported
     from bricks_core.exchange.export_checkpoint import export_checkpoint
@@ -126,7 +126,7 @@ def show(
     step: StepFlag = None,
     store: StoreFlag = DEFAULT_STORE,
 ) -> None:
-    """Say what a checkpoint holds, by part, and what differs from what it should hold."""
+    """Say what one holds, and what is wrong."""
     from bricks_core.exchange.checkpoint import find_checkpoint
     from bricks_core.exchange.checkpoint_screen import show_checkpoint
     from bricks_core.storage.store import open_store
