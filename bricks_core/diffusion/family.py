@@ -21,6 +21,7 @@ from bricks_core.diffusion.conditions import Condition, Reference
 from bricks_core.diffusion.loss import Losses
 from bricks_core.errors import SpecError
 from bricks_core.models.tensor_files import Tensors
+from bricks_core.spec.latents import CodecSpec, TextSpec
 from bricks_core.spec.train import ModelSpec, STDiT2Spec, WanSpec
 
 if TYPE_CHECKING:  # all of diffusers' pipelines are a second of work
@@ -78,12 +79,33 @@ class Given:
     loop: int = 0
 
 
+@dataclass(frozen=True)
+class Published:
+    """What a family's published weights go with: taken where a checkpoint does not say."""
+
+    codec: CodecSpec
+    text: TextSpec
+    num_frames: int
+    """As the size and the rate, of its makers' own samples."""
+    height_px: int
+    width_px: int
+    fps: float
+    guidance_scale: float
+
+
 class Family(ABC):
     """One kind of network: how it is made, taught, asked, and written down."""
 
     name: ClassVar[str]
     samplers: ClassVar[tuple[str, ...]]
     """Ways from noise to latents, the usual one first."""
+    published: ClassVar[Published]
+    side_px: ClassVar[int]
+    """Sides of its videos are multiples of this: the codec's squares, or where nothing is padded, patches of them."""
+    takes_given_frames: ClassVar[bool]
+    """Whether frames can be given to it, to begin from, to connect, to go on with."""
+    guides_some_channels: ClassVar[bool]
+    """Whether guidance may lead some of the latent channels only."""
     lora_targets: ClassVar[tuple[str, ...]]
     """How the names of the modules end that low-rank adapters go to: peft's `target_modules`."""
 

@@ -21,7 +21,7 @@ from diffusers import (
 from torch import Tensor, nn
 
 from bricks_core.diffusion.batch import MicroBatch
-from bricks_core.diffusion.family import Family, Frame, Given, OnStep, Prompts, Sampling
+from bricks_core.diffusion.family import Family, Frame, Given, OnStep, Prompts, Published, Sampling
 from bricks_core.diffusion.guidance import Denoiser, guided_denoiser
 from bricks_core.diffusion.loss import Losses, flow_loss
 from bricks_core.diffusion.noise_schedule import NUM_TIMESTEPS
@@ -30,6 +30,7 @@ from bricks_core.models.pretrained import pipeline_parts
 from bricks_core.models.tensor_files import Tensors
 from bricks_core.models.wan import load_wan, new_wan, save_wan_config
 from bricks_core.spec.evaluate import SAMPLERS
+from bricks_core.spec.latents import CodecSpec, TextSpec
 from bricks_core.spec.train import WAN_TOKENS, WanSpec
 
 if TYPE_CHECKING:  # all of diffusers' pipelines are a second of work
@@ -41,6 +42,18 @@ class WanFamily(Family):
 
     name = "wan"
     samplers = SAMPLERS["wan"]
+    published = Published(  # the model card of Wan 2.1
+        CodecSpec(kind="wan-vae", model="Wan-AI/Wan2.1-T2V-1.3B-Diffusers"),
+        TextSpec(kind="umt5", model="Wan-AI/Wan2.1-T2V-1.3B-Diffusers", max_tokens=WAN_TOKENS),
+        num_frames=81,
+        height_px=480,
+        width_px=832,
+        fps=16.0,
+        guidance_scale=5.0,
+    )
+    side_px = 16
+    takes_given_frames = False
+    guides_some_channels = False
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
 
     def __init__(self, shift: float = 3.0):

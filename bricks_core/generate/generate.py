@@ -47,8 +47,6 @@ log = logging.getLogger("bricks")
 
 USUAL_STEPS = {"iddpm": 100, "flow-euler": 50}
 """Of samplers that need more than 25."""
-USUAL_GUIDANCE = {"stdit2": 7.0, "wan": 5.0}
-"""What the families' makers sample with."""
 SHEET = "sheet.png"
 
 
@@ -75,11 +73,13 @@ class Steps:
                 f"{', '.join(family.samplers)} are."
             )
         channels = self.guided_channels
-        if channels is not None and family.name == "wan":
-            raise UsageError("--guided-channels is for STDiT2; Wan guides all channels: leave it out.")
+        if channels is not None and not family.guides_some_channels:
+            raise UsageError(
+                "--guided-channels is not for this model, which is guided in all its channels: leave it out."
+            )
         if sampler == "iddpm" and channels is None:
             channels = 3  # as the reference does
-        guidance = USUAL_GUIDANCE[family.name] if self.guidance_scale is None else self.guidance_scale
+        guidance = family.published.guidance_scale if self.guidance_scale is None else self.guidance_scale
         return Sampling(sampler, self.num_steps or USUAL_STEPS.get(sampler, 25), guidance, channels, model.shift)
 
 
@@ -149,7 +149,7 @@ def generate(wishes: Wishes, open_store: Callable[[], Store], tell: Callable[[st
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     device = _device(wishes.device)
     model = find_model(wishes.model, wishes.choice, open_store)
-    shape = shape_of(wishes.shape, Able(model.trained, model.usual, model.side_px, model.codec.time_stride))
+    shape = shape_of(wishes.shape, Able(model.trained, model.usual, model.family.side_px, model.codec.time_stride))
     plan = _Plan(
         model,
         shape,
@@ -200,10 +200,10 @@ def _device(name: str | None) -> torch.device:
 
 
 def _check_given(wanted: Sequence[Film], family: Family, wishes: Wishes) -> None:
-    if family.name == "wan" and (wishes.beginnings.num_loops > 1 or any(film.conditions for film in wanted)):
+    if not family.takes_given_frames and (wishes.beginnings.num_loops > 1 or any(film.conditions for film in wanted)):
         raise UsageError(
-            "Wan makes videos of text alone: leave images, videos, conditions and loops out, or take a model of the "
-            "STDiT2 family."
+            "This model makes videos of text alone: leave images, videos, conditions and loops out, or take a model of "
+            "the STDiT2 family."
         )
 
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 import torch
 
-from bricks_core.diffusion.family import Family, family_of
+from bricks_core.diffusion.family import Family, Published, family_of
 from bricks_core.errors import DataError, SpecError, UsageError, nearest
 from bricks_core.models.pretrained import explained
 from bricks_core.models.tensor_files import open_tensors
@@ -56,32 +56,6 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Published:
-    """What a family's published weights go with: taken where a checkpoint does not say."""
-
-    codec: CodecSpec
-    text: TextSpec
-    shape: Trained
-    """Of its makers' own samples."""
-
-
-PUBLISHED = {
-    "stdit2": Published(
-        CodecSpec(kind="sd-vae", model="stabilityai/sd-vae-ft-ema", chunk_frames=4),
-        TextSpec(kind="t5", model="DeepFloyd/t5-v1_1-xxl"),
-        # 24 frames a second, every third of them: effectively 8.
-        Trained(16, 240, 426, 8.0),
-    ),
-    "wan": Published(
-        CodecSpec(kind="wan-vae", model="Wan-AI/Wan2.1-T2V-1.3B-Diffusers"),
-        TextSpec(kind="umt5", model="Wan-AI/Wan2.1-T2V-1.3B-Diffusers", max_tokens=512),
-        Trained(81, 480, 832, 16.0),
-    ),
-}
-"""Open-Sora 1.1 (stdit2.md sections 10, 11, 19) and Wan 2.1 (its model card)."""
-
-
-@dataclass(frozen=True)
 class Model:
     """A model, not yet loaded."""
 
@@ -107,13 +81,8 @@ class Model:
     @property
     def usual(self) -> Trained:
         """What to make where nothing is known of the training."""
-        return PUBLISHED[self.family.name].shape
-
-    @property
-    def side_px(self) -> int:
-        """Sides must be multiples of this: the codec's squares; of Wan, which pads nothing, its patches of them."""
-        patch: int = max(self.config.get("patch_size", (1, 2, 2))[1:])
-        return 8 * patch if self.family.name == "wan" else 8
+        makers = self.family.published
+        return Trained(makers.num_frames, makers.height_px, makers.width_px, makers.fps)
 
     @property
     def text_width(self) -> int | None:
@@ -269,7 +238,7 @@ def _in_folder(place: Path, choice: Choice, name: str) -> Model:
         )
     config = read_config(config_file)
     family = family_of(config)
-    codec, text = _companions(pipeline, choice, family.name)
+    codec, text = _companions(pipeline, choice, family.published)
     if max_tokens := config.get("model_max_length"):
         text = text.model_copy(update={"max_tokens": min(max_tokens, text.max_tokens)})
     kind = {"weights": _KINDS[file.name]} if file.name in _KINDS else {}
@@ -285,9 +254,8 @@ def _in_folder(place: Path, choice: Choice, name: str) -> Model:
     )
 
 
-def _companions(pipeline: Path | None, choice: Choice, family: str) -> tuple[CodecSpec, TextSpec]:
+def _companions(pipeline: Path | None, choice: Choice, usual: Published) -> tuple[CodecSpec, TextSpec]:
     """The codec and text encoder: those that were named, or else a pipeline's own, or else the published ones."""
-    usual = PUBLISHED[family]
     codec, text = usual.codec, usual.text
     if pipeline is not None:
         codec = codec.model_copy(update={"model": str(pipeline / "vae" if codec.kind == "sd-vae" else pipeline)})

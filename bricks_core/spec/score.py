@@ -27,8 +27,9 @@ class Filter(Strict):
     max_duplicate_frame_share: float = Field(0.9, ge=0, le=1)
     """Share of frames that repeat the one before: held pictures of stop motion are fine, a still is not."""
     max_near_duplicate_distance: float | None = Field(10.0, ge=0, le=64)
-    """Bits between the perceptual hashes of two clips: at or below it, only the longer or sharper one is kept. null: all
-    are kept."""
+    """Bits between the perceptual hashes of two clips: at or below it, only the longer or sharper one is kept.
+
+    null keeps all."""
 
 
 class ScoreSpec(Strict):

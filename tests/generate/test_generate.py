@@ -308,9 +308,9 @@ def test_a_checkpoint_of_wan(generate, tiny_wan, tmp_path):
     for wrong, said in (
         (("--frames", "4"), "nearest are 1 and 5"),
         (("--size", "40x48"), "nearest sizes are 32x48 and 48x48"),
-        (("--loops", "2"), "Wan makes videos of text alone"),
+        (("--loops", "2"), "This model makes videos of text alone"),
         (("--sampler", "iddpm"), "unipc, flow-euler are"),
-        (("--guided-channels", "3"), "Wan guides all channels"),
+        (("--guided-channels", "3"), "guided in all its channels"),
     ):
         with pytest.raises(UsageError, match=said):
             generate(*arguments, *wrong)
