@@ -171,9 +171,13 @@ def find_checkpoint(wanted: str, store: Store, step: int | None = None) -> Itera
         yield open_checkpoint(Path(wanted).expanduser())
         return
     name = wanted.removeprefix("artifacts/").rstrip("/")
-    stage, digest = find_artifact(store, name if "/" in name else f"{name}/train")
-    if stage != "train":
-        raise UsageError(f"{wanted} is an artifact of {stage}, which has no checkpoints: name a run, or train/DIGEST.")
+    first, _, second = name.partition("/")
+    if second != "train" and (second and first != "train"):
+        raise UsageError(
+            f"{wanted} is no path here, and no RUN or train/DIGEST of the store. If it is a hub id, bring it in first: "
+            f"bricks checkpoint import {wanted} --out FOLDER."
+        )
+    stage, digest = find_artifact(store, name if second else f"{name}/train")
     artifact = open_artifact(store, stage, digest)
     row = _row(artifact, wanted, step)
     config_key = f"{row.weights_key.rpartition('/')[0]}/{CONFIG}"
@@ -307,6 +311,8 @@ def shaped(checkpoint: Checkpoint, config: Mapping[str, Any] | None = None) -> N
         inferred = infer_shape(weights)
         return Network(inferred.shape, weights, ema, True, inferred.assumed, dropped)
     shape = _whole(shape_of(given), given)
+    if isinstance(shape["depth"], int) and shape["depth"] > len(weights.headings):  # not built: it might never end
+        raise DataError(f"Its config.json says {shape['depth']} blocks, and there are {len(weights.headings)} tensors.")
     length = shape["model_max_length"]
     network = Network(shape, with_null_caption_of(weights, length), ema, False, dropped=dropped)
     was, becomes = (each.headings.get(NULL_CAPTION) for each in (weights, network.weights))

@@ -89,8 +89,9 @@ def _fetched(source: str, revision: str) -> tuple[Path, str]:
         return place, ""
     from huggingface_hub import snapshot_download
 
-    # Weights and what describes them; never code.
-    patterns = ["config.json", "model_index.json", "*.safetensors", "*.safetensors.index.json", "transformer/*"]
+    # Weights and what describes them; never code, nor pickles.
+    patterns = ["config.json", "model_index.json", "*.safetensors", "*.safetensors.index.json"]
+    patterns += [f"transformer/{pattern}" for pattern in patterns]
     with explained("The checkpoint", source):
         place = Path(snapshot_download(source, revision=revision or None, allow_patterns=patterns))
     return place, place.name

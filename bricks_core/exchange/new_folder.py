@@ -38,7 +38,7 @@ def new_folder(target: Path, *, force: bool, known_by: Collection[str]) -> Itera
         UsageError: the target is there and is not to be replaced.
         TryLater: another process is making it, or the disk is full.
     """
-    target = target.absolute()
+    target = target.resolve()
     with told(target, "write"):
         target.parent.mkdir(parents=True, exist_ok=True)
         aside, before = (target.with_name(f".{target.name}.{what}") for what in ("new", "before"))

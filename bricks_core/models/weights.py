@@ -147,12 +147,14 @@ def with_null_caption_of(tensors: Tensors, length: int) -> Tensors:
 
 def find_weights(place: Path) -> Path:
     """The safetensors file at a place, or the index of several: the file itself, or in a folder the published name,
-    ours or diffusers', or the only one.
+    ours or diffusers', or the only one; of a pipeline of diffusers its transformer's.
 
     Raises SpecError: there is none, or it cannot be told which.
     """
     if place.is_file():
         return place
+    if (place / "transformer").is_dir():
+        place = place / "transformer"
     for name in NAMES:
         for file in (place / name, place / f"{name}{INDEX}"):
             if file.is_file():
@@ -160,7 +162,8 @@ def find_weights(place: Path) -> Path:
     files = sorted(place.glob("*.safetensors"))
     if len(files) != 1:
         raise SpecError(
-            f"{place} holds {len(files)} safetensors files, none of them model.safetensors: name the file itself."
+            f"{place} holds {len(files)} safetensors files, none of them model.safetensors: name the file itself, or "
+            "make a checkpoint of it first with bricks checkpoint import."
         )
     return files[0]
 

@@ -455,7 +455,18 @@ def test_what_holds_no_checkpoint_is_told_so(tmp_path):
     with pytest.raises(DataError, match="holds 2 files of weights, and which is meant cannot be told"):
         open_checkpoint(tmp_path)
     hub = damaged(tmp_path / "hub", lambda state: None)
-    for content in ("", "[1]", "{", '{"architectures": ["PixArt"]}', '{"hidden_size": "wide"}', '{"num_heads": 0}'):
+    (hub / "config.json").write_text('{"depth": 1000000000}')
+    with pytest.raises(DataError, match="says 1000000000 blocks, and there are"):
+        network_of(open_checkpoint(hub))
+    for content in (
+        "",
+        "[1]",
+        "{",
+        '{"architectures": ["PixArt"]}',
+        '{"hidden_size": "wide"}',
+        '{"num_heads": 0}',
+        '{"depth": 1e9}',
+    ):
         (hub / "config.json").write_text(content)
         with pytest.raises(
             (DataError, SpecError), match=r"describes? |description of a network|cannot be built|is that of"
@@ -486,6 +497,15 @@ def test_the_same_again_changes_nothing_and_another_is_only_replaced_by_force(tm
     import_checkpoint(str(other), out, force=True)
     assert same(out / "weights.safetensors", other / "weights.safetensors")
     assert {each.name for each in tmp_path.iterdir() if each.name.startswith(".")} == set()
+
+
+def test_a_link_to_a_folder_stays_a_link(tmp_path):
+    first, other = ours(tmp_path / "first"), ours(tmp_path / "other", dtype=torch.bfloat16)
+    import_checkpoint(str(first), tmp_path / "real")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    import_checkpoint(str(other), tmp_path / "link", force=True)
+    assert (tmp_path / "link").is_symlink()
+    assert same(tmp_path / "real/weights.safetensors", other / "weights.safetensors")
 
 
 def test_a_folder_of_other_things_is_not_replaced_even_by_force(tmp_path):

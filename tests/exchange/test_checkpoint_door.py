@@ -111,6 +111,8 @@ def test_a_runs_checkpoint_is_found_as_bricks_show_finds_artifacts(store, tmp_pa
         ("fil", None, DataError, r'has no run fil with a finished train \(did you mean "film"\?\)'),
         ("train/b", None, DataError, "has no artifact of train whose digest begins with b"),
         ("./film", None, UsageError, "is not there"),
+        ("film/latents", None, UsageError, "is no path here, and no RUN or train/DIGEST of the store"),
+        ("owner/model", None, UsageError, r"If it is a hub id, .*: bricks checkpoint import owner/model --out FOLDER"),
     ],
 )
 def test_what_is_not_in_the_store_is_told_so(store, name, step, error, why):

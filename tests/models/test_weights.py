@@ -150,6 +150,9 @@ def test_shards_under_an_index_are_one_network(small_model, tmp_path):
     index = find_weights(tmp_path)
     assert index.name == "diffusion_pytorch_model.safetensors.index.json"
     model = load_network(index, tmp_path / "config.json")
+    (tmp_path / "pipeline/transformer").mkdir(parents=True)
+    save_weights(model, tmp_path / "pipeline/transformer/diffusion_pytorch_model.safetensors")
+    assert find_weights(tmp_path / "pipeline").parent.name == "transformer"
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in small_model.state_dict().items())
 
 
