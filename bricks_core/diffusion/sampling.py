@@ -63,7 +63,7 @@ def sample_latents(
     fps: float,
     generators: Sequence[torch.Generator],
     null_caption: Tensor | None = None,
-    null_length: NullLength = "caption",
+    null_length: NullLength | None = None,
     method: str = "dpm-solver++",
     num_steps: int = 25,
     guidance_scale: float = 7.0,
@@ -84,7 +84,7 @@ def sample_latents(
     generators      one per sample, on the CPU: all of a sample's noise comes from its own, so a sample is the same in
                     any batch and on any device, but for rounding
     null_caption    (L or more, caption_channels); by default the model's own
-    null_length     see `NullLength`
+    null_length     see `NullLength`; by default as `usual_null_length` says
     method          iddpm is the reference's chain; with it 100 steps and 3 guided channels are the reference's samples
     guided_channels of the 4 latent channels, the first to be guided
     references, conditions, loop    given frames: see `conditions.apply_conditions`
@@ -99,12 +99,13 @@ def sample_latents(
     def draw() -> Tensor:
         return randn_tensor(shape, generator=list(generators), device=device, dtype=torch.float32)
 
+    scheduler = scheduler_named(method)
     null = model.y_embedder.y_embedding if null_caption is None else null_caption.to(device)
     denoise = captioned_denoiser(
         model,
         captions,
         caption_mask,
-        *null_captions(null, caption_mask, null_length),
+        *null_captions(null, caption_mask, null_length or usual_null_length(scheduler)),
         num_frames=num_frames,
         pixel_size=pixel_size,
         fps=fps,
@@ -115,10 +116,16 @@ def sample_latents(
     given, frame_mask = None, None
     if conditions is not None:
         given, frame_mask = apply_conditions(noise, references or [()] * len(captions), conditions, loop)
-    chain = Chain(
-        scheduler_named(method), num_steps, draw, device=device, generator=list(generators), frame_mask=frame_mask
-    )
+    chain = Chain(scheduler, num_steps, draw, device=device, generator=list(generators), frame_mask=frame_mask)
     return chain.run(denoise, noise, given, on_step=on_step)
+
+
+def usual_null_length(scheduler: Any) -> NullLength:
+    """How the null caption is read where nothing else is asked for: whole, but with the reference's scheduler.
+
+    What is said without a caption should not depend on one; docs/decisions/0009-sampling.md has what it costs.
+    """
+    return "caption" if isinstance(scheduler, IDDPMScheduler) else "whole"
 
 
 def captioned_denoiser(
@@ -283,7 +290,7 @@ def check_scheduler(scheduler: Any) -> None:
     """Raises SpecError: the scheduler of diffusers is for another process than the network was trained on, and why."""
     name, config = type(scheduler).__name__, scheduler.config
     kind = config.get("prediction_type", "epsilon")
-    remedy = f"make it with {name}.from_config(pipe.scheduler.config), or choose another"
+    remedy = f'make it with {name}.from_config(scheduler_named("dpm-solver++").config), or choose another'
     bar = getattr(scheduler, "alphas_cumprod", None)
     if bar is None or kind == "flow_prediction" or config.get("use_flow_sigmas"):
         raise SpecError(
@@ -299,7 +306,7 @@ def check_scheduler(scheduler: Any) -> None:
             f"in a straight line, 1000 steps): {remedy}."
         )
     if config.get("clip_sample") or config.get("thresholding"):
-        raise SpecError(f"{name} clips to [-1, 1], and latents go far beyond: {remedy}, with clip_sample=False.")
+        raise SpecError(f"{name} clips to [-1, 1], and latents go far beyond: {remedy}.")
     if str(config.get("variance_type")).startswith("learned") and not isinstance(scheduler, DDPMScheduler):
         raise SpecError(f"{name} has no use for a learned variance: set its variance_type to None.")
     needed = [

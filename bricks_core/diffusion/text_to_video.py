@@ -25,7 +25,7 @@ from transformers import PreTrainedTokenizerBase, T5EncoderModel
 
 from bricks_core.diffusion.conditions import Condition, apply_conditions, end_image, extension, parse_mask_strategy
 from bricks_core.diffusion.guidance import Denoiser, NullLength, null_captions
-from bricks_core.diffusion.sampling import Chain, captioned_denoiser
+from bricks_core.diffusion.sampling import Chain, captioned_denoiser, usual_null_length
 from bricks_core.errors import SpecError, UsageError
 from bricks_core.models.caption_cleaning import clean_caption as cleaned
 from bricks_core.models.chunks import in_chunks
@@ -166,7 +166,7 @@ class STDiT2Pipeline(DiffusionPipeline):
         negative_prompt_attention_mask: Tensor | None = None,
         clean_caption: bool = True,
         max_sequence_length: int | None = None,
-        null_length: NullLength = "caption",
+        null_length: NullLength | None = None,
         device: torch.device | None = None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Captions, their masks, and the same of what is guided away from; see `__call__` for the arguments.
@@ -193,7 +193,7 @@ class STDiT2Pipeline(DiffusionPipeline):
             negative, negative_mask = self._encoded(texts, clean_caption, max_sequence_length, device)
         elif do_classifier_free_guidance:
             null = self.transformer.y_embedder.y_embedding.to(device, embeds.dtype)
-            rows, negative_mask = null_captions(null, mask, null_length)
+            rows, negative_mask = null_captions(null, mask, null_length or usual_null_length(self.scheduler))
             negative = rows[:, 0]
         if len(negative) != len(embeds):
             raise UsageError(
@@ -360,7 +360,7 @@ class STDiT2Pipeline(DiffusionPipeline):
         num_inference_steps: int = 25,
         guidance_scale: float = 7.0,
         guided_channels: int | None = None,
-        null_length: NullLength = "caption",
+        null_length: NullLength | None = None,
         num_videos_per_prompt: int = 1,
         eta: float = 0.0,
         generator: torch.Generator | list[torch.Generator] | None = None,
@@ -421,8 +421,9 @@ class STDiT2Pipeline(DiffusionPipeline):
                 once, with its caption; with 0 its answer is that without one.
             guided_channels (`int`, *optional*):
                 How many of the latent channels are guided, the first ones. By default all; the reference guides 3.
-            null_length (`"caption"` or `"whole"`, *optional*, defaults to `"caption"`):
-                How many rows of the null caption are read: as many as the caption has, as in training, or all.
+            null_length (`"whole"` or `"caption"`, *optional*):
+                How many rows of the null caption are read: all, so that what is said without a caption depends on no
+                caption, or as many as the caption has, as in training. By default all, but with `IDDPMScheduler`.
             num_videos_per_prompt (`int`, *optional*, defaults to 1):
                 The number of videos to generate per prompt.
             eta (`float`, *optional*, defaults to 0.0):

@@ -138,12 +138,18 @@ def test_the_prompt_the_negative_prompt_and_the_frame_rate_are_heard(pipe):
         {"fps": 24.0},
         {"guidance_scale": 3.0},
         {"guided_channels": 3},
-        {"null_length": "whole"},
+        {"null_length": "caption"},
         {"clean_caption": False},
         {"generator": seeded(1)},
     ):
         assert not torch.allclose(latents_of(pipe, **({"prompt": PROMPT} | other)), usual, atol=1e-5), other
     assert not torch.equal(latents_of(pipe, clean_caption=True), latents_of(pipe, max_sequence_length=3))
+
+
+def test_the_null_caption_is_read_whole_but_as_the_reference_does_with_its_scheduler(pipe):
+    assert torch.equal(latents_of(pipe), latents_of(pipe, null_length="whole"))
+    pipe.scheduler = IDDPMScheduler()
+    assert torch.equal(latents_of(pipe), latents_of(pipe, null_length="caption"))
 
 
 def test_without_guidance_the_negative_prompt_is_not_heard(pipe):
