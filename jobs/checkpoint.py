@@ -72,8 +72,8 @@ def import_(
     verbose: VerboseFlag = False,
 ) -> None:
     """Bring a checkpoint in, bit by bit."""
-    from bricks_core.exchange.checkpoint_screen import tell_imported
-    from bricks_core.exchange.import_checkpoint import import_checkpoint
+    from bricks_core.exchange.checkpoints.bring_in import import_checkpoint
+    from bricks_core.exchange.checkpoints.screen import tell_imported
     from bricks_core.progress import configure_logging
 
     configure_logging(verbose)
@@ -98,9 +98,9 @@ def export(
     verbose: VerboseFlag = False,
 ) -> None:
     """Write a checkpoint in another layout."""
-    from bricks_core.exchange.checkpoint import find_checkpoint
-    from bricks_core.exchange.checkpoint_screen import tell_exported
-    from bricks_core.exchange.export_checkpoint import export_checkpoint
+    from bricks_core.exchange.checkpoints.checkpoint import find_checkpoint
+    from bricks_core.exchange.checkpoints.export import export_checkpoint
+    from bricks_core.exchange.checkpoints.screen import tell_exported
     from bricks_core.progress import configure_logging
     from bricks_core.storage.store import open_store
 
@@ -127,8 +127,8 @@ def show(
     store: StoreFlag = DEFAULT_STORE,
 ) -> None:
     """Say what one holds, and what is wrong."""
-    from bricks_core.exchange.checkpoint import find_checkpoint
-    from bricks_core.exchange.checkpoint_screen import show_checkpoint
+    from bricks_core.exchange.checkpoints.checkpoint import find_checkpoint
+    from bricks_core.exchange.checkpoints.screen import show_checkpoint
     from bricks_core.storage.store import open_store
 
     with find_checkpoint(checkpoint, open_store(store), step) as found:

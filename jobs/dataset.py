@@ -38,7 +38,7 @@ def export(
     verbose: VerboseFlag = False,
 ) -> None:
     """Write a run's kept clips and images that have an accepted caption. Stopped, the same command goes on."""
-    from bricks_core.exchange.dataset_export import export_dataset
+    from bricks_core.exchange.datasets.export import export_dataset
     from bricks_core.progress import configure_logging
     from bricks_core.storage.store import open_store
 
@@ -54,8 +54,8 @@ def import_table(
     verbose: VerboseFlag = False,
 ) -> None:
     """Check a table of clips with captions, such as Open-Sora's, and write a run file that uses them."""
-    from bricks_core.exchange.dataset_import import check_table, write_run_file
-    from bricks_core.exchange.dataset_screen import imported_screen
+    from bricks_core.exchange.datasets.bring_in import check_table, write_run_file
+    from bricks_core.exchange.datasets.screen import imported_screen
     from bricks_core.progress import Progress, configure_logging
 
     configure_logging(verbose)

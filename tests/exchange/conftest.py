@@ -91,7 +91,7 @@ def tools() -> type[Tools]:
 @pytest.fixture
 def export(store: Store) -> Callable[..., None]:
     """export(out, "open-sora", run="films")"""
-    from bricks_core.exchange.dataset_export import export_dataset
+    from bricks_core.exchange.datasets.export import export_dataset
 
     def exported(out: Path, what: str = "open-sora", run: str = "films", **settings: Any) -> None:
         export_dataset(store, run, what, out, **settings)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bricks_core.exchange.dataset import Sample
-from bricks_core.exchange.open_sora_csv import OUR_COLUMNS, THEIR_COLUMNS, row_of, write_csv
+from bricks_core.exchange.datasets.dataset import Sample
+from bricks_core.exchange.datasets.open_sora import OUR_COLUMNS, THEIR_COLUMNS, row_of, write_csv
 from bricks_core.video.buckets import ClipSize, resolution
 from bricks_core.video.open_sora import BatchSampler, Buckets, frames_from
 from bricks_core.video.read import read_rgb

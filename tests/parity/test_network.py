@@ -12,8 +12,8 @@ from torch import Tensor
 from bricks_core.diffusion.guidance import guided_denoiser
 from bricks_core.diffusion.iddpm import IDDPMScheduler
 from bricks_core.diffusion.sampling import Chain
-from bricks_core.exchange.checkpoint import open_checkpoint
-from bricks_core.exchange.export_checkpoint import export_checkpoint
+from bricks_core.exchange.checkpoints.checkpoint import open_checkpoint
+from bricks_core.exchange.checkpoints.export import export_checkpoint
 from bricks_core.models.stdit2 import STDiT2
 from bricks_core.models.weights import save_config, save_weights
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from bricks_core.errors import UsageError
-from bricks_core.exchange.checkpoint import (
+from bricks_core.exchange.checkpoints.checkpoint import (
     CONFIG,
     RUNNING_STATES,
     Checkpoint,
@@ -16,8 +16,8 @@ from bricks_core.exchange.checkpoint import (
     network_of,
     type_named,
 )
-from bricks_core.exchange.new_folder import new_folder
-from bricks_core.exchange.open_sora_checkpoint import write_hub_folder, write_training_folder
+from bricks_core.exchange.checkpoints.new_folder import new_folder
+from bricks_core.exchange.checkpoints.open_sora import write_hub_folder, write_training_folder
 from bricks_core.models.tensor_files import Tensors
 from bricks_core.progress import Progress
 
@@ -90,7 +90,7 @@ def export_checkpoint(
             ema = network.ema or network.weights
             write_training_folder(network, chosen, ema, checkpoint.running, type_named(dtype), folder.path, wrote)
         else:
-            from bricks_core.exchange.diffusers_folder import write_diffusers_folder
+            from bricks_core.exchange.checkpoints.diffusers_folder import write_diffusers_folder
 
             write_diffusers_folder(family, network, chosen, type_named(dtype), vae, text_encoder, folder.path)
             progress.advance(count)

@@ -6,7 +6,7 @@ import json
 import pandas as pd
 import webdataset
 
-from bricks_core.exchange.dataset import Dataset
+from bricks_core.exchange.datasets.dataset import Dataset
 
 
 def read(pattern):

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from bricks_core.exchange.dataset import Dataset
+from bricks_core.exchange.datasets.dataset import Dataset
 
 UNKNOWN = "unknown"
 HUB_LICENCES = frozenset(

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bricks_core.errors import DataError, UsageError
-from bricks_core.exchange.dataset import Dataset
-from bricks_core.exchange.dataset_import import check_table, write_run_file
-from bricks_core.exchange.open_sora_csv import write_csv
+from bricks_core.exchange.datasets.bring_in import check_table, write_run_file
+from bricks_core.exchange.datasets.dataset import Dataset
+from bricks_core.exchange.datasets.open_sora import write_csv
 from bricks_core.pipeline.local import run_path
 from bricks_core.progress import Progress
 from bricks_core.spec.caption import Caption

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from bricks_core.errors import DataError, ServiceUnavailable, SpecError, TryLater, UsageError
-from bricks_core.exchange.checkpoint import Checkpoint, find_checkpoint, network_of, open_checkpoint
-from bricks_core.exchange.checkpoint_screen import show_checkpoint
-from bricks_core.exchange.export_checkpoint import export_checkpoint
-from bricks_core.exchange.import_checkpoint import import_checkpoint
-from bricks_core.exchange.open_sora_checkpoint import hub_config, write_shards
+from bricks_core.exchange.checkpoints.bring_in import import_checkpoint
+from bricks_core.exchange.checkpoints.checkpoint import Checkpoint, find_checkpoint, network_of, open_checkpoint
+from bricks_core.exchange.checkpoints.export import export_checkpoint
+from bricks_core.exchange.checkpoints.open_sora import hub_config, write_shards
+from bricks_core.exchange.checkpoints.screen import show_checkpoint
 from bricks_core.models.stdit2 import STDiT2
 from bricks_core.models.tensor_files import Heading, Tensors, open_tensors, safetensors_bytes, write_safetensors
 from bricks_core.models.weights import FIELDS, expected_headings, infer_shape, load_network, shape_of

@@ -10,14 +10,14 @@ import pandas as pd
 import pytest
 
 from bricks_core.errors import SpecError, TryLater
-from bricks_core.exchange.export_folder import claimed
+from bricks_core.exchange.datasets.export_folder import claimed
 from bricks_core.pipeline.local import run_path
 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from bricks_core.exchange import export_folder
-from bricks_core.exchange.dataset_export import export_dataset
+from bricks_core.exchange.datasets import export_folder
+from bricks_core.exchange.datasets.export import export_dataset
 from bricks_core.storage.store import open_store
 left = [int(sys.argv[4])]
 copyfile = export_folder.shutil.copyfile

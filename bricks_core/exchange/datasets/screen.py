@@ -8,10 +8,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bricks_core.exchange.data_card import UNKNOWN, Contents
-from bricks_core.exchange.dataset import Dataset
-from bricks_core.exchange.dataset_import import Checked
-from bricks_core.exchange.export_folder import ExportFolder
+from bricks_core.exchange.datasets.bring_in import Checked
+from bricks_core.exchange.datasets.data_card import UNKNOWN, Contents
+from bricks_core.exchange.datasets.dataset import Dataset
+from bricks_core.exchange.datasets.export_folder import ExportFolder
 
 
 def exported_screen(dataset: Dataset, counted: Contents, folder: ExportFolder, what: str, table: Path) -> None:

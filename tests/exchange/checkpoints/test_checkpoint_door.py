@@ -15,10 +15,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bricks_core.errors import DataError, UsageError
-from bricks_core.exchange.checkpoint import find_checkpoint, open_checkpoint
-from bricks_core.exchange.checkpoint_screen import show_checkpoint, tell_exported, tell_imported
-from bricks_core.exchange.export_checkpoint import export_checkpoint
-from bricks_core.exchange.import_checkpoint import import_checkpoint
+from bricks_core.exchange.checkpoints.bring_in import import_checkpoint
+from bricks_core.exchange.checkpoints.checkpoint import find_checkpoint, open_checkpoint
+from bricks_core.exchange.checkpoints.export import export_checkpoint
+from bricks_core.exchange.checkpoints.screen import show_checkpoint, tell_exported, tell_imported
 from bricks_core.models.stdit2 import STDiT2
 from bricks_core.models.weights import find_weights, load_weights, save_config, save_weights
 from bricks_core.pipeline.plan import Pointer

@@ -12,8 +12,8 @@ import tarfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from bricks_core.exchange.dataset import Dataset, Sample
-from bricks_core.exchange.export_folder import ExportFolder
+from bricks_core.exchange.datasets.dataset import Dataset, Sample
+from bricks_core.exchange.datasets.export_folder import ExportFolder
 from bricks_core.progress import Progress
 from bricks_core.spec.manifest import canonical_json
 from bricks_core.storage.artifacts import Artifact

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from bricks_core.errors import DataError, SpecError, UsageError
-from bricks_core.exchange.dataset_import import check_table, write_run_file
+from bricks_core.exchange.datasets.bring_in import check_table, write_run_file
 from bricks_core.progress import Progress
 from bricks_core.spec.caption import Caption
 from bricks_core.spec.clip import Clip, Image

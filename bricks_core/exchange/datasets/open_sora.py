@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from bricks_core.exchange.dataset import Dataset, Sample
-from bricks_core.exchange.export_folder import ExportFolder
+from bricks_core.exchange.datasets.dataset import Dataset, Sample
+from bricks_core.exchange.datasets.export_folder import ExportFolder
 from bricks_core.progress import Progress
 from bricks_core.storage.in_threads import in_threads
 

@@ -14,9 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from bricks_core.errors import DataError
-from bricks_core.exchange.checkpoint import Checkpoint, Layout, Network, shaped
-from bricks_core.exchange.export_checkpoint import Exported
-from bricks_core.exchange.import_checkpoint import Imported
+from bricks_core.exchange.checkpoints.bring_in import Imported
+from bricks_core.exchange.checkpoints.checkpoint import Checkpoint, Layout, Network, shaped
+from bricks_core.exchange.checkpoints.export import Exported
 from bricks_core.models.tensor_files import Heading, Tensors
 from bricks_core.models.weights import differences, expected_headings
 

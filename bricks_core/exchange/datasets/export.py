@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from bricks_core.errors import DataError
-from bricks_core.exchange.data_card import contents
-from bricks_core.exchange.dataset import Dataset
-from bricks_core.exchange.dataset_screen import exported_screen
-from bricks_core.exchange.export_folder import claimed
-from bricks_core.exchange.hugging_face import export_hugging_face
-from bricks_core.exchange.open_sora_csv import export_open_sora
-from bricks_core.exchange.webdataset import export_webdataset
+from bricks_core.exchange.datasets.data_card import contents
+from bricks_core.exchange.datasets.dataset import Dataset
+from bricks_core.exchange.datasets.export_folder import claimed
+from bricks_core.exchange.datasets.hugging_face import export_hugging_face
+from bricks_core.exchange.datasets.open_sora import export_open_sora
+from bricks_core.exchange.datasets.screen import exported_screen
+from bricks_core.exchange.datasets.webdataset import export_webdataset
 from bricks_core.progress import Progress
 from bricks_core.storage.store import Store
 

@@ -14,9 +14,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bricks_core.exchange.data_card import data_card
-from bricks_core.exchange.dataset import Dataset, Sample
-from bricks_core.exchange.export_folder import ExportFolder
+from bricks_core.exchange.datasets.data_card import data_card
+from bricks_core.exchange.datasets.dataset import Dataset, Sample
+from bricks_core.exchange.datasets.export_folder import ExportFolder
 from bricks_core.progress import Progress
 from bricks_core.storage.in_threads import in_threads
 

@@ -5,8 +5,8 @@ import hashlib
 import pytest
 from huggingface_hub import DatasetCard
 
-from bricks_core.exchange.data_card import Contents, card_head
-from bricks_core.exchange.dataset import Dataset
+from bricks_core.exchange.datasets.data_card import Contents, card_head
+from bricks_core.exchange.datasets.dataset import Dataset
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bricks_core.errors import UsageError
-from bricks_core.exchange.checkpoint import (
+from bricks_core.exchange.checkpoints.checkpoint import (
     CONFIG,
     EMA,
     PROVENANCE,
@@ -22,7 +22,7 @@ from bricks_core.exchange.checkpoint import (
     open_checkpoint,
     type_named,
 )
-from bricks_core.exchange.new_folder import new_folder
+from bricks_core.exchange.checkpoints.new_folder import new_folder
 from bricks_core.models.pretrained import explained
 from bricks_core.models.tensor_files import Tensors, write_safetensors
 from bricks_core.models.weights import read_config

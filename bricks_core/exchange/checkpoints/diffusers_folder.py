@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 
 from bricks_core.diffusion.family import Family
 from bricks_core.errors import TryLater
-from bricks_core.exchange.checkpoint import Network
+from bricks_core.exchange.checkpoints.checkpoint import Network
 from bricks_core.models.tensor_files import Tensors
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from bricks_core.errors import TryLater
-from bricks_core.exchange.checkpoint import CONFIG, RUNNING_STATES, Network, in_dtype
+from bricks_core.exchange.checkpoints.checkpoint import CONFIG, RUNNING_STATES, Network, in_dtype
 from bricks_core.models.tensor_files import Heading, Tensors, write_safetensors
 
 SHARD_BYTES = 1024 * 10**6

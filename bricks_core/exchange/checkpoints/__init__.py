@@ -1,0 +1,1 @@
+"""Checkpoints of Open-Sora and diffusers, in and out."""

@@ -1,0 +1,1 @@
+"""Data sets out to Open-Sora, webdataset and Hugging Face; tables of clips in."""
