@@ -28,7 +28,7 @@ from bricks_core.spec.train import CheckpointRow, Constant, Phase, TrainBucket, 
 from bricks_core.storage.store import Store, open_store
 from bricks_core.storage.work import Work
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TINY = {"hidden_size": 24, "depth": 1, "num_heads": 2, "caption_channels": 8, "model_max_length": 4}
 DIGEST = "a1" * 16
 

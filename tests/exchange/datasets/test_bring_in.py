@@ -20,7 +20,7 @@ from bricks_core.storage.artifacts import open_artifact
 from bricks_core.storage.store import open_store
 from bricks_core.video.write import jpeg, write_mp4
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def checked(table):
