@@ -35,7 +35,7 @@ def generate(
     ] = 42,
     samples: Annotated[int, Wish(help="Films of each prompt.", min=1)] = 1,
     steps: Annotated[int | None, Wish(help="Of sampling. Default: 25; iddpm 100.", min=1, max=1000)] = None,
-    sampler: Annotated[str | None, Wish(help="dpm-solver++, unipc, or iddpm as the reference.", metavar="NAME")] = None,
+    sampler: Annotated[str | None, Wish(help="unipc, dpm-solver++, or iddpm as the reference.", metavar="NAME")] = None,
     guidance: Annotated[float | None, Wish(help="How far the prompt leads; 1 adds nothing. Default: 7.")] = None,
     guided_channels: Annotated[int | None, Wish(help="Latent channels it leads, 3 or 4.", min=1, max=4)] = None,
     image: Annotated[str | None, Wish(help="The film begins with this picture.", metavar="FILE")] = None,

@@ -1,7 +1,7 @@
 """From noise and captions to the latents of videos, by any scheduler of diffusers.
 
 `Chain` is a way back from noise, a step at a time: with `IDDPMScheduler` it is the reference's, where every step draws
-noise, over 100 steps; with a solver such as DPM-Solver++ (arXiv:2211.01095) the same process is taken as a differential
+noise, over 100 steps; with a solver such as UniPC (arXiv:2302.04867) the same process is taken as a differential
 equation and needs a quarter of the steps or fewer (benchmarks/sampling_steps.py). Frames may be given in either.
 
 Numbers in brackets are sections of the specification, docs/stdit2.md. B samples, C latent channels, T frames, H, W size
@@ -42,7 +42,7 @@ _METHODS: dict[str, Callable[[], Any]] = {
 
 
 def scheduler_named(method: str) -> Any:
-    """A new scheduler of diffusers: dpm-solver++, unipc, or iddpm, the reference's.
+    """A new scheduler of diffusers: unipc, dpm-solver++, or iddpm, the reference's.
 
     Its config makes any other of diffusers': DDIMScheduler.from_config(scheduler_named("unipc").config).
     """
@@ -64,7 +64,7 @@ def sample_latents(
     generators: Sequence[torch.Generator],
     null_caption: Tensor | None = None,
     null_length: NullLength | None = None,
-    method: str = "dpm-solver++",
+    method: str = "unipc",
     num_steps: int = 25,
     guidance_scale: float = 7.0,
     guided_channels: int = 4,
@@ -290,7 +290,7 @@ def check_scheduler(scheduler: Any) -> None:
     """Raises SpecError: the scheduler of diffusers is for another process than the network was trained on, and why."""
     name, config = type(scheduler).__name__, scheduler.config
     kind = config.get("prediction_type", "epsilon")
-    remedy = f'make it with {name}.from_config(scheduler_named("dpm-solver++").config), or choose another'
+    remedy = f'make it with {name}.from_config(scheduler_named("unipc").config), or choose another'
     bar = getattr(scheduler, "alphas_cumprod", None)
     if bar is None or kind == "flow_prediction" or config.get("use_flow_sigmas"):
         raise SpecError(

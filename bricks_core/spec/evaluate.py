@@ -8,7 +8,7 @@ from pydantic import Field
 
 from bricks_core.spec.strict import Row, Strict
 
-SAMPLERS = {"stdit2": ("dpm-solver++", "unipc", "iddpm"), "wan": ("unipc", "flow-euler")}
+SAMPLERS = {"stdit2": ("unipc", "dpm-solver++", "iddpm"), "wan": ("unipc", "flow-euler")}
 """The ways from noise to latents that each family has; the first is the usual one."""
 
 
@@ -25,8 +25,8 @@ class EvaluateSpec(Strict):
     """Height / width, as the resolution's table names it; not used where the resolution is one size."""
     fps: float = Field(8.0, gt=0)
     """The rate the model is told, and the videos' own."""
-    sampler: Literal["dpm-solver++", "iddpm", "unipc", "flow-euler"] = "dpm-solver++"
-    """For stdit2: iddpm is the reference's 100-step chain; dpm-solver++ and unipc need a quarter of the steps. For wan:
+    sampler: Literal["dpm-solver++", "iddpm", "unipc", "flow-euler"] = "unipc"
+    """For stdit2: iddpm is the reference's 100-step chain; unipc and dpm-solver++ need a quarter of the steps. For wan:
     unipc, or flow-euler, which is simpler and needs more steps."""
     num_sampling_steps: int = Field(25, ge=1, le=1000)
     guidance_scale: float = Field(7.0, ge=0)

@@ -63,7 +63,7 @@ def test_a_film_tells_how_to_make_it_again(small, model):
         "seed": 42,
         "codec": "patch-dct",
         "text_encoder": "hashed-words",
-        "sampler": "dpm-solver++",
+        "sampler": "unipc",
         "steps": 2,
         "guidance": 7.0,
         "guided_channels": None,
@@ -264,7 +264,7 @@ def test_a_whole_pipeline_of_diffusers_makes_what_it_makes_itself(generate, chec
         text_encoder=T5EncoderModel.from_pretrained(t5).eval(),
         vae=AutoencoderKL.from_pretrained(tiny_vae(tmp_path / "vae")).eval(),
         transformer=STDiT2.from_pretrained(transformer).eval(),
-        scheduler=scheduler_named("dpm-solver++"),
+        scheduler=scheduler_named("unipc"),
     )
     pipe.save_pretrained(tmp_path / "pipeline")
     for num_frames, first in ((1, None), (4, None), (4, picture(tmp_path / "a.png", 60))):

@@ -176,7 +176,7 @@ def test_stdit2_is_not_sampled_by_a_solver_of_flows(run_file):
     evaluate = {"prompts": ["A brick."], "resolution": "480x832", "sampler": "flow-euler"}
     spec = {"ingest": {"sources": ["films"]}, "latents": {"resolutions": ["480x832"]}, "train": train}
     message = wrong(run_file(SMALLEST | {"spec": spec | {"evaluate": evaluate}}))
-    assert "stdit2 is sampled by dpm-solver++ or unipc or iddpm" in message
+    assert "stdit2 is sampled by unipc or dpm-solver++ or iddpm" in message
 
 
 @pytest.mark.parametrize("name", ["256", "512", "1024"])
