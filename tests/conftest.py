@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.golden_vectors import Vectors, tensors_of, text_of
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """A command that runs in the test's own process sets up logging for good: not for the tests after it."""
+    loggers = [logging.getLogger(), logging.getLogger("bricks")]
+    before = [(each.level, each.handlers[:]) for each in loggers]
+    yield
+    for logger, (level, handlers) in zip(loggers, before, strict=True):
+        logger.setLevel(level)
+        logger.handlers[:] = handlers
 
 
 @pytest.fixture(scope="session")
