@@ -64,8 +64,7 @@ class STDiT2Pipeline(DiffusionPipeline):
     r"""
     Text to video, image to video and extension of videos with STDiT2, the transformer of Open-Sora 1.1.
 
-    This model inherits from [`DiffusionPipeline`]. Check the superclass documentation for what all pipelines have in
-    common (saving, moving to a device, offloading, progress bars, ...).
+    Saving and loading, moving to a device, offloading and progress bars are those of [`DiffusionPipeline`].
 
     Args:
         tokenizer ([`T5Tokenizer`]):
@@ -381,14 +380,14 @@ class STDiT2Pipeline(DiffusionPipeline):
         decode_chunk_size: int = 4,
     ) -> STDiT2PipelineOutput | tuple[Any]:
         r"""
-        Function invoked when calling the pipeline for generation.
+        Make videos, or with one frame images.
 
         Args:
             prompt (`str` or `list[str]`, *optional*):
-                The prompt or prompts to guide the video generation. If not defined, one has to pass `prompt_embeds`.
+                What is to be seen, in one video or in several. Without it, give `prompt_embeds`.
             negative_prompt (`str` or `list[str]`, *optional*):
-                What to guide away from: one text for all prompts, or one for each. If not defined, it is the network's
-                own null caption, which its training dropped captions for.
+                What to guide away from: one text for all prompts, or one for each. Without it, the network's own null
+                caption, which its training dropped captions for.
             image (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor`, or a list of one for each prompt, *optional*):
                 An image that the video begins with. Brought to the video's size as training data is: it is covered,
                 and cropped at the centre.
@@ -405,16 +404,16 @@ class STDiT2Pipeline(DiffusionPipeline):
             num_condition_frames (`int`, *optional*):
                 How many frames of `video` are kept. By default a quarter of `num_frames`, the most that training shows.
             num_frames (`int`, *optional*, defaults to 16):
-                The number of frames that are generated, those that are given among them; 1 makes an image.
+                Frames of the result, those that are given among them; 1 makes an image.
             height (`int`, *optional*, defaults to 240):
-                The height in pixels. What it has beyond a multiple of 8 is lost: 426 pixels become 424.
+                Pixels from top to bottom. What there is beyond a multiple of 8 is lost: 426 pixels become 424.
             width (`int`, *optional*, defaults to 426):
-                The width in pixels.
+                Pixels from left to right.
             fps (`float`, *optional*, defaults to 8.0):
                 The frame rate that the network is told: frames per second of the result when it is played at natural
                 speed. For a single frame it is not used.
             num_inference_steps (`int`, *optional*, defaults to 25):
-                The number of denoising steps; 100 with `IDDPMScheduler`.
+                Steps from noise to latents; 100 with `IDDPMScheduler`.
             guidance_scale (`float`, *optional*, defaults to 7.0):
                 How far to go from what the network says without a caption to what it says with it, and beyond
                 ([Classifier-Free Diffusion Guidance](https://huggingface.co/papers/2207.12598)). With 1 it is asked
@@ -425,15 +424,13 @@ class STDiT2Pipeline(DiffusionPipeline):
                 How many rows of the null caption are read: all, so that what is said without a caption depends on no
                 caption, or as many as the caption has, as in training. By default all, but with `IDDPMScheduler`.
             num_videos_per_prompt (`int`, *optional*, defaults to 1):
-                The number of videos to generate per prompt.
+                So many videos of each prompt, each from noise of its own.
             eta (`float`, *optional*, defaults to 0.0):
-                Corresponds to parameter eta (η) of the [DDIM](https://huggingface.co/papers/2010.02502) paper. Only
-                applies to schedulers that take it.
+                η of DDIM (arXiv:2010.02502 eq. 16): how much noise a step adds. For schedulers that take it.
             generator (`torch.Generator` or `list[torch.Generator]`, *optional*):
-                One or a list of [torch generator(s)](https://pytorch.org/docs/stable/generated/torch.Generator.html)
-                to make generation deterministic. With one for each video, a video does not depend on its batch.
+                Where all noise comes from. With one for each video, a video does not depend on its batch.
             latents (`torch.Tensor`, *optional*):
-                Noise `(B, C, T, h, w)` of unit variance to begin with. If not provided, it is drawn from `generator`.
+                Noise `(B, C, T, h, w)` of unit variance to begin with, in place of what `generator` would draw.
             prompt_embeds (`torch.Tensor`, *optional*):
                 Features `(prompts, L, width)` of the prompts, in place of `prompt`.
             prompt_attention_mask (`torch.Tensor`, *optional*):
@@ -443,12 +440,12 @@ class STDiT2Pipeline(DiffusionPipeline):
             negative_prompt_attention_mask (`torch.Tensor`, *optional*):
                 Their mask `(prompts, L')`.
             output_type (`str`, *optional*, defaults to `"pil"`):
-                The output format of the videos: `"pil"`, `"np"`, `"pt"` or `"latent"`, see `STDiT2PipelineOutput`.
+                `"pil"`, `"np"`, `"pt"` or `"latent"`: what the frames come as, see `STDiT2PipelineOutput`.
             return_dict (`bool`, *optional*, defaults to `True`):
-                Whether or not to return a [`STDiT2PipelineOutput`] instead of a plain tuple.
+                With `False` the videos come in a tuple of one, without a name.
             callback_on_step_end (`Callable`, `PipelineCallback` or `MultiPipelineCallbacks`, *optional*):
-                A function that is called at the end of each step as `callback_on_step_end(pipe, step, timestep,
-                callback_kwargs)`; what it returns replaces the tensors. Given frames in `latents` are clean.
+                Called after each step with the pipeline, the step's number, its timestep and `callback_kwargs`; the
+                tensors it returns take the place of those. Given frames in `latents` are clean.
             callback_on_step_end_tensor_inputs (`list[str]`, *optional*):
                 The tensors that `callback_kwargs` holds: any of `pipe._callback_tensor_inputs`.
             clean_caption (`bool`, *optional*, defaults to `True`):
@@ -476,8 +473,8 @@ class STDiT2Pipeline(DiffusionPipeline):
 
         Returns:
             [`STDiT2PipelineOutput`] or `tuple`:
-                If `return_dict` is `True`, [`STDiT2PipelineOutput`] is returned, otherwise a `tuple` whose only element
-                are the videos. A call that was interrupted returns the videos as the network saw them last.
+                The videos, by name or as a tuple of one. A call that was interrupted returns them as the network saw
+                them last.
         """
         if isinstance(callback_on_step_end, PipelineCallback | MultiPipelineCallbacks):
             callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
