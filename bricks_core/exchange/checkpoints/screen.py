@@ -132,6 +132,12 @@ def tell_exported(exported: Exported) -> None:
             "optimizer/, which upstream's --load asks for: to go on there, give the folder as weights "
             "(model.from_pretrained, or --ckpt-path), which reads model/ alone"
         )
+    if exported.format == "diffusers":
+        parts = [name for name in ("vae", "text_encoder", "tokenizer") if not (out / name).is_dir()]
+        if parts:
+            facts["missing"] = (
+                f"{', '.join(parts)}: put them in with --vae and --text-encoder, or give them to from_pretrained"
+            )
     facts["lies in"] = f"{out}{' (the very same was there already)' if exported.was_there else ''}"
     console.print(_facts(facts))
     for file in sorted(file for file in out.rglob("*") if file.is_file()):

@@ -18,7 +18,7 @@ from bricks_core.exchange.checkpoints.bring_in import import_checkpoint
 from bricks_core.exchange.checkpoints.checkpoint import Checkpoint, find_checkpoint, network_of, open_checkpoint
 from bricks_core.exchange.checkpoints.export import export_checkpoint
 from bricks_core.exchange.checkpoints.open_sora import hub_config, write_shards
-from bricks_core.exchange.checkpoints.screen import show_checkpoint
+from bricks_core.exchange.checkpoints.screen import show_checkpoint, tell_exported
 from bricks_core.models.stdit2 import STDiT2
 from bricks_core.models.tensor_files import Heading, Tensors, open_tensors, safetensors_bytes, write_safetensors
 from bricks_core.models.weights import FIELDS, expected_headings, infer_shape, load_network, shape_of
@@ -356,20 +356,22 @@ def test_of_an_experiment_one_checkpoint_must_be_named(tmp_path):
 # ------------------------------------------------------------------------------------------------------------ diffusers
 
 
-def test_a_diffusers_folder_loads_as_a_pipeline_with_the_parts_that_were_given(tmp_path, tiny_vae, tiny_t5):
+def test_a_diffusers_folder_loads_as_a_pipeline_with_the_parts_that_were_given(tmp_path, tiny_vae, tiny_t5, capsys):
     from bricks_core.diffusion.text_to_video import STDiT2Pipeline
 
     shape = TINY | {"caption_channels": 32}
     first = ours(tmp_path / "first", shape, torch.bfloat16)
     vae, t5 = tiny_vae(tmp_path / "vae"), tiny_t5(tmp_path / "t5")
     given = {"vae": str(vae), "text_encoder": str(t5)}
-    export_checkpoint(open_checkpoint(first), tmp_path / "whole", "diffusers", **given)
+    tell_exported(export_checkpoint(open_checkpoint(first), tmp_path / "whole", "diffusers", **given))
+    assert "missing" not in capsys.readouterr().out
     pipeline = STDiT2Pipeline.from_pretrained(tmp_path / "whole", dtype=torch.float32)
     was = load_file(first / "weights.safetensors")
     assert all(torch.equal(tensor, was[name].float()) for name, tensor in pipeline.transformer.state_dict().items())
     frames = pipeline("a red brick", num_frames=1, height=16, width=16, num_inference_steps=1, output_type="np").frames
     assert frames.shape == (1, 1, 16, 16, 3)
-    export_checkpoint(open_checkpoint(first), tmp_path / "alone", "diffusers")
+    tell_exported(export_checkpoint(open_checkpoint(first), tmp_path / "alone", "diffusers"))
+    assert "vae, text_encoder, tokenizer: put them in" in capsys.readouterr().out
     assert {file.split("/")[0] for file in tree(tmp_path / "alone")} == {"model_index.json", "scheduler", "transformer"}
 
 
