@@ -34,6 +34,7 @@ MAX_CAPTION_CHARACTERS = 1 << 20
 HELD_OUT_NAMES = frozenset({"held_out", "held-out", "validation", "valid", "val", "dev", "test"})
 _USED = {"path", "file", "text", "caption_by", "licence", "license", "credit", "split", "id", "clip_id", "video_id"}
 _USED |= {"video_name", "first_frame", "end_frame", "num_frames", "sha256"}
+_TEXTS = {"path", "file", "text"}
 _OUR_ID = re.compile(r"[0-9a-f]{16}")
 
 
@@ -236,6 +237,9 @@ def _fields_row(number: int, line: int, columns: list[str], fields: list[str]) -
 def _parquet_rows(file: Path, uri: str) -> Iterator[TableRow]:
     with _told_of_parquet(uri), pq.ParquetFile(file) as opened:
         _check_columns(_lower(opened.schema_arrow.names), uri)
+        for field in opened.schema_arrow:
+            if field.name.strip().lower() in _TEXTS and not _is_told(field.type):
+                raise DataError(f"{uri}: column {field.name} holds {field.type}, not texts: save it as strings.")
         # Other columns may hold whole videos.
         used = [name for name in opened.schema_arrow.names if name.strip().lower() in _USED]
         number = 0
@@ -252,6 +256,13 @@ def _told_of_parquet(uri: str) -> Iterator[None]:
         yield
     except (pa.ArrowException, ValueError) as error:
         raise DataError(f"{uri} is no Parquet table: {' '.join(str(error).split()).rstrip('.')}.") from None
+
+
+def _is_told(kind: pa.DataType) -> bool:
+    """Whether such a column's values are texts as they stand. A list's or bytes' would be Python's words for them."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return not (pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
 def _told(value: Any) -> str:

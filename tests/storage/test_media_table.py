@@ -5,6 +5,7 @@ import os
 import pandas as pd
 import pytest
 
+from bricks_core.errors import DataError
 from bricks_core.storage.media_table import MediaTable, is_table, listed
 
 
@@ -101,3 +102,10 @@ def test_a_folder_with_the_name_of_a_table_is_a_folder(tmp_path):
     (tmp_path / "films.csv").mkdir()
     assert not is_table(str(tmp_path / "films.csv"))
     assert is_table("s3://bucket/META.CSV")
+
+
+@pytest.mark.parametrize("captions", [["A.", "B."], b"A."])
+def test_captions_that_are_no_texts_are_not_taken_for_texts(folder, captions):
+    pd.DataFrame({"path": ["clips/a.mp4"], "text": [captions]}).to_parquet(folder / "meta.parquet")
+    with pytest.raises(DataError, match=r"column text holds (list|binary).*, not texts: save it as strings"):
+        list(MediaTable(str(folder / "meta.parquet")).rows())
