@@ -33,10 +33,11 @@ def export_open_sora(dataset: Dataset, folder: ExportFolder, progress: Progress)
         progress.advance(note=file)
 
     in_threads(copy, dataset.samples(), NUM_AT_ONCE)
-    folder.keep_only(["clips", "images"], {file_of(sample) for sample in dataset.samples()})
     where = folder.path.resolve()
     rows = (row_of(sample, where) for sample in dataset.samples())
     folder.write(TABLE, lambda file: write_csv(file, THEIR_COLUMNS + OUR_COLUMNS, rows))
+    # After the table: one of an earlier export still names them until now.
+    folder.keep_only(["clips", "images"], {file_of(sample) for sample in dataset.samples()})
     return TABLE
 
 

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -84,6 +85,24 @@ def test_an_earlier_export_of_the_run_is_brought_up_to_date(export, store, tools
     assert 0 < len(table) < num_before
     assert {file.stem for file in out.rglob("*") if file.suffix in {".mp4", ".jpg"}} == set(table["id"])
     assert (out / "clips" / "my notes.txt").read_text() == "mine"
+
+
+def test_a_table_names_no_file_that_is_gone_wherever_bringing_it_up_to_date_stops(
+    export, store, tools, made, tmp_path, monkeypatch
+):
+    out = tmp_path / "out"
+    export(out)
+    run_path(tools.film_run(made / "films", forbidden_words=["red thing moves"]), store, "caption")
+    unlink, removed = Path.unlink, []
+
+    def unlink_and_look(file, **how):
+        unlink(file, **how)
+        removed.append(file)
+        assert all(Path(path).exists() for path in pd.read_csv(out / "meta.csv")["path"])
+
+    monkeypatch.setattr(Path, "unlink", unlink_and_look)
+    export(out)
+    assert [file for file in removed if file.parent.parent == out]
 
 
 def test_a_folder_with_other_things_is_refused_and_left_alone(export, tmp_path):
