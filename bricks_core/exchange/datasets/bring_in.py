@@ -146,7 +146,8 @@ def write_run_file(out: Path, name: str, table: str) -> None:
     text = RUN_FILE.format(name=name, table=json.dumps(table, ensure_ascii=False))
     BrickRun.model_validate(yaml.safe_load(text))
     with told(out, "write"):
-        if out.exists() and out.read_bytes() != text.encode():
+        # Anything but a file may have no end to read to, or must not be replaced.
+        if out.exists() and not (out.is_file() and out.read_bytes() == text.encode()):
             raise SpecError(f"{out} is there already: give another name with --out, or remove it.")
         aside = out.with_name(f".{out.name}.part")
         aside.write_text(text, encoding="utf-8")

@@ -226,6 +226,14 @@ def test_a_run_file_is_not_written_over_another(theirs, tmp_path):
         write_run_file(tmp_path / "other.yaml", "My Clips", str(theirs))
 
 
+def test_a_run_file_does_not_replace_what_is_no_file(theirs, tmp_path):
+    (tmp_path / "folder").mkdir()
+    for out in (tmp_path / "folder", Path("/dev/zero")):  # which has no end
+        with pytest.raises(SpecError, match="is there already"):
+            write_run_file(out, "theirs", str(theirs))
+    assert list((tmp_path / "folder").iterdir()) == []
+
+
 def bricks(*arguments, cwd):
     code = "import sys; sys.path.insert(0, sys.argv.pop(1)); from jobs.dataset import main; main()"
     return subprocess.run(
