@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -18,12 +19,16 @@ from bricks_core.errors import DataError, NoSuchObject, UsageError, nearest
 from bricks_core.pipeline.coverage import bucket_coverage
 from bricks_core.pipeline.garbage import Garbage
 from bricks_core.pipeline.plan import Step, read_pointer
+from bricks_core.spec.ingest import Video
 from bricks_core.spec.manifest import Manifest
 from bricks_core.spec.run import BrickRun
 from bricks_core.spec.stages import STAGES, Stage, stage_named
 from bricks_core.spec.train import HeldOutRow
 from bricks_core.storage.artifacts import Artifact, artifact_prefix, open_artifact, problems
 from bricks_core.storage.store import Store
+
+NUM_REASONS = 20
+"""How many an artifact's screen has at least room for."""
 
 
 def announce(step: Step) -> None:
@@ -72,15 +77,21 @@ def final_screen(file: Path, run: BrickRun, store: Store, manifests: dict[str, M
     console.print("\nNext", style="bold")
     look = "caption" if "caption" in manifests else last
     nexts = [(f"bricks show {run.name}/{look}{flag}", "look into an artifact")]
+    counts = manifests["ingest"].counts
+    if num_unused := counts.get("unreadable", 0) + counts.get("unusable", 0):
+        nexts.append((f"bricks show {run.name}/ingest{flag}", f"why {num_unused:,} of the files cannot be used"))
+    quoted = shlex.quote(str(file))
     if how_far:
-        nexts.append((f"bricks run {file}{flag}", "go on with the stages that are left"))
+        lacking = [f"spec.{name}" for name in ("train", "evaluate") if getattr(run.spec, name) is None]
+        when = f", once the run file has {' and '.join(lacking)}: k8s/runs/quickstart.yaml has both" if lacking else ""
+        nexts.append((f"bricks run {quoted}{flag}", f"go on with the stages that are left{when}"))
     else:
-        change = f"bricks plan {file} --set caption.max_sentences=4{flag}"
+        change = f"bricks plan {quoted} --set caption.max_sentences=4{flag}"
         nexts.append((change, "see what a change would run again"))
         nexts.append((f"bricks run my.yaml{flag}", f"your own films: copy {file} and change spec.ingest.sources"))
     for command, what in nexts:
         console.print(f"  {command}", highlight=False, soft_wrap=True)
-        console.print(f"      {what}", style="dim", highlight=False)
+        console.print(f"      {what}", style="dim", highlight=False, soft_wrap=True)
 
 
 def status_screen(store: Store, name: str | None) -> None:
@@ -123,6 +134,8 @@ def artifact_screen(store: Store, wanted: str, num_rows: int, thorough: bool) ->
         console.print(f"\n{name}: {table.num_rows} rows of {table.row}", style="bold", highlight=False)
         if num_rows and table.num_rows:
             console.print(_head(islice(artifact.rows(name, row), num_rows)))
+        if row is Video:
+            _reasons_screen(console, artifact, max(num_rows, NUM_REASONS))
     wrong = problems(store, manifest, thorough=thorough)
     if wrong:
         listed = "\n".join(str(each) for each in wrong[:20])
@@ -168,6 +181,16 @@ def _coverage_screen(console: Console, run: BrickRun, store: Store, steps: list[
     console.print(f"Bucket coverage of {counted.num_clips} {title}", style="bold", highlight=False)
     console.print(grid)
     console.print(f"{counted.num_unused} clips fit no bucket.", highlight=False)
+
+
+def _reasons_screen(console: Console, ingest: Artifact, most: int) -> None:
+    """What cannot be used of what was given, or only in part, and why: whole, as the table's head cuts long texts."""
+    with_reason = [row for row in ingest.rows("videos", Video) if row.reason]
+    for row in with_reason[:most]:
+        text = f"{row.name}: {row.reason}" if row.name else row.reason
+        console.print(f"{row.state:11}{text}", markup=False, highlight=False, soft_wrap=True)
+    if len(with_reason) > most:
+        console.print(f"... and {len(with_reason) - most:,} more: --rows {len(with_reason)} shows all.")
 
 
 def _held_out_screen(console: Console, train: Artifact) -> None:

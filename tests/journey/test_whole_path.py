@@ -4,6 +4,7 @@ import re
 import shutil
 
 import pytest
+import yaml
 
 from tests.journey.tiny_run import STAGES, artifacts
 
@@ -79,6 +80,29 @@ def test_until_stops_early_and_the_next_run_goes_on(runner):
     assert "go on with the stages that are left" in screen
     ended = runner.bricks("run", "tiny.yaml", "--until", "caption")
     assert ended.err.count("found done") == 3
+
+
+def test_what_cannot_be_used_is_on_the_last_screen_and_its_reason_in_the_artifacts(new_runner, films, tmp_path):
+    folder = tmp_path / "films"
+    folder.mkdir()
+    shutil.copy(films / "film_00.mp4", folder)
+    (folder / "page.mp4").write_text("<html>not found</html>")
+    runner = new_runner(sources=[str(folder)])
+    screen = runner.bricks("run", "tiny.yaml", "--until", "ingest").out
+    assert re.search(r"bricks show tiny/ingest\n +why 1 of the files cannot be used", screen)
+    shown = runner.bricks("show", "tiny/ingest").out
+    (reason,) = re.findall(r"^unreadable +page\.mp4: (.+)$", shown, re.M)
+    assert reason.endswith(".")
+
+
+def test_a_run_file_without_train_is_told_what_going_on_takes(runner):
+    file = runner.folder / "tiny.yaml"
+    whole = yaml.safe_load(file.read_text())
+    for section in ("train", "evaluate"):
+        whole["spec"].pop(section)
+    file.write_text(yaml.safe_dump(whole))
+    screen = runner.bricks("run", "tiny.yaml", "--until", "ingest").out
+    assert "left, once the run file has spec.train and spec.evaluate: k8s/runs/quickstart.yaml has both" in screen
 
 
 def test_status_show_and_gc_tell_what_is_there(finished):
