@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bricks_core.errors import DataError
+from bricks_core.errors import AlteredObject, DataError, NoSuchObject
 from bricks_core.exchange.datasets.data_card import contents
 from bricks_core.exchange.datasets.dataset import Dataset
 from bricks_core.exchange.datasets.export_folder import claimed
@@ -23,9 +23,16 @@ def export_dataset(store: Store, run: str, what: str, out: Path, *, shard_bytes:
         what: open-sora, webdataset or hugging-face.
 
     Raises:
-        DataError: the run has no captions, or not one that was accepted.
+        DataError: the run has no captions, or not one that was accepted, or its artifacts are not whole.
         SpecError, TryLater: the folder is not ours to write into.
     """
+    try:
+        _export(store, run, what, out, shard_bytes)
+    except (AlteredObject, NoSuchObject) as error:
+        raise DataError(f"{error} bricks run with the run's file makes it again; then export once more.") from None
+
+
+def _export(store: Store, run: str, what: str, out: Path, shard_bytes: int) -> None:
     dataset = Dataset.of(store, run)
     counted = contents(dataset)
     if not counted.num_samples:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from bricks_core.errors import SpecError, TryLater
+from bricks_core.errors import DataError, SpecError, TryLater
 from bricks_core.exchange.datasets.export_folder import claimed
 from bricks_core.pipeline.local import run_path
 
@@ -103,6 +103,20 @@ def test_a_table_names_no_file_that_is_gone_wherever_bringing_it_up_to_date_stop
     monkeypatch.setattr(Path, "unlink", unlink_and_look)
     export(out)
     assert [file for file in removed if file.parent.parent == out]
+
+
+def test_an_object_that_is_missing_or_altered_ends_the_export_and_a_run_mends_it(export, store, tools, made, tmp_path):
+    artifacts = Path(store.uri) / "artifacts"
+    for file in (next(artifacts.glob("clip/*/clips/*.mp4")), next(artifacts.glob("score/*/scores.parquet"))):
+        content = file.read_bytes()
+        for spoil in (lambda file: file.write_bytes(b"x" * file.stat().st_size), Path.unlink):
+            spoil(file)
+            with pytest.raises(DataError, match=rf"{file.name} .*bricks run with the run's file makes it again"):
+                export(tmp_path / "out")
+            assert not (tmp_path / "out" / "meta.csv").exists()
+            run_path(tools.film_run(made / "films"), store, "caption")
+            assert file.read_bytes() == content
+    export(tmp_path / "out")
 
 
 def test_a_folder_with_other_things_is_refused_and_left_alone(export, tmp_path):
