@@ -38,15 +38,17 @@ def parse_prompt(line: str) -> Prompt:
     The object begins at the first bracket, and the line ends with it; other brackets belong to the text.
 
     Raises:
-        UsageError: the object is none, or has unknown keys.
+        UsageError: the object is none, or has unknown keys; or the line holds bytes that are no text.
     """
+    if not _is_text(line):
+        raise UsageError(f"The prompt {_short(line)!a} is not UTF-8 text: write it in UTF-8.")
     start = line.find("{")
     if start < 0 or not line.rstrip().endswith("}"):
         return Prompt(line.strip())
     text, written = line[:start].strip(), line[start:].strip()
     try:
         given = json.loads(written)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(
             f'What stands in brackets at the end of the prompt "{_short(line)}" is no JSON ({error}): write it as '
             '{"reference_path": "a.png", "mask_strategy": "0"}, or leave the brackets out.'
@@ -104,7 +106,7 @@ def loop_texts(text: str, num_loops: int) -> list[str]:
     if not text.startswith("|0|"):
         return [text] * num_loops
     words = text.split("|")[1:]
-    starts = [int(word) if re.fullmatch(r"\s*\d+\s*", word) else -1 for word in words[::2]]
+    starts = [int(word) if re.fullmatch(r"\s*\d{1,9}\s*", word) else -1 for word in words[::2]]
     if len(words) % 2 or any(later <= start for start, later in itertools.pairwise(starts)):
         raise UsageError(
             f'In the prompt "{_short(text)}" loops and texts must take turns, and loops must rise: '
@@ -118,6 +120,11 @@ def loop_texts(text: str, num_loops: int) -> list[str]:
     ends = [*starts[1:], num_loops]
     spans = zip(words[1::2], starts, ends, strict=True)
     return [one for one, start, end in spans for _ in range(end - start)]
+
+
+def _is_text(line: str) -> bool:
+    """Whether it can be written down again: bytes of the command line that are not UTF-8 come as lone surrogates."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in line)
 
 
 def _short(text: str) -> str:

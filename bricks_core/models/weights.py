@@ -175,7 +175,7 @@ def read_config(file: Path) -> dict[str, Any]:
     """
     try:
         found = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{file} is no description of a network: {error}.") from error
     if not isinstance(found, dict):
         raise DataError(f"{file} is no description of a network: it holds no object.")

@@ -49,6 +49,8 @@ def test_brackets_that_do_not_end_the_line_belong_to_the_text():
         ('A {"mask_stategy": "0"}', '(did you mean "mask_strategy"?)'),
         ('A {"mask_strategy": 0}', "must be a text"),
         ('A {"mask_strategy": "zero"}', '"zero" in the mask strategy'),
+        ('A {"mask_strategy": ' * 20_000 + "}", "is no JSON"),
+        ("A \udcff", "is not UTF-8 text"),
     ],
 )
 def test_settings_that_cannot_be_meant_are_refused(line: str, said: str):
@@ -64,6 +66,7 @@ def test_settings_that_cannot_be_meant_are_refused(line: str, said: str):
         ("|0|a|x|b", "loops must rise"),
         ("|0|a|2", "take turns"),
         ("|0|a|5|b", "ask for --loops 6"),
+        (f"|0|a|{'9' * 5000}|b", "take turns"),
     ],
 )
 def test_loops_that_cannot_be_meant_are_refused(text: str, said: str):

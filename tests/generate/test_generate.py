@@ -366,6 +366,7 @@ def test_what_cannot_be_is_said_in_a_sentence(small, arguments, code, said):
     [
         (lambda folder: (folder / "config.json").unlink(), 78, "no config.json beside model.safetensors"),
         (lambda folder: (folder / "config.json").write_text("{"), 65, "no description of a network"),
+        (lambda folder: (folder / "config.json").write_text("[" * 100_000), 65, "no description of a network"),
         (lambda folder: (folder / "config.json").write_text('{"architectures": ["UNet"]}'), 78, "names UNet"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"\0" * 99), 65, "model.safetensors"),
         (lambda folder: (folder / "model.safetensors").unlink(), 78, "0 safetensors files"),
