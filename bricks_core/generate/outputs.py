@@ -6,11 +6,14 @@ knows which of its films are done.
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
 import json
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +21,7 @@ import av
 import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
-from bricks_core.errors import DataError, UsageError
+from bricks_core.errors import DataError, TryLater, UsageError
 from bricks_core.storage.os_errors import told
 from bricks_core.video.read import Pixels, open_film, read_rgb
 from bricks_core.video.write import write_mp4
@@ -57,8 +60,9 @@ def state_of(file: Path, settings: Settings) -> tuple[State, list[str]]:
     Raises:
         UsageError: something is there that was not made here, so it is not ours to replace.
     """
-    if not file.exists():
-        return "missing", []
+    with told(file, "read"):
+        if not file.exists():
+            return "missing", []
     found = settings_of(file)
     if found is None:
         raise UsageError(
@@ -81,7 +85,7 @@ def settings_of(file: Path) -> dict[str, Any] | None:
         else:
             with open_film(file) as film:
                 comment = film.metadata.get("comment", "")
-    except (DataError, UnidentifiedImageError, OSError, av.FFmpegError):
+    except (DataError, UnidentifiedImageError, Image.DecompressionBombError, OSError, av.FFmpegError):
         return None
     try:
         found = json.loads(comment)
@@ -94,19 +98,22 @@ def write(file: Path, frames: Iterable[Pixels], fps: float, title: str, settings
     """Write a film (a picture for .png) beside its place and move it there when it is whole.
 
     frames  one by one, (height, width, 3) in 0..255
+
+    Raises TryLater: another process is making this file, or the disk is full.
     """
     about = {"title": title, "comment": json.dumps(settings, ensure_ascii=False)}
     beside = file.with_name(f".{file.name}.part")
     with told(file, "write"):
         file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            if file.suffix == ".png":
-                _write_png(beside, next(iter(frames)), about)
-            else:
-                write_mp4(beside, frames, fps, metadata=about)
-            os.replace(beside, file)
-        finally:
-            beside.unlink(missing_ok=True)
+        with _held(beside, file):
+            try:
+                if file.suffix == ".png":
+                    _write_png(beside, next(iter(frames)), about)
+                else:
+                    write_mp4(beside, frames, fps, metadata=about)
+                os.replace(beside, file)
+            finally:
+                beside.unlink(missing_ok=True)
 
 
 def frames_at(file: Path, num_frames: int, at_most: int) -> list[Pixels]:
@@ -117,6 +124,26 @@ def frames_at(file: Path, num_frames: int, at_most: int) -> list[Pixels]:
     columns = min(num_frames, at_most)
     places = [round(place * (num_frames - 1) / max(columns - 1, 1)) for place in range(columns)]
     return list(read_rgb(file, places))
+
+
+@contextlib.contextmanager
+def _held(beside: Path, file: Path) -> Iterator[None]:
+    """No other process writes to `beside` meanwhile. A killed one holds it no more."""
+    lock = os.open(beside, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Else another process has moved it to its place since it was opened.
+            is_ours = beside.exists() and os.fstat(lock).st_ino == beside.stat().st_ino
+        except OSError as error:
+            is_ours = error.errno not in (errno.EWOULDBLOCK, errno.EACCES)  # a file system without locks
+        if not is_ours:
+            raise TryLater(
+                f"{file} is being made by another process: wait for it, or choose another folder with --out."
+            )
+        yield
+    finally:
+        os.close(lock)
 
 
 def _write_png(file: Path, picture: Pixels, about: Mapping[str, str]) -> None:

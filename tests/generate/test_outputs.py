@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bricks_core.errors import UsageError
+from bricks_core.errors import SpecError, TryLater, UsageError
 from bricks_core.generate.outputs import MAX_SLUG, file_name, frames_at, settings_of, slug, state_of, write
 
 SETTINGS = {"bricks": "1", "prompt": 'A "red" car — 赤い車', "seed": 7, "fps": 8.0, "texts": ["a", "b"]}
@@ -40,6 +40,18 @@ def test_what_was_not_made_here_is_not_replaced(tmp_path: Path, content: bytes):
             state_of(tmp_path / name, SETTINGS)
 
 
+def test_a_picture_too_large_to_be_read_is_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write(tmp_path / "a.png", iter(FILM), 8.0, "A title", SETTINGS)
+    monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(UsageError, match="was not made by bricks generate"):
+        state_of(tmp_path / "a.png", SETTINGS)
+
+
+def test_a_name_too_long_for_the_disk_is_told(tmp_path: Path):
+    with pytest.raises(SpecError, match="the name is too long"):
+        state_of(tmp_path / ("x" * 300) / "a.mp4", SETTINGS)
+
+
 def test_a_film_cut_off_while_it_is_made_leaves_the_old_one_and_nothing_beside_it(tmp_path: Path):
     file = tmp_path / "a.mp4"
     write(file, iter(FILM), 8.0, "A title", SETTINGS)
@@ -53,6 +65,28 @@ def test_a_film_cut_off_while_it_is_made_leaves_the_old_one_and_nothing_beside_i
         write(file, cut_off(), 8.0, "A title", SETTINGS | {"seed": 8})
     assert file.read_bytes() == before
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_film_that_another_process_is_making_is_left_to_it(tmp_path: Path):
+    file = tmp_path / "a.mp4"
+
+    def met_by_another():
+        yield from FILM[:3]
+        with pytest.raises(TryLater, match="is being made by another process"):
+            write(file, iter(FILM), 8.0, "A title", SETTINGS | {"seed": 8})
+        yield from FILM[3:]
+
+    write(file, met_by_another(), 8.0, "A title", SETTINGS)
+    assert settings_of(file) == SETTINGS
+    assert len(frames_at(file, len(FILM), len(FILM))) == len(FILM)
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_what_a_killed_process_left_beside_a_film_is_in_nobodys_way(tmp_path: Path):
+    (tmp_path / ".a.mp4.part").write_bytes(b"half a film")
+    write(tmp_path / "a.mp4", iter(FILM), 8.0, "A title", SETTINGS)
+    assert settings_of(tmp_path / "a.mp4") == SETTINGS
+    assert [file.name for file in tmp_path.iterdir()] == ["a.mp4"]
 
 
 def test_a_picture_keeps_its_pixels_and_a_film_shows_its_first_and_last_frame(tmp_path: Path):
