@@ -50,7 +50,7 @@ class WanSpec(Strict):
     text_dim: int = Field(4096, ge=1)
     """Width of the caption features."""
     in_channels: int = Field(16, ge=1)
-    patch_size: tuple[Literal[1], int, int] = (1, 2, 2)
+    patch_size: tuple[Literal[1], Literal[1, 2], Literal[1, 2]] = (1, 2, 2)
     """Latents in one token: in time, down and across."""
     qk_norm: Literal["rms_norm_across_heads"] | None = "rms_norm_across_heads"
     cross_attn_norm: bool = True

@@ -150,6 +150,7 @@ def test_wan_has_no_masks_without_being_told_so(run_file):
         ("train.model.num_layer=3", 'num_layer" (did you mean "num_layers"?)'),
         ("train.model.family=wann", "'stdit2', 'wan'"),
         ("train.model.attention_head_dim=7", "multiple of 2"),
+        ("train.model.patch_size=[1, 0, 3]", "patch_size.1 = 0: Input should be 1 or 2"),
         ("latents.resolutions=[480x832, 360p]", "has 360p, and wan makes patches of 16x16 pixels"),
         ("latents.resolutions=[480x832, 100x160]", "has 100x160, and wan makes patches of 16x16 pixels"),
         ("latents.text.max_tokens=600", "wan reads 512 at most"),
