@@ -49,7 +49,10 @@ def serve(app: typer.Typer) -> NoReturn:
     except _WrongFlag as error:
         # Names the flag, which `message` alone does not.
         message = str(error.format_message() if hasattr(error, "format_message") else error)
-        _leave(UsageError.exit_code, f"{name}: {message.rstrip('.')}. Try {name} --help.")
+        if message.startswith("Usage:"):  # no command was given: this is the help
+            _leave(UsageError.exit_code, message)
+        message = message.rstrip(".")
+        _leave(UsageError.exit_code, f"{name}: {message}{'' if message.endswith('?') else '.'} Try {name} --help.")
     except typer.Exit as error:
         _leave(error.exit_code)
     except typer.Abort:

@@ -247,9 +247,9 @@ def find_artifact(store: Store, wanted: str) -> tuple[str, str]:
     if second in STAGES:
         pointer = read_pointer(store, first, second)
         if pointer is None:
-            raise DataError(
-                f"{store.uri} has no run {first} with a finished {second}{nearest(first, run_names(store))}."
-            )
+            names = run_names(store)
+            near = "" if first in names else nearest(first, names)
+            raise DataError(f"{store.uri} has no run {first} with a finished {second}{near}.")
         return second, pointer.digest
     stage = stage_named(first).name
     digests = {entry.key.split("/")[2] for entry in store.list(f"artifacts/{stage}/{second}")}

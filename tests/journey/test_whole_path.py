@@ -78,8 +78,16 @@ def test_until_stops_early_and_the_next_run_goes_on(runner):
     assert "Run tiny is done up to score" in screen
     assert "bricks show tiny/score" in screen
     assert "go on with the stages that are left" in screen
+    assert runner.bricks("show", "tiny/caption", code=65).err.endswith("has no run tiny with a finished caption.\n")
     ended = runner.bricks("run", "tiny.yaml", "--until", "caption")
     assert ended.err.count("found done") == 3
+
+
+def test_a_command_left_out_is_the_help_and_a_wrong_one_is_a_sentence(runner):
+    told = runner.bricks("dataset", code=64).err
+    assert told.startswith("Usage:")
+    assert "--help." not in told
+    assert "'exprot'. Did you mean 'export'? Try" in runner.bricks("dataset", "exprot", code=64).err
 
 
 def test_what_cannot_be_used_is_on_the_last_screen_and_its_reason_in_the_artifacts(new_runner, films, tmp_path):
