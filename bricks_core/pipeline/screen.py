@@ -73,7 +73,7 @@ def final_screen(file: Path, run: BrickRun, store: Store, manifests: dict[str, M
     if "evaluate" in manifests:
         report = f"{artifact_prefix('evaluate', manifests['evaluate'].digest)}report/index.html"
         console.print(f"\nReport  {_join(store.uri, report)}", highlight=False, soft_wrap=True)
-    flag = "" if store.uri == "bricks-store" else f" --store {store.uri}"
+    flag = "" if store.uri == "bricks-store" else f" --store {shlex.quote(store.uri)}"
     console.print("\nNext", style="bold")
     look = "caption" if "caption" in manifests else last
     nexts = [(f"bricks show {run.name}/{look}{flag}", "look into an artifact")]

@@ -109,7 +109,8 @@ def test_a_run_file_without_train_is_told_what_going_on_takes(runner):
     for section in ("train", "evaluate"):
         whole["spec"].pop(section)
     file.write_text(yaml.safe_dump(whole))
-    screen = runner.bricks("run", "tiny.yaml", "--until", "ingest").out
+    screen = runner.bricks("run", "tiny.yaml", "--until", "ingest", "--store", "my store").out
+    assert "bricks run tiny.yaml --store 'my store'\n" in screen
     assert "left, once the run file has spec.train and spec.evaluate: k8s/runs/quickstart.yaml has both" in screen
 
 

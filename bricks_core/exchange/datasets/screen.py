@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from pathlib import Path
@@ -29,7 +30,7 @@ def exported_screen(dataset: Dataset, counted: Contents, folder: ExportFolder, w
     console.print(f"  licences: {licences}")
     if UNKNOWN in counted.licences:
         console.print("  Whose licence is unknown, nobody may pass on: tell it in spec.ingest.sources, and run again.")
-    flag = "" if dataset.store.uri == "bricks-store" else f" --store {dataset.store.uri}"
+    flag = "" if dataset.store.uri == "bricks-store" else f" --store {shlex.quote(dataset.store.uri)}"
     nexts = [(f"bricks show {dataset.run}/{stage}{flag}", why) for stage, why in _left_out(dataset)]
     quoted = shlex.quote(str(table))
     match what:
@@ -39,9 +40,8 @@ def exported_screen(dataset: Dataset, counted: Contents, folder: ExportFolder, w
             shards = shlex.quote(str(folder.path / folder.about["shards"][0]["file"]))
             nexts.append((f"tar -tf {shards}", "look at it; webdataset.WebDataset reads it"))
         case "hugging-face":
-            nexts.append(
-                (f"python -c \"import datasets; print(datasets.load_dataset('{folder.path}'))\"", "look at it")
-            )
+            code = f"import datasets; print(datasets.load_dataset({json.dumps(str(folder.path), ensure_ascii=False)}))"
+            nexts.append((f"python -c {shlex.quote(code)}", "look at it"))
     _print_nexts(console, nexts)
 
 

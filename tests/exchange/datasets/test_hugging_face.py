@@ -1,6 +1,9 @@
 """A folder that the real datasets library loads, with a card that the hub's own classes read."""
 
 import hashlib
+import shlex
+import subprocess
+import sys
 
 import pytest
 from huggingface_hub import DatasetCard
@@ -21,6 +24,17 @@ def load(monkeypatch, tmp_path):
         return found.cast_column(column, kind(decode=False))
 
     return loaded
+
+
+def test_the_screens_command_loads_a_folder_of_any_name(export, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    export(tmp_path / 'it\'s "mine", ünd 2', "hugging-face")
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "load_dataset" in line]
+    python, *arguments = shlex.split(line)
+    assert python == "python"
+    ended = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=True)
+    assert "DatasetDict" in ended.stdout
 
 
 def test_the_library_loads_clips_and_images_with_both_sides_of_the_split(export, store, load, tmp_path):
