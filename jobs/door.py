@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -61,7 +62,11 @@ def serve(app: typer.Typer) -> NoReturn:
         # Whoever read our output has seen enough (head, less). Not an error; keep Python from flushing into the void.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         _leave(0)
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            # A name that was given: whatever asks first whether it is there is told this instead of no.
+            start = str(error.filename)[:60]
+            _leave(UsageError.exit_code, f"{name}: A path is longer than a file system allows: {start}... Shorten it.")
         traceback.print_exc()
         _leave(70, f"{name}: this is a bug in Bricks. Please report it with the lines above.")
     _leave(0)

@@ -74,8 +74,8 @@ def generate(
     configure_logging(verbose)
     if bool(prompt) == (prompts is not None):
         raise UsageError('Say what is to be seen: --prompt "A red car", or --prompts FILE with one on each line.')
-    if fps is not None and not 0 < fps < math.inf:
-        raise UsageError(f"--fps {fps:g} cannot be meant: choose a number above 0.")
+    if fps is not None and not 0.001 <= fps <= 1000:
+        raise UsageError(f"--fps {fps:g} cannot be meant: choose a number from 0.001 to 1000.")
     if guidance is not None and not 0 <= guidance < math.inf:
         raise UsageError(f"--guidance {guidance:g} cannot be meant: choose a number from 0 on; 7 is usual.")
     from bricks_core.diffusion.conditions import parse_mask_strategy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Mapping
@@ -113,7 +114,7 @@ def tell_imported(imported: Imported) -> None:
         facts["left out"] = "\n".join(checkpoint.left_out)
     facts["lies in"] = f"{imported.out}{' (the very same was there already)' if imported.was_there else ''}"
     console.print(_facts(facts))
-    console.print(f"bricks generate {imported.out} makes videos with it,")
+    console.print(f"bricks generate {shlex.quote(str(imported.out))} makes videos with it,")
     console.print(f"and with train.init_from: {imported.out} a run fine-tunes it.")
 
 

@@ -120,6 +120,18 @@ def test_what_is_not_in_the_store_is_told_so(store, name, step, error, why):
         pass
 
 
+def test_a_path_longer_than_the_file_system_allows_is_told(tmp_path):
+    shown = bricks_checkpoint("show", tmp_path / ("x" * 300))
+    assert shown.returncode == 64
+    assert "longer than a file system allows" in shown.stderr
+    assert "Traceback" not in shown.stderr
+
+
+def test_the_next_command_can_be_copied_whatever_the_folder_is_called(hub, tmp_path, capsys):
+    tell_imported(import_checkpoint(str(hub), tmp_path / "my model"))
+    assert f"bricks generate '{tmp_path / 'my model'}' makes" in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_trained_step_is_told_to_upstream(store, tmp_path):
     with find_checkpoint("film", store) as checkpoint:
         export_checkpoint(checkpoint, tmp_path / "epoch0-global_step4", "open-sora-training")
