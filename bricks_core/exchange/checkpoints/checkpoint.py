@@ -238,9 +238,9 @@ def open_checkpoint(place: Path, name: str = "") -> Checkpoint:
         return Checkpoint(name, layout, open_tensors(file), config=given, left_out=left_out)
     ema = open_tensors(place / EMA) if (place / EMA).is_file() else None
     step = _read_json(place / "state.json").get("step")
-    running = _read_json(place / PROVENANCE).get("running_states") or (
-        {} if step is None else {"epoch": 0, "step": step, "global_step": step, "sample_start_index": None}
-    )
+    running: Any = _read_json(place / PROVENANCE).get("running_states")
+    if not isinstance(running, dict) or not running:
+        running = {} if step is None else {"epoch": 0, "step": step, "global_step": step, "sample_start_index": None}
     return Checkpoint(name, "bricks", open_tensors(file), ema, given, running, left_out)
 
 
@@ -271,7 +271,7 @@ def _read_json(file: Path) -> dict[str, Any]:
         return {}
     try:
         found = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{file} cannot be read ({error}): get it again, or take it away.") from error
     return found if isinstance(found, dict) else {}
 

@@ -524,6 +524,13 @@ def test_a_folder_of_other_things_is_not_replaced_even_by_force(tmp_path):
     assert tree(tmp_path / "home") == ["letters.txt"]
 
 
+@pytest.mark.parametrize("states", [3, [], "x", None])
+def test_a_provenance_that_tells_no_place_in_training_is_passed_over(tmp_path, states):
+    import_checkpoint(str(ours(tmp_path / "first")), tmp_path / "out")
+    (tmp_path / "out/provenance.json").write_text(json.dumps({"running_states": states}))
+    assert open_checkpoint(tmp_path / "out").step is None
+
+
 def test_what_a_kill_left_beside_the_folder_is_taken_away_by_the_next(tmp_path):
     first = ours(tmp_path / "first")
     import_checkpoint(str(first), tmp_path / "out")
