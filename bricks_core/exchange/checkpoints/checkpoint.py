@@ -238,9 +238,10 @@ def open_checkpoint(place: Path, name: str = "") -> Checkpoint:
         return Checkpoint(name, layout, open_tensors(file), config=given, left_out=left_out)
     ema = open_tensors(place / EMA) if (place / EMA).is_file() else None
     step = _read_json(place / "state.json").get("step")
-    running: Any = _read_json(place / PROVENANCE).get("running_states")
-    if not isinstance(running, dict) or not running:
-        running = {} if step is None else {"epoch": 0, "step": step, "global_step": step, "sample_start_index": None}
+    found: Any = _read_json(place / PROVENANCE).get("running_states")
+    running = found if isinstance(found, dict) else {}
+    if not running and step is not None:
+        running = {"epoch": 0, "step": step, "global_step": step, "sample_start_index": None}
     return Checkpoint(name, "bricks", open_tensors(file), ema, given, running, left_out)
 
 
