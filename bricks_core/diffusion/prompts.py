@@ -19,6 +19,8 @@ from bricks_core.diffusion.conditions import Condition, parse_mask_strategy
 from bricks_core.errors import UsageError, nearest
 
 _KEYS = ("reference_path", "mask_strategy")
+_MOST_BYTES = 64 << 20
+"""Of a file of prompts."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,11 @@ def read_prompts(file: Path) -> list[Prompt]:
         UsageError: it cannot be read, is no text, or holds no prompt; or a line is wrong, and which.
     """
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        with file.open("rb") as opened:
+            written = opened.read(_MOST_BYTES + 1)  # what has no end, such as /dev/zero, is no file of prompts
+        if len(written) > _MOST_BYTES:
+            raise UsageError(f"{file} holds more than {_MOST_BYTES:,} bytes: is it a file of prompts? Split it.")
+        lines = written.decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise UsageError(f"The prompts in {file} cannot be read: {why}.") from error

@@ -194,6 +194,10 @@ class Chain:
         """
         check_scheduler(scheduler)
         scheduler.set_timesteps(num_steps, device=device)
+        if (scheduler.timesteps < 0).any():
+            # diffusers' "trailing" steps are one too many for some numbers (61, 103, ...), and the last is below 0.
+            scheduler = type(scheduler).from_config(scheduler.config, timestep_spacing="linspace")
+            scheduler.set_timesteps(num_steps, device=device)
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(0)  # or some count steps by their timesteps, of which there may be two alike
         self.scheduler = scheduler

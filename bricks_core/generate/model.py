@@ -257,8 +257,9 @@ def _in_folder(place: Path, choice: Choice, name: str) -> Model:
 def _companions(pipeline: Path | None, choice: Choice, usual: Published) -> tuple[CodecSpec, TextSpec]:
     """The codec and text encoder: those that were named, or else a pipeline's own, or else the published ones."""
     codec, text = usual.codec, usual.text
-    if pipeline is not None:
+    if pipeline is not None and (pipeline / "vae").is_dir():
         codec = codec.model_copy(update={"model": str(pipeline / "vae" if codec.kind == "sd-vae" else pipeline)})
+    if pipeline is not None and (pipeline / "text_encoder").is_dir():
         text = text.model_copy(update={"model": str(pipeline)})
     if choice.vae is not None:
         codec = CodecSpec() if choice.vae == BUILT_IN_CODEC else codec.model_copy(update={"model": choice.vae})

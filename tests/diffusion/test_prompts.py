@@ -102,3 +102,8 @@ def test_a_file_without_prompts_is_refused_with_its_name(tmp_path: Path, content
         read_prompts(file)
     assert str(file) in str(refused.value)
     assert said in str(refused.value)
+
+
+def test_a_file_that_has_no_end_is_not_read_until_memory_is_full():
+    with pytest.raises(UsageError, match="/dev/zero holds more than 67,108,864 bytes"):
+        read_prompts(Path("/dev/zero"))

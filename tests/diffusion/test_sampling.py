@@ -318,6 +318,21 @@ def test_the_named_solvers_need_few_steps(method):
     assert relmax(chained(scheduler_named(method), perfect(0.5, 0.7), 20), exact) < 0.02
 
 
+@pytest.mark.parametrize("num_steps", [60, 61, 103, 201])
+@pytest.mark.parametrize("method", ["iddpm", "dpm-solver++", "unipc"])
+def test_a_chain_has_as_many_steps_as_were_asked_for_and_none_below_timestep_0(method, num_steps):
+    asked: list[int] = []
+
+    def denoise(x: Tensor, timestep: Tensor, x_mask: Tensor | None) -> Tensor:
+        asked.append(int(timestep[0]))
+        return perfect(0.5, 0.7)(x, timestep, x_mask)
+
+    chained(scheduler_named(method), denoise, num_steps, (1, 4, 1, 2, 2))
+    assert len(asked) == num_steps
+    assert min(asked) >= 0
+    assert asked == sorted(asked, reverse=True)
+
+
 @every_scheduler(SOLVERS, {"IDDPM": IDDPMScheduler})
 def test_between_the_network_s_calls_everything_is_float32_whatever_autocast_is_around(make):
     usual = chained(make(), perfect(0.5, 0.7), 6)

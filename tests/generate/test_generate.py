@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from bricks_core.errors import BricksError, Stopped, UsageError
+from bricks_core.generate.model import Choice, find_model
 from bricks_core.generate.outputs import settings_of
 from bricks_core.models.vae import PatchDct
 from bricks_core.video.read import read_rgb
@@ -290,6 +291,20 @@ def test_a_whole_pipeline_of_diffusers_makes_what_it_makes_itself(generate, chec
             write_mp4(tmp_path / "own.mp4", expected, 8.0)
             difference = read_rgb(film).astype(int) - read_rgb(tmp_path / "own.mp4")
         assert np.abs(difference).max() <= 2, (num_frames, first)
+
+
+def test_a_pipeline_s_folder_without_a_vae_and_a_text_encoder_takes_those_that_are_named(
+    generate, checkpoint, tiny_vae, tiny_t5, tmp_path
+):
+    transformer = checkpoint(file="diffusion_pytorch_model.safetensors", caption_channels=32, model_max_length=20)
+    (tmp_path / "pipeline").mkdir()
+    (tmp_path / "pipeline/model_index.json").write_text("{}")
+    shutil.copytree(transformer, tmp_path / "pipeline/transformer")
+    named = ("--vae", tiny_vae(tmp_path / "vae"), "--text-encoder", tiny_t5(tmp_path / "t5"))
+    (film,) = generate(tmp_path / "pipeline", *named, *SMALL, "--prompt", "A car", "--out", tmp_path / "out")
+    assert (settings_of(film)["codec"], settings_of(film)["text_encoder"]) == ("sd-vae:vae", "t5:t5")
+    model = find_model(str(tmp_path / "pipeline"), Choice(), lambda: None)
+    assert (model.codec, model.text.model) == (model.family.published.codec, model.family.published.text.model)
 
 
 def test_a_checkpoint_of_wan(generate, tiny_wan, tmp_path):
