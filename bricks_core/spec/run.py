@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -233,6 +234,10 @@ def _sentence(detail: ErrorDetails) -> str:
         return f'unknown key "{place}"{nearest(name, known)}; known here: {", ".join(known)}.'
     if detail["type"] == "missing":
         return f"{place} is missing."
+    if detail["type"] == "union_tag_invalid":
+        given, kinds = detail["ctx"]["tag"], re.findall(r"'(\w+)'", detail["ctx"]["expected_tags"])
+        field = detail["ctx"]["discriminator"].strip("'")
+        return f'{place}.{field} = "{given}" is unknown{nearest(given, kinds)}; known here: {", ".join(kinds)}.'
     message = detail["msg"].removeprefix("Value error, ")
     return f"{place} = {detail['input']!r}: {message}" if _is_short(detail["input"]) else f"{place}: {message}"
 

@@ -53,6 +53,13 @@ def test_an_unknown_key_deep_in_a_list_is_refused_with_the_nearest_right_one(run
     assert 'unknown key "spec.train.phases.0.stepps" (did you mean "steps"?)' in wrong(run_file(document))
 
 
+def test_an_unknown_kind_is_refused_with_those_that_there_are(run_file):
+    train = {"model": {"family": "wann"}, "phases": []}
+    document = SMALLEST | {"spec": SMALLEST["spec"] | {"train": train}}
+    said = wrong(run_file(document))
+    assert 'spec.train.model.family = "wann" is unknown (did you mean "wan"?); known here: stdit2, wan.' in said
+
+
 def test_an_unknown_key_of_a_schedule_is_named_among_those_of_its_kind(run_file):
     schedule = {"kind": "cosine_constant", "lr": 1e-3, "warmup_steps": 5, "warmup_step": 5}
     phase = {
