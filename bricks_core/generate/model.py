@@ -17,7 +17,8 @@ from typing import Any, Literal
 
 import torch
 
-from bricks_core.diffusion.family import Family, Published, family_of
+from bricks_core.diffusion.families import family_of
+from bricks_core.diffusion.family import Family, Published
 from bricks_core.errors import DataError, SpecError, UsageError, nearest
 from bricks_core.models.pretrained import explained
 from bricks_core.models.tensor_files import open_tensors

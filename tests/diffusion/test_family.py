@@ -21,7 +21,8 @@ from transformers import AutoTokenizer, UMT5EncoderModel
 
 from bricks_core.diffusion.batch import MicroBatch
 from bricks_core.diffusion.conditions import start_image
-from bricks_core.diffusion.family import Frame, Given, Prompts, Sampling, family_of
+from bricks_core.diffusion.families import family_of
+from bricks_core.diffusion.family import Frame, Given, Prompts, Sampling
 from bricks_core.diffusion.family_stdit2 import STDiT2Family
 from bricks_core.diffusion.family_wan import WanFamily
 from bricks_core.diffusion.sampling import sample_latents
@@ -102,7 +103,7 @@ def test_a_network_of_no_known_family_is_refused(config, named):
 def test_wan_is_loaded_only_when_it_is_asked_for():
     code = (
         "import sys, bricks_core.stages.train.stage, bricks_core.stages.evaluate.stage\n"
-        "from bricks_core.diffusion.family import family_of\n"
+        "from bricks_core.diffusion.families import family_of\n"
         "from bricks_core.spec.train import STDiT2Spec\n"
         "family_of(STDiT2Spec())\n"
         "print([name for name in sys.modules if 'wan' in name.lower().split('.')[-1]])"

@@ -11,7 +11,7 @@ import yaml
 from diffusers import WanPipeline
 from safetensors.torch import load_file
 
-from bricks_core.diffusion.family import family_of
+from bricks_core.diffusion.families import family_of
 from bricks_core.spec.evaluate import Sample
 from bricks_core.spec.latents import Latent
 from bricks_core.spec.train import CheckpointRow, HeldOutRow, StepRow

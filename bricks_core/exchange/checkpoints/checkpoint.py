@@ -23,7 +23,8 @@ from typing import Any, Literal
 
 import torch
 
-from bricks_core.diffusion.family import Family, family_of
+from bricks_core.diffusion.families import family_of
+from bricks_core.diffusion.family import Family
 from bricks_core.errors import DataError, SpecError, UsageError
 from bricks_core.models.pretrained import DTYPES
 from bricks_core.models.tensor_files import INDEX, Heading, Tensors, open_tensors

@@ -17,7 +17,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from bricks_core.diffusion.family import Frame, Prompts, Sampling, family_of
+from bricks_core.diffusion.families import family_of
+from bricks_core.diffusion.family import Frame, Prompts, Sampling
 from bricks_core.errors import DataError, SpecError
 from bricks_core.models.text_encoder import TextEncoder, load_text_encoder
 from bricks_core.models.vae import LatentCodec, load_codec

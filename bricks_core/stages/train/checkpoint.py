@@ -30,7 +30,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from bricks_core.diffusion.family import family_of
+from bricks_core.diffusion.families import family_of
 from bricks_core.errors import AlteredObject, NoSuchObject, TryLater
 from bricks_core.models.weights import save_weights
 from bricks_core.spec.manifest import StoredObject

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from bricks_core.diffusion.batch import MicroBatch
-from bricks_core.diffusion.family import family_of
+from bricks_core.diffusion.families import family_of
 from bricks_core.diffusion.noise_schedule import NUM_TIMESTEPS
 from bricks_core.spec.latents import Latent
 from bricks_core.spec.train import HeldOutRow, HeldOutSpec, TrainBucket, TrainSpec

@@ -19,7 +19,7 @@ import torch
 from diffusers.models.modeling_utils import ModelMixin
 
 from bricks_core.diffusion.batch import MicroBatch
-from bricks_core.diffusion.family import family_of
+from bricks_core.diffusion.families import family_of
 from bricks_core.errors import DataError, SpecError, Stopped
 from bricks_core.models.weights import find_weights, load_weights
 from bricks_core.spec.latents import Latent, LatentsSpec

@@ -14,7 +14,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
 from bricks_core.diffusion.batch import MicroBatch
-from bricks_core.diffusion.family import family_of
+from bricks_core.diffusion.families import family_of
 from bricks_core.diffusion.loss import Losses
 from bricks_core.errors import DataError
 from bricks_core.spec.strict import Strict

@@ -621,7 +621,7 @@ def test_wan_goes_in_and_out_through_diffusers_bit_by_bit(wan, tmp_path, capsys)
 
 
 def test_what_wan_keeps_exact_stays_float32_when_it_becomes_narrower(wan, tmp_path):
-    from bricks_core.diffusion.family import family_of
+    from bricks_core.diffusion.families import family_of
 
     import_checkpoint(str(wan), tmp_path / "in", dtype="bfloat16")
     kept = load_file(tmp_path / "in/weights.safetensors")
