@@ -219,8 +219,8 @@ def plain(c: Any, w: dict[str, Tensor], x: Tensor, timestep: Tensor, y: Tensor, 
         clean = plain_modulate(out, *(w["final_layer.scale_shift_table"] + (t0 + s)[:, None]).unbind(1))
         out = torch.where(x_mask[:, :, None, None], out, clean)
     out = plain_linear(w, "final_layer.linear", out).float()
-    out = out.reshape(batch, frames, h, width_tokens, 2, 2, c.out_channels).permute(0, 6, 1, 2, 4, 3, 5)
-    return out.reshape(batch, c.out_channels, frames, 2 * h, 2 * width_tokens)[..., :height, :width]
+    out = out.reshape(batch, frames, h, width_tokens, 2, 2, 2 * c.in_channels).permute(0, 6, 1, 2, 4, 3, 5)
+    return out.reshape(batch, 2 * c.in_channels, frames, 2 * h, 2 * width_tokens)[..., :height, :width]
 
 
 PLAIN_SIZES = (("csize", "height"), ("csize", "width"), ("ar", "ar"))
