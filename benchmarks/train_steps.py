@@ -24,7 +24,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.record import flags, keep
-from bricks_core.models.stdit2 import STDiT2
+from bricks_core.diffusion.families import family_of
 from bricks_core.spec.latents import Latent
 from bricks_core.spec.train import Constant, Phase, STDiT2Spec, TrainBucket, TrainSpec
 from bricks_core.stages.train.dataloader import Loader, MicroBatch, Plan
@@ -67,8 +67,8 @@ def measure_steps(folder: Path, repeats: int, steps_per_try: int = 8) -> dict[st
     waited = []
     with processes() as everyone:
         loader = loader_of(spec, rows, folder / "small", pin=everyone.device.type == "cuda")
-        size = spec.model.model_dump(exclude={"input_sq_size_px"})
-        trainer = Trainer(spec, STDiT2(**size, caption_channels=512, model_max_length=200), everyone)
+        network = family_of(spec.model).build(spec.model, text_width=512, max_tokens=200, caption_dropout=0.1)
+        trainer = Trainer(spec, network, everyone)
 
         def steps() -> float:
             with loader.prefetched(0, steps_per_try + 1) as ahead:
