@@ -8,17 +8,10 @@ from typing import Annotated, NoReturn
 import typer
 
 from jobs import checkpoint, dataset
-from jobs.door import DEFAULT_STORE, SetFlag, StoreFlag, VerboseFlag, serve
+from jobs.door import DEFAULT_STORE, SetFlag, StoreFlag, VerboseFlag, commands, serve
 from jobs.generate import generate
 
-app = typer.Typer(
-    help=__doc__,
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = commands(__doc__)
 
 FileArgument = Annotated[Path, typer.Argument(help="The run's YAML, such as k8s/runs/quickstart.yaml.", metavar="FILE")]
 UntilFlag = Annotated[str | None, typer.Option("--until", help="Stop after this stage.", metavar="STAGE")]

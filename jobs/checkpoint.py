@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.door import DEFAULT_STORE, StoreFlag, VerboseFlag, serve
+from jobs.door import DEFAULT_STORE, StoreFlag, VerboseFlag, commands, serve
 
 
 class Format(StrEnum):
@@ -35,14 +35,7 @@ class Dtype(StrEnum):
     float16 = "float16"
 
 
-app = typer.Typer(
-    help="Bring checkpoints in from other tools and take them out again.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = commands("Bring checkpoints in from other tools and take them out again.")
 
 OutFlag = Annotated[Path, typer.Option("--out", help="The folder to make.", metavar="FOLDER")]
 ForceFlag = Annotated[bool, typer.Option("--force", help="Replace the folder if another checkpoint is there.")]

@@ -8,16 +8,9 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from jobs.door import DEFAULT_STORE, StoreFlag, VerboseFlag, serve
+from jobs.door import DEFAULT_STORE, StoreFlag, VerboseFlag, commands, serve
 
-app = typer.Typer(
-    help="Datasets to other tools and from them: docs/dataset.md.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+app = commands("Datasets to other tools and from them: docs/dataset.md.")
 
 
 class Format(StrEnum):

@@ -37,6 +37,18 @@ SetFlag = Annotated[
 VerboseFlag = Annotated[bool, typer.Option("--verbose", "-v", help="Tell more on standard error.")]
 
 
+def commands(help: str | None) -> typer.Typer:
+    """A command line of several commands, to be served alone or hung into another."""
+    return typer.Typer(
+        help=help,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+
 def serve(app: typer.Typer) -> NoReturn:
     """Run a command line and leave with its exit code: one sentence for what a user can mend, a trace for our bugs."""
     name = Path(sys.argv[0]).stem

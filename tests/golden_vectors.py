@@ -54,14 +54,21 @@ def text_of(file: str) -> str:
 
 
 def every_case(
-    file: str, tensor: str, prefix: str = "", *, slow: Callable[[Vectors], bool] = lambda vectors: False
+    file: str,
+    tensor: str,
+    prefix: str = "",
+    *,
+    without: str = "",
+    slow: Callable[[Vectors], bool] = lambda vectors: False,
 ) -> pytest.MarkDecorator:
-    """Run a test once for each `case` of a file: all that begin with `prefix` and hold a tensor of that name."""
+    """Run a test once for each `case` of a file: all that begin with `prefix` and hold one tensor and not the other."""
     name = f"{file}.safetensors"
     if FOLDER != OURS and not (FOLDER / name).exists():
         return pytest.mark.skip(f"BRICKS_GOLDEN's folder has no {name}")
     found = {
-        case: vectors for case, vectors in tensors_of(file).items() if tensor in vectors and case.startswith(prefix)
+        case: vectors
+        for case, vectors in tensors_of(file).items()
+        if tensor in vectors and without not in vectors and case.startswith(prefix)
     }
     assert found, f"{FOLDER / name} has no case {prefix}*/{tensor}, and so proves nothing"
     return pytest.mark.parametrize(

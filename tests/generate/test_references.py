@@ -91,8 +91,10 @@ def test_a_file_that_is_not_here_is_refused(name, said):
         given_file(name)
 
 
-def test_conditions_that_hold_are_rehearsed_in_silence():
+def test_conditions_that_hold_are_rehearsed_in_silence_and_one_frame_further_is_refused():
     rehearse([1, 5], (start_image(), Condition(1, -2, -2, 2), Condition(2, -1, 0, 1, 0.5, loop=1)), 8, 3, 2)
+    with pytest.raises(BricksError, match="runs past the end of the sample"):
+        rehearse([1, 5], (start_image(), Condition(1, -2, -1, 2)), 8, 3, 2)
 
 
 @pytest.mark.parametrize(
