@@ -62,6 +62,24 @@ class ServiceUnavailable(BricksError):
     exit_code = 69
 
 
+class ClusterUnavailable(BricksError):
+    """No cluster answers, or none is configured."""
+
+    exit_code = 69
+
+
+class ClusterDenied(BricksError):
+    """The cluster refuses us: no rights, or it does not know the kind that is asked for."""
+
+    exit_code = 78
+
+
+class PreflightFailed(BricksError):
+    """This node is not fit to train: another node, please."""
+
+    exit_code = 77
+
+
 class TryLater(BricksError):
     """Nothing is wrong that time, space or another process will not mend."""
 

@@ -88,10 +88,13 @@ class Progress:
                 log.info("%s: %s", self.name, self._words())
         self._beat(state="running")
 
-    def _words(self) -> str:
+    def _rate_per_s(self) -> float:
         elapsed_s = time.monotonic() - self._begun_s
-        rate = (self.done - self._done_at_start) / elapsed_s if elapsed_s > 0 else 0.0
-        pace = f", {rate:.3g} {self.unit}/s" if rate > 0 and elapsed_s > 1 else ""
+        return (self.done - self._done_at_start) / elapsed_s if elapsed_s > 1 else 0.0
+
+    def _words(self) -> str:
+        rate = self._rate_per_s()
+        pace = f", {rate:.3g} {self.unit}/s" if rate > 0 else ""
         return f"{self.done}/{self.total} {self.unit}{pace}{', ' + self.note if self.note else ''}"
 
     def _beat(self, state: str, always: bool = False) -> None:
@@ -106,6 +109,7 @@ class Progress:
                 "total": self.total,
                 "unit": self.unit,
                 "note": self.note,
+                "rate_per_s": self._rate_per_s(),
                 "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             }
         )

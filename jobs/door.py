@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import signal
 import sys
 import traceback
@@ -105,6 +106,7 @@ def stage_door(stage: str, what: str | None) -> Callable[[], NoReturn]:
         from bricks_core.storage.store import open_store
 
         configure_logging(verbose)
+        _bound_processes()
         if shard >= num_shards:
             raise UsageError(f"--shard {shard} of --num-shards {num_shards} is none: shards count from 0.")
         if num_shards > 1 and not STAGES[stage].sharded:
@@ -115,6 +117,16 @@ def stage_door(stage: str, what: str | None) -> Callable[[], NoReturn]:
             typer.echo(f"artifacts/{manifest.stage}/{manifest.digest}")
 
     return lambda: serve(app)
+
+
+def _bound_processes() -> None:
+    """At most BRICKS_MAX_PROCESSES processes and threads of this user: a pod's manifest cannot say it."""
+    if wanted := os.environ.get("BRICKS_MAX_PROCESSES"):
+        if not wanted.isdigit():
+            raise UsageError(f"BRICKS_MAX_PROCESSES is {wanted!r}: write a number, such as 4096.")
+        _, most = resource.getrlimit(resource.RLIMIT_NPROC)
+        limit = int(wanted) if most == resource.RLIM_INFINITY else min(int(wanted), most)
+        resource.setrlimit(resource.RLIMIT_NPROC, (limit, limit))
 
 
 def _stop(signal_number: int, frame: Any) -> None:

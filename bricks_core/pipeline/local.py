@@ -6,6 +6,7 @@ import importlib
 import json
 import logging
 import os
+import time
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
@@ -22,6 +23,7 @@ from bricks_core.storage.work import Work
 log = logging.getLogger("bricks")
 
 MAX_REPAIRS = 3
+WAIT_FOR_COMMIT_S = 2.0
 
 
 def run_path(
@@ -45,10 +47,10 @@ def run_path(
 def run_alone(
     run: BrickRun, store: Store, stage: str, *, shard: int = 0, num_shards: int = 1, commit: bool = False
 ) -> Manifest | None:
-    """Run one stage of a run, or one shard of it.
+    """Run one stage of a run, or one shard of it. Returns the manifest once the stage is done, else None.
 
-    With one shard its end is joined and committed too; with several, by a call with `commit`, which does only that.
-    Returns the manifest when done.
+    Whoever finds no item missing at its end joins and commits: of several shards the last one, whichever it is. A call
+    with `commit` does only that.
 
     Raises:
         DataError: an input is not finished.
@@ -64,7 +66,12 @@ def run_alone(
     work = _work(run, store, address, shard, num_shards)
     with work.progress:
         _module(stage).run(address.spec, work)
-    return _commit(run, store, address, work.started_at) if num_shards == 1 and _is_first() else None
+    if not _is_first():
+        return _wait_for_commit(store, address)
+    if num_shards > 1 and (missing := _missing(run, store, address)):
+        log.info("%s: shard %d is done; %d items are left to other shards", stage, shard, len(missing))
+        return None
+    return _commit(run, store, address, work.started_at)
 
 
 def mend(store: Store, step: Step) -> None:
@@ -160,15 +167,32 @@ def _commit(run: BrickRun, store: Store, address: Address, started_at: datetime 
         work = _work(run, store, address)
         work.started_at = started_at or work.started_at
         module = _module(name)
-        if address.stage.sharded:
-            missing = work.missing([item.id for item in module.items(address.spec, work)])
-            if missing:
-                raise TryLater(
-                    f"{name}: {len(missing)} items are not done yet (such as {missing[0]}): run their shards first."
-                )
+        if missing := _missing(run, store, address):
+            raise TryLater(
+                f"{name}: {len(missing)} items are not done yet (such as {missing[0]}): run their shards first."
+            )
         joined = module.join(address.spec, work)
         manifest = work.commit(joined.tables, objects=joined.objects, counts=joined.counts)
     _point(run, store, address)
+    return manifest
+
+
+def _missing(run: BrickRun, store: Store, address: Address) -> list[str]:
+    """Items of all shards that are not done."""
+    if not address.stage.sharded:
+        return []
+    work = _work(run, store, address)
+    return work.missing([item.id for item in _module(address.stage.name).items(address.spec, work)])
+
+
+def _wait_for_commit(store: Store, address: Address) -> Manifest:
+    """The manifest, once the first process has written it.
+
+    A launcher may call a job done, and end all its pods, as soon as one of them ends (Training Operator 1.9 with an
+    elastic policy): so none ends before the artifact is there. If the first process fails, torchrun ends this one.
+    """
+    while (manifest := find_manifest(store, address.stage.name, address.digest)) is None:
+        time.sleep(WAIT_FOR_COMMIT_S)
     return manifest
 
 

@@ -82,23 +82,52 @@ def read_pointer(store: Store, run: str, stage: str) -> Pointer | None:
 def addresses(run: BrickRun, store: Store, stop_after: str | None = None, *, frozen: bool = False) -> list[Address]:
     """The address of every stage up to `stop_after`.
 
-    The first stage's comes from what its sources hold now; with `frozen`, from what they held when this run last
-    ingested them, so that a later stage's job needs no look at the sources.
+    Sources and weights outside the store are looked at now; with `frozen`, the stages before the last one (and ingest)
+    are taken to have answered for what lay there when they ran, so that a later stage's job needs no look at it.
 
     Raises:
         SpecError: a section or a source is missing.
         DataError: `frozen`, and this run has never ingested these sources.
     """
     found: dict[str, Address] = {}
-    for stage in until(stop_after):
+    stages = until(stop_after)
+    for stage in stages:
         spec = run.stage_spec(stage.name)
         inputs = {name: found[name].digest for name in stage.needs}
-        if stage.name == "ingest" and frozen:
-            inputs |= _frozen_inputs(run, store, spec)
-        else:
-            inputs |= outside_inputs(spec)
+        answered = None
+        if frozen and (stage is not stages[-1] or stage.name == "ingest"):
+            answered = _answered(run, store, stage, spec, inputs)
+            if answered is None and stage.name == "ingest":
+                raise DataError(
+                    f"Run {run.name} has not ingested these sources into {store.uri}: run bricks run or python -m "
+                    "jobs.ingest with this run file first."
+                )
+        inputs = inputs | outside_inputs(spec) if answered is None else answered.inputs
         found[stage.name] = Address(stage, spec, artifact_digest(stage, spec, inputs), inputs)
     return list(found.values())
+
+
+def finished(run: BrickRun, store: Store) -> dict[str, tuple[Address, Manifest]]:
+    """The stages of a run whose artifacts are in the store, from the first on, up to one that is not there.
+
+    Asks for manifests alone, and looks at no source: for whoever watches a run from outside its pods.
+    """
+    done: dict[str, tuple[Address, Manifest]] = {}
+    for stage in until(None):
+        spec = getattr(run.spec, stage.name)
+        if spec is None:
+            break
+        inputs = {name: done[name][0].digest for name in stage.needs}
+        answered = _answered(run, store, stage, spec, inputs)
+        if answered is None and stage.name == "ingest":
+            break
+        inputs = inputs | outside_inputs(spec) if answered is None else answered.inputs
+        address = Address(stage, spec, artifact_digest(stage, spec, inputs), inputs)
+        manifest = find_manifest(store, stage.name, address.digest)
+        if manifest is None:
+            break
+        done[stage.name] = address, manifest
+    return done
 
 
 def outside_inputs(spec: Strict) -> dict[str, str]:
@@ -173,14 +202,12 @@ def _changes(before: Pointer, address: Address) -> list[str]:
     return why
 
 
-def _frozen_inputs(run: BrickRun, store: Store, spec: Strict) -> dict[str, str]:
-    pointer = read_pointer(store, run.name, "ingest")
+def _answered(run: BrickRun, store: Store, stage: Stage, spec: Strict, inputs: dict[str, str]) -> Pointer | None:
+    """The run's pointer to a stage's artifact, if that answers this question as far as the store is concerned."""
+    pointer = read_pointer(store, run.name, stage.name)
     if pointer is None or pointer.spec != spec.model_dump(mode="json"):
-        raise DataError(
-            f"Run {run.name} has not ingested these sources into {store.uri}: run bricks run or python -m jobs.ingest "
-            "with this run file first."
-        )
-    return pointer.inputs
+        return None
+    return pointer if {name: pointer.inputs.get(name) for name in stage.needs} == inputs else None
 
 
 def _fingerprint(paths: Any) -> str:

@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 from bricks_core.errors import SpecError, nearest
 from bricks_core.spec.caption import CaptionSpec
 from bricks_core.spec.clip import ClipSpec
+from bricks_core.spec.cluster import ClusterSettings
 from bricks_core.spec.evaluate import EvaluateSpec
 from bricks_core.spec.ingest import IngestSpec
 from bricks_core.spec.latents import LatentsSpec
@@ -51,6 +52,11 @@ class RunSpec(Strict):
     train: TrainSpec | None = None
     evaluate: EvaluateSpec | None = None
     tracking: TrackingSpec = TrackingSpec()
+    cluster: ClusterSettings = ClusterSettings()
+    suspend: bool = False
+    """On a cluster: start nothing more, and stop what runs at its last finished item. false goes on from there."""
+    cancel: bool = False
+    """On a cluster: end the run for good. What is finished is kept, and another run that asks the same finds it."""
 
     @model_validator(mode="after")
     def _encoded(self) -> Self:

@@ -1,0 +1,1 @@
+"""The controller: a BrickRun becomes jobs, one stage after the other, until its artifacts are there."""

@@ -1,0 +1,263 @@
+"""What a run may ask of a cluster, and what a cluster is like: the two halves of every pod that is rendered.
+
+`ClusterSettings` is a section of the run file, which a laptop does not read. `ClusterProfile` is written once for a
+cluster: the chart makes it from its values for the controller, and `bricks render --profile` reads one.
+Whatever differs from cluster to cluster (names of RDMA resources, networks, NCCL's settings, queues, secrets) is in the
+profile, never in code.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic.alias_generators import to_camel
+
+from bricks_core.errors import SpecError
+from bricks_core.spec.strict import Strict
+
+StageName = Literal["ingest", "clip", "score", "caption", "latents", "train", "evaluate"]
+Launcher = Literal["pytorchjob", "trainjob", "job"]
+"""Who runs several nodes as one: Kubeflow's Training Operator (v1), its Trainer (v2), or nobody but Kubernetes."""
+Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$")]
+"""An amount as Kubernetes writes it: 4, 500m, 8Gi."""
+DnsLabel = Annotated[str, Field(pattern=r"^$|^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
+
+
+class StageSettings(Strict):
+    """What one stage of this run needs, where it differs from the cluster's profile. null: as the profile says."""
+
+    shards: int | None = Field(None, ge=1, le=10_000)
+    """Pods the stage's items are shared between (ingest, clip, score, caption, latents)."""
+    parallelism: int | None = Field(None, ge=1, le=10_000)
+    """Of them at the same time, at most."""
+    cpu: Quantity | None = None
+    memory: Quantity | None = None
+    scratch: Quantity | None = None
+    gpus: int | None = Field(None, ge=0, le=16)
+    """Of each pod."""
+    deadline_s: int | None = Field(None, ge=60)
+    """The stage is given up after so long."""
+
+
+class ClusterSettings(Strict):
+    """How a cluster runs it. `bricks run` on one machine does not read this."""
+
+    nodes: int | None = Field(None, ge=1, le=256)
+    """Nodes that train together; null: as the cluster's profile says."""
+    gpus_per_node: int | None = Field(None, ge=0, le=16)
+    """Each has a process of its own; 0: one process on the CPU."""
+    launcher: Launcher | None = None
+    attempts: int = Field(3, ge=1, le=20)
+    """Tries that a stage has in all. Being stopped from outside (a drained node, a preemption) costs none."""
+    queue: DnsLabel | None = None
+    """Kueue's LocalQueue for this run; null: the profile's, "": none."""
+    priority_class: DnsLabel | None = None
+    stages: dict[StageName, StageSettings] = {}
+
+
+class Camel(Strict):
+    """A part of the profile: written in camelCase, as the chart's values are."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        alias_generator=to_camel,
+        validate_by_alias=True,
+        validate_by_name=True,
+        serialize_by_alias=True,
+    )
+
+
+class Images(Camel):
+    """Where the stages' images are: <registry>/bricks-<stage>:<tag>, or @<digest>."""
+
+    registry: str = "ghcr.io/bricks"
+    tag: str = "0.1.0"
+    digests: dict[str, str] = {}
+    """By stage (ingest … evaluate, controller): sha256:…, which wins over the tag."""
+    pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    pull_secrets: list[str] = []
+    """Names of the Secrets that the registry wants."""
+
+    def of(self, stage: str) -> str:
+        """The reference of a stage's image."""
+        name = f"{self.registry.rstrip('/')}/bricks-{stage}"
+        digest = self.digests.get(stage)
+        return f"{name}@{digest}" if digest else f"{name}:{self.tag}"
+
+
+class StoreProfile(Camel):
+    """Where artifacts live, and how pods reach it: S3, or a folder on a volume that all pods mount."""
+
+    uri: str = "s3://bricks/artifacts"
+    """s3://bucket/prefix, or file:///store/… with `claim`."""
+    endpoint: str = ""
+    """S3's address where it is not Amazon's."""
+    region: str = ""
+    secret: str = ""
+    """An existing Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; empty: the service account's own rights."""
+    claim: str = ""
+    """An existing PersistentVolumeClaim (ReadWriteMany), mounted at /store in every pod."""
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Self:
+        if self.uri.startswith("file://") != bool(self.claim):
+            raise ValueError(
+                f"uri is {self.uri} and claim is {self.claim or 'empty'}: a file:// store needs a claim that all pods "
+                "mount, and s3:// needs none."
+            )
+        if self.claim and not self.uri.startswith("file:///store"):
+            raise ValueError(f"uri is {self.uri}, and the claim is mounted at /store: write file:///store/….")
+        return self
+
+
+class Secrets(Camel):
+    """Existing Secrets whose keys become environment variables, each only of the stages that need it."""
+
+    caption: str = ""
+    """OPENAI_API_KEY and, where it is not OpenAI's own server, OPENAI_BASE_URL. For caption."""
+    tracking: str = ""
+    """WANDB_API_KEY. For train and evaluate."""
+    hub: str = ""
+    """HF_TOKEN. For latents, train and evaluate, which read weights."""
+
+
+class StageProfile(Camel):
+    """What a pod of a stage gets. Memory and scratch are limits as well as requests; CPU is a request alone."""
+
+    shards: int = Field(1, ge=1, le=10_000)
+    parallelism: int = Field(16, ge=1, le=10_000)
+    cpu: Quantity = "2"
+    memory: Quantity = "8Gi"
+    scratch: Quantity = "20Gi"
+    gpus: int = Field(0, ge=0, le=16)
+    deadline_s: int = Field(86_400, ge=60)
+
+
+class Rdma(Camel):
+    """How a pod reaches InfiniBand or RoCE. Every name in here is the cluster's own."""
+
+    resources: dict[str, int] = {}
+    """Extended resources of each pod and how many of each: {"rdma/rdma_shared_device_a": 1}, or eight keys on a DGX.
+    Empty: no RDMA."""
+    pod_annotations: dict[str, str] = {}
+    """Such as Multus' networks: {"k8s.v1.cni.cncf.io/networks": …}."""
+    host_network: bool = False
+    """For RoCE without a device plugin. Needs a namespace that allows it."""
+    memlock: Literal["node", "root"] = "node"
+    """Who lets a process pin memory. node: the node's containerd (LimitMEMLOCK=infinity), and the pod stays without any
+    right. root: uid 0 with IPC_LOCK, for nodes one cannot change; needs a namespace that enforces `privileged`."""
+
+
+class PreflightProfile(Camel):
+    """What a node must be able to do before it trains. 0 leaves a measure out."""
+
+    node_bus_gbps: float = Field(0, ge=0)
+    """All-reduce bus bandwidth of one node's GPUs, GB/s, at the largest size; eight H100 on NVSwitch have about 470."""
+    cluster_bus_gbps: float = Field(0, ge=0)
+    """The same over all nodes; about 400 with eight 400 Gb/s ports a node. About 5 means TCP."""
+    max_bytes: int = Field(1 << 30, ge=1 << 20)
+    """The largest message of the sweep."""
+    clock_skew_s: float = Field(1.0, ge=0)
+    """Largest difference between any node's clock and the first one's."""
+    memlock_bytes: int = Field(0, ge=0)
+    """Memory that a process must be able to pin; RDMA wants it unlimited."""
+    free_disk_bytes: int = Field(20 << 30, ge=0)
+    """On the scratch volume."""
+    shm_bytes: int = Field(1 << 30, ge=0)
+    """Of /dev/shm."""
+
+
+class TrainProfile(Camel):
+    """The nodes that train, and how they are asked for."""
+
+    launcher: Launcher = "pytorchjob"
+    nodes: int = Field(1, ge=1, le=256)
+    gpus_per_node: int = Field(1, ge=0, le=16)
+    gpu_resource: str = "nvidia.com/gpu"
+    cpu: Quantity = "8"
+    memory: Quantity = "64Gi"
+    scratch: Quantity = "150Gi"
+    scratch_storage_class: str = ""
+    """A class of local NVMe volumes for /scratch, made and removed with the pod; empty: an emptyDir."""
+    shm: Quantity = "16Gi"
+    """/dev/shm, in memory: part of `memory`."""
+    grace_s: int = Field(900, ge=30)
+    """From SIGTERM to SIGKILL: time for a checkpoint."""
+    deadline_s: int = Field(604_800, ge=60)
+    max_restarts: int = Field(3, ge=0)
+    """Of all processes together, inside the pods, before the job is tried again as a whole."""
+    rdma: Rdma = Rdma()
+    nccl: dict[str, str] = {}
+    """Environment of the training processes: NCCL_NET, NCCL_IB_HCA, NCCL_SOCKET_IFNAME, …."""
+    topology: dict[str, str] = {}
+    """Annotations of the pods for Kueue's topology: {"kueue.x-k8s.io/podset-preferred-topology": …}."""
+    exclude_nodes: list[str] = []
+    """Host names never to train on; the controller adds those that failed their preflight."""
+
+
+class Queues(Camel):
+    """Kueue's LocalQueues; empty: none, and Kueue is not spoken to."""
+
+    cpu: DnsLabel = ""
+    gpu: DnsLabel = ""
+
+
+class ClusterProfile(Camel):
+    """A cluster, as far as it shows in pods."""
+
+    images: Images = Images()
+    store: StoreProfile = StoreProfile()
+    secrets: Secrets = Secrets()
+    service_account: DnsLabel = "bricks-stage"
+    """Of the stages' pods. It has no rights in the cluster, and its token is not mounted."""
+    queues: Queues = Queues()
+    priority_class: DnsLabel = ""
+    host_users: bool | None = None
+    """false: pods in a user namespace of their own (Kubernetes 1.33, containerd 2); null leaves it to the cluster."""
+    node_selector: dict[str, str] = {}
+    gpu_node_selector: dict[str, str] = {}
+    """Beside node_selector, for pods that ask for GPUs."""
+    tolerations: list[dict[str, Any]] = []
+    gpu_tolerations: list[dict[str, Any]] = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    env: dict[str, str] = {}
+    """For every stage's pods."""
+    stages: dict[StageName, StageProfile] = {
+        "ingest": StageProfile(shards=4, cpu="2", memory="4Gi"),
+        "clip": StageProfile(shards=16, cpu="4", memory="8Gi"),
+        "score": StageProfile(shards=16, cpu="2", memory="4Gi"),
+        "caption": StageProfile(shards=4, cpu="1", memory="4Gi"),
+        "latents": StageProfile(shards=4, cpu="4", memory="16Gi", gpus=1),
+        "evaluate": StageProfile(cpu="8", memory="32Gi", gpus=1),
+    }
+    train: TrainProfile = TrainProfile()
+    preflight: PreflightProfile = PreflightProfile()
+
+    def stage(self, name: str) -> StageProfile:
+        """What a stage that is not train gets here."""
+        return self.stages.get(name, StageProfile())  # type: ignore[call-overload]
+
+
+def load_profile(file: Path) -> ClusterProfile:
+    """Read a cluster's profile.
+
+    Raises:
+        SpecError: with the place of every mistake.
+    """
+    try:
+        document = yaml.safe_load(file.read_text()) or {}
+    except FileNotFoundError:
+        raise SpecError(f"{file} is not there: write the cluster's profile, or leave --profile out.") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SpecError(f"{file} cannot be read as YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(document, dict):
+        raise SpecError(f"{file} holds no profile: it must be a mapping such as k8s/cluster/profile-h100-ib.yaml.")
+    try:
+        return ClusterProfile.model_validate(document)
+    except ValidationError as error:
+        mistakes = (f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+        raise SpecError("\n".join(f"{file}: {mistake}" for mistake in mistakes)) from None
