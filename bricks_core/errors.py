@@ -19,6 +19,16 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+WRONG_FOR_ALL = (64, 78)
+"""Codes that say: another try, or another shard, would fail alike. A Job is ended by the first pod that leaves one."""
+WRONG_DATA = (65,)
+"""Codes that say: what this shard was given cannot be used, and will not be the next time either."""
+OUR_BUG = (70,)
+OTHER_NODE = (77,)
+"""Codes that say: not on this node."""
+STOPPED = (130, 143)
+"""Codes of a process that was asked to stop, by SIGINT or SIGTERM, and left things in order."""
+
 
 class BricksError(Exception):
     """Something a user can mend. Its text is one sentence or two: what, where, and how to mend it."""

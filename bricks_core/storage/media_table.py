@@ -15,15 +15,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Literal
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 from bricks_core.errors import DataError, SpecError, nearest
 from bricks_core.spec.ingest import Given
 from bricks_core.storage.os_errors import told
 from bricks_core.storage.store import SourceFile, list_source, split_uri
+
+if TYPE_CHECKING:  # imported where it is used, as in tables.py
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
 TABLE_SUFFIXES = (".csv", ".parquet")
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv"})
@@ -101,7 +102,7 @@ class MediaTable:
         """Names of its columns, in lower case. Errors as of `rows`."""
         with self._local() as file:
             if self._is_parquet:
-                with _told_of_parquet(self.uri), pq.ParquetFile(file) as opened:
+                with _opened_parquet(file, self.uri) as opened:
                     return _lower(opened.schema_arrow.names)
             with _opened_csv(file) as text:
                 return _header(csv.reader(text, strict=True), self.uri)
@@ -235,7 +236,7 @@ def _fields_row(number: int, line: int, columns: list[str], fields: list[str]) -
 
 
 def _parquet_rows(file: Path, uri: str) -> Iterator[TableRow]:
-    with _told_of_parquet(uri), pq.ParquetFile(file) as opened:
+    with _opened_parquet(file, uri) as opened:
         _check_columns(_lower(opened.schema_arrow.names), uri)
         for field in opened.schema_arrow:
             if field.name.strip().lower() in _TEXTS and not _is_told(field.type):
@@ -251,15 +252,21 @@ def _parquet_rows(file: Path, uri: str) -> Iterator[TableRow]:
 
 
 @contextmanager
-def _told_of_parquet(uri: str) -> Iterator[None]:
+def _opened_parquet(file: Path, uri: str) -> Iterator[pq.ParquetFile]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     try:
-        yield
+        with pq.ParquetFile(file) as opened:
+            yield opened
     except (pa.ArrowException, ValueError) as error:
         raise DataError(f"{uri} is no Parquet table: {' '.join(str(error).split()).rstrip('.')}.") from None
 
 
 def _is_told(kind: pa.DataType) -> bool:
     """Whether such a column's values are texts as they stand. A list's or bytes' would be Python's words for them."""
+    import pyarrow as pa
+
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     return not (pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind))

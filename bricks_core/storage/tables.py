@@ -5,22 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from bricks_core.errors import CorruptManifest
 from bricks_core.spec.strict import Row
 
+if TYPE_CHECKING:  # imported where it is used: 45 MB that whoever asks for manifests alone (the controller) can spare
+    import pyarrow as pa
+
 R = TypeVar("R", bound=Row)
 
 ROWS_PER_GROUP = 4096
-_SCALARS = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 
 
 def schema_of(row: type[Row]) -> pa.Schema:
     """The Parquet schema of a row class: its fields in their order, none of them nullable."""
+    import pyarrow as pa
+
     hints = get_type_hints(row)
     return pa.schema([pa.field(name, _arrow_type(hints[name]), nullable=False) for name in row.model_fields])
 
@@ -30,6 +31,9 @@ def write_rows(path: Path, row: type[R], rows: Iterable[R]) -> int:
 
     The same rows make the same bytes.
     """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     schema = schema_of(row)
     num_rows = 0
     rows = iter(rows)
@@ -46,6 +50,9 @@ def read_rows(path: Path, row: type[R]) -> Iterator[R]:
     Raises:
         CorruptManifest: the file is not such a table.
     """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     try:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(ROWS_PER_GROUP):
@@ -60,6 +67,9 @@ def read_columns(path: Path, names: list[str]) -> Iterator[dict[str, Any]]:
     Raises:
         CorruptManifest: the file is no table, or has no such column.
     """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     try:
         with pq.ParquetFile(path) as file:
             if missing := set(names) - set(file.schema_arrow.names):
@@ -71,9 +81,11 @@ def read_columns(path: Path, names: list[str]) -> Iterator[dict[str, Any]]:
 
 
 def _arrow_type(annotation: Any) -> pa.DataType:
+    import pyarrow as pa
+
     origin = get_origin(annotation)
     if origin is Literal:
         return pa.string()
     if origin is list:
         return pa.list_(pa.field("item", _arrow_type(get_args(annotation)[0]), nullable=False))
-    return _SCALARS[annotation]
+    return {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}[annotation]
