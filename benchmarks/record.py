@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("av", "numpy", "opencv-python", "scenedetect", "torch")
+PACKAGES = ("av", "numpy", "opencv-python-headless", "scenedetect-headless", "torch")
 
 
 def flags(description: str | None) -> argparse.ArgumentParser:
