@@ -203,11 +203,16 @@ def _changes(before: Pointer, address: Address) -> list[str]:
 
 
 def _answered(run: BrickRun, store: Store, stage: Stage, spec: Strict, inputs: dict[str, str]) -> Pointer | None:
-    """The run's pointer to a stage's artifact, if that answers this question as far as the store is concerned."""
-    pointer = read_pointer(store, run.name, stage.name)
-    if pointer is None or pointer.spec != spec.model_dump(mode="json"):
-        return None
-    return pointer if {name: pointer.inputs.get(name) for name in stage.needs} == inputs else None
+    """The pointer of the run, or of the run it goes on from, to an artifact that answers this question as far as the
+    store is concerned."""
+    wanted = spec.model_dump(mode="json")
+    for name in filter(None, (run.name, run.spec.inputs_of)):
+        pointer = read_pointer(store, name, stage.name)
+        if pointer is None or pointer.spec != wanted:
+            continue
+        if {need: pointer.inputs.get(need) for need in stage.needs} == inputs:
+            return pointer
+    return None
 
 
 def _fingerprint(paths: Any) -> str:

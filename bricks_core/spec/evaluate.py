@@ -37,6 +37,9 @@ class EvaluateSpec(Strict):
     weights: list[Literal["raw", "ema"]] = Field(["raw", "ema"], min_length=1)
     batch_size: int = Field(4, ge=1)
     """Prompts sampled together; the samples do not depend on it."""
+    code: str = Field("", pattern=r"^$|^[0-9a-f]{7,64}$")
+    """The commit whose answer is asked for; empty: any code's of this stage's version. It is a part of the question and
+    nothing more: `bricks eval render` sets it, so that what another commit sampled is not found for this one."""
 
     def check_family(self, family: str) -> None:
         """Raise ValueError: what is asked for is not how this family is sampled."""

@@ -16,6 +16,7 @@ from bricks_core.spec.caption import CaptionSpec
 from bricks_core.spec.clip import ClipSpec
 from bricks_core.spec.cluster import ClusterSettings
 from bricks_core.spec.evaluate import EvaluateSpec
+from bricks_core.spec.gates import Gate
 from bricks_core.spec.ingest import IngestSpec
 from bricks_core.spec.latents import LatentsSpec
 from bricks_core.spec.score import ScoreSpec
@@ -51,6 +52,11 @@ class RunSpec(Strict):
     latents: LatentsSpec = LatentsSpec()
     train: TrainSpec | None = None
     evaluate: EvaluateSpec | None = None
+    gates: list[Gate] = []
+    """What the evaluation must reach (`bricks eval report`). Judged when it is read: a gate never runs anything again."""
+    inputs_of: str = Field("", pattern=r"^$|^[a-z]([-a-z0-9]*[a-z0-9])?$", max_length=30)
+    """Another run of the same store, whose answers to what this one asks too are taken for this one's: an evaluation of
+    what that one trained needs no look at the films."""
     tracking: TrackingSpec = TrackingSpec()
     cluster: ClusterSettings = ClusterSettings()
     suspend: bool = False
@@ -73,6 +79,17 @@ class RunSpec(Strict):
                 raise ValueError(
                     f"{place} is {resolution}, which is not encoded{nearest(resolution, self.latents.resolutions)}: "
                     f"latents.resolutions has {', '.join(self.latents.resolutions)}. Write the same in both."
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _gates_on_what_is_trained(self) -> Self:
+        buckets = {bucket.name for phase in (self.train.phases if self.train else []) for bucket in phase.buckets}
+        for place, gate in enumerate(self.gates):
+            if gate.bucket and self.train and gate.bucket not in buckets:
+                raise ValueError(
+                    f"gates.{place}.metric is {gate.metric}, and nothing is trained on a bucket "
+                    f"{gate.bucket}{nearest(gate.bucket, buckets)}: train.phases has {', '.join(sorted(buckets))}."
                 )
         return self
 

@@ -70,6 +70,19 @@ def test_a_changed_setting_leaves_finished_what_comes_before_it(store):
     assert list(finished(run_named(ingest={"sources": [{"path": "s3://others"}]}), store)) == []
 
 
+def test_a_run_goes_on_from_the_answers_of_the_run_that_it_names(store):
+    run = run_named()
+    ingest = finish(store, run, "ingest", {"sources": "as they were"})
+    clip = finish(store, run, "clip", {"ingest": ingest})
+    heir = run_named("heir", inputs_of="far", clip={"min_frames": 31})
+    assert list(finished(run_named("heir"), store)) == []
+    assert list(finished(heir, store)) == ["ingest"]
+    assert addresses(heir, store, "clip", frozen=True)[0].digest == ingest
+    assert list(finished(run_named("heir", inputs_of="far"), store)) == ["ingest", "clip"]
+    finish(store, heir, "ingest", {"sources": "another time"})
+    assert addresses(heir, store, "clip", frozen=True)[0].digest not in {ingest, clip}, "its own answer comes first"
+
+
 def test_what_another_run_made_is_found_by_the_same_question(store):
     run, other = run_named(), run_named("other")
     sources = {"sources": "as they were"}
