@@ -29,8 +29,8 @@ class Gate(Strict):
     """A number of the report, and what it must be."""
 
     metric: str
-    """held_out.loss.raw, .ema or .best, with or without a training bucket's name behind; or a number of the dataset, such
-    as dataset.num_kept."""
+    """held_out.loss.raw, .ema or .best, with or without a training bucket's name behind it; or a number of the dataset,
+    such as dataset.num_kept."""
     at_most: Number | None = None
     at_least: Number | None = None
     at_most_of_base: Number | None = Field(None, ge=0)
