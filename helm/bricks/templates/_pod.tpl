@@ -1,0 +1,110 @@
+{{/* What the controller's pod and the test's have in common: its image, and the way to the store. */}}
+
+{{- define "bricks.image" -}}
+{{- $images := include "bricks.images" . | fromJson -}}
+{{- $name := printf "%s/bricks-controller" ($images.registry | trimSuffix "/") -}}
+{{- with $images.digests.controller -}}
+{{- printf "%s@%s" $name . -}}
+{{- else -}}
+{{- printf "%s:%s" $name $images.tag -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "bricks.podBasics" -}}
+{{- with (include "bricks.images" . | fromJson).pullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+serviceAccountName: {{ include "bricks.account" (dict "root" . "account" "controller" "suffix" "controller") }}
+automountServiceAccountToken: true
+enableServiceLinks: false
+{{- with .Values.controller.podSecurityContext }}
+securityContext:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.controller.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.controller.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.controller.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.controller.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+volumes:
+  - name: profile
+    configMap:
+      name: {{ include "bricks.fullname" . }}-profile
+  - name: tmp
+    emptyDir:
+      sizeLimit: 256Mi
+  {{- if eq .Values.storage.mode "pvc" }}
+  - name: store
+    persistentVolumeClaim:
+      claimName: {{ include "bricks.claim" . }}
+  {{- end }}
+  {{- with .Values.controller.extraVolumes }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end -}}
+
+{{- define "bricks.containerBasics" -}}
+image: {{ include "bricks.image" . }}
+imagePullPolicy: {{ .Values.images.pullPolicy }}
+{{- with .Values.controller.securityContext }}
+securityContext:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.controller.resources }}
+resources:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- $store := include "bricks.store" . | fromJson }}
+env:
+  - name: BRICKS_STORE
+    value: {{ $store.uri | quote }}
+  {{- with $store.endpoint }}
+  - name: AWS_ENDPOINT_URL
+    value: {{ . | quote }}
+  {{- end }}
+  {{- with $store.region }}
+  - name: AWS_REGION
+    value: {{ . | quote }}
+  {{- end }}
+  - name: HOME
+    value: /tmp
+  {{- with .Values.controller.extraEnv }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- if or $store.secret .Values.controller.extraEnvFrom }}
+envFrom:
+  {{- with $store.secret }}
+  - secretRef:
+      name: {{ . }}
+  {{- end }}
+  {{- with .Values.controller.extraEnvFrom }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end }}
+volumeMounts:
+  - name: profile
+    mountPath: /etc/bricks
+    readOnly: true
+  - name: tmp
+    mountPath: /tmp
+  {{- if eq .Values.storage.mode "pvc" }}
+  - name: store
+    mountPath: /store
+  {{- end }}
+  {{- with .Values.controller.extraVolumeMounts }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end -}}
