@@ -51,6 +51,8 @@ class Task:
     """Host names that failed their preflight, beside the profile's."""
     name: str = ""
     """Of the workload; empty: <run>-<stage>-a<attempt>."""
+    preflight_only: bool = False
+    """For `train`: only look whether the nodes are fit for it."""
 
     @property
     def workload_name(self) -> str:

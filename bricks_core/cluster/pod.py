@@ -1,0 +1,402 @@
+"""The pod of a stage: one container that may do nothing but its work.
+
+Every pod passes Kubernetes' `restricted` Pod Security standard, with one exception that has to be asked for
+(train.rdma.memlock: root): a number as its user, a read-only root, no capability, no token of a service account, bounds
+on memory, disk, time and processes. The objects are plain dictionaries, as the API writes them; tests hold them against
+the schemas of every supported Kubernetes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import yaml
+
+from bricks_core.cluster.launcher import (
+    ATTEMPT_LABEL,
+    CIRCUMSTANCES_ANNOTATION,
+    QUESTION_ANNOTATION,
+    RUN_LABEL,
+    STAGE_LABEL,
+    Object,
+    Task,
+)
+from bricks_core.errors import SpecError
+from bricks_core.spec.cluster import StageProfile, StageSettings
+from bricks_core.spec.manifest import canonical_json
+from bricks_core.spec.stages import STAGES
+
+CONFIG_FOLDER = "/etc/bricks"
+RUN_FILE = f"{CONFIG_FOLDER}/run.yaml"
+STORE_FOLDER = "/store"
+USER = 65532
+"""The user and group of every image (images/*/Dockerfile)."""
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+RENDEZVOUS_PORT = 29400
+MAX_PROCESSES = 4096
+"""Of one user on one node, threads included, that a stage which decodes may start: what all its pods there need, and
+far from what fills a node's process table."""
+STAGE_GRACE_S = 60
+"""From SIGTERM to SIGKILL. An item is written whole or not at all, so there is little to finish; train has its own."""
+MAX_CONFIG_BYTES = 1_000_000
+"""A ConfigMap holds 1 MiB."""
+
+
+def needs(task: Task) -> StageProfile:
+    """What each pod of the task gets: the profile's, where the run does not say otherwise."""
+    profile, cluster = task.profile, task.run.spec.cluster
+    asked = cluster.stages.get(task.stage, StageSettings())  # type: ignore[call-overload]
+    changes = {name: value for name, value in asked.model_dump().items() if value is not None}
+    if task.stage != "train":
+        return profile.stage(task.stage).model_copy(update=changes)
+    train = profile.train
+    gpus = train.gpus_per_node if cluster.gpus_per_node is None else cluster.gpus_per_node
+    given = StageProfile(
+        cpu=train.cpu, memory=train.memory, scratch=train.scratch, gpus=gpus, deadline_s=train.deadline_s
+    )
+    return given.model_copy(update=changes)
+
+
+def num_nodes(task: Task) -> int:
+    """Pods that work as one: train's nodes."""
+    if task.stage != "train":
+        return 1
+    nodes = task.run.spec.cluster.nodes
+    return task.profile.train.nodes if nodes is None else nodes
+
+
+def num_processes(task: Task) -> int:
+    """Of each node: one a GPU, or one on the CPU."""
+    return max(1, needs(task).gpus)
+
+
+def component(task: Task) -> str:
+    return "preflight" if task.preflight_only else task.stage
+
+
+def labels(task: Task) -> dict[str, str]:
+    """On the workload and on its pods."""
+    return {
+        "app.kubernetes.io/name": "bricks",
+        "app.kubernetes.io/component": component(task),
+        "app.kubernetes.io/managed-by": "bricks-controller" if task.owner else "bricks",
+        RUN_LABEL: task.run.name,
+        STAGE_LABEL: component(task),
+        ATTEMPT_LABEL: str(task.attempt),
+    }
+
+
+def metadata(task: Task, *, queued: bool = True) -> Object:
+    """The workload's. `queued`: with the label that puts it into Kueue's queue, where one is set."""
+    queue = _queue(task) if queued else ""
+    return {
+        "name": task.workload_name,
+        "labels": labels(task) | ({QUEUE_LABEL: queue} if queue else {}),
+        "annotations": {QUESTION_ANNOTATION: task.question, CIRCUMSTANCES_ANNOTATION: task.circumstances},
+    } | owners(task)
+
+
+def owners(task: Task) -> Object:
+    """The BrickRun that an object goes with."""
+    if task.owner is None:
+        return {}
+    return {
+        "ownerReferences": [
+            {
+                "apiVersion": task.run.apiVersion,
+                "kind": task.run.kind,
+                "name": task.owner.name,
+                "uid": task.owner.uid,
+                "controller": True,
+                "blockOwnerDeletion": False,
+            }
+        ]
+    }
+
+
+def run_file(task: Task) -> Object:
+    """The ConfigMap with the run as it is resolved, and with what a node must be able to do.
+
+    Its name tells its content (and its owner, so that a run that was deleted and made again does not find a ConfigMap
+    that is about to go): every try of every stage may create it, and it never changes.
+
+    Raises:
+        SpecError: the run is larger than a ConfigMap can be.
+    """
+    run = task.run.model_dump(mode="json")
+    # What says nothing to a stage would only make another ConfigMap: annotations that kubectl keeps, the stop buttons.
+    run["metadata"] = {"name": task.run.name}
+    run["spec"] |= {"suspend": False, "cancel": False}
+    data = {
+        "run.yaml": as_yaml(run),
+        "preflight.yaml": as_yaml(task.profile.preflight.model_dump(mode="json", by_alias=True)),
+    }
+    size = sum(len(text.encode()) for text in data.values())
+    if size > MAX_CONFIG_BYTES:
+        raise SpecError(
+            f"Run {task.run.name} is {size} bytes long, and a cluster's ConfigMap holds {MAX_CONFIG_BYTES}: name "
+            "folders instead of single files in ingest.sources, and have fewer prompts."
+        )
+    digest = hashlib.sha256(canonical_json([data, task.owner.uid if task.owner else ""])).hexdigest()[:10]
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {
+            "name": f"{task.run.name}-{digest}",
+            "labels": {
+                name: value for name, value in labels(task).items() if name.endswith(("/name", "/managed-by", "/run"))
+            },
+        }
+        | owners(task),
+        "immutable": True,
+        "data": data,
+    }
+
+
+def as_yaml(value: Any) -> str:
+    """YAML for a person: block style, in the order given, long lines as they are."""
+    return yaml.dump(value, Dumper=_Indented, sort_keys=False, allow_unicode=True, width=100)
+
+
+class _Indented(yaml.SafeDumper):
+    """Items of a list stand further in than what they are a list of, texts of several lines as blocks; no anchors."""
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+        super().increase_indent(flow, False)
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Indented.add_representer(str, _text)
+
+
+def pod_template(
+    task: Task,
+    config: Object,
+    *,
+    container: str = "main",
+    restart_policy: str | None = "Never",
+    env: list[Object] | None = None,
+    subdomain: str = "",
+) -> Object:
+    """A pod of the task, which reads `config` (see `run_file`).
+
+    `env` is the launcher's own, beside what every pod of the stage gets; `restart_policy` None leaves it to a kind that
+    says it elsewhere.
+    """
+    train = task.profile.train
+    root = _is_root(task)
+    annotations = train.rdma.pod_annotations | train.topology if task.stage == "train" else {}
+    spec: Object = {
+        "restartPolicy": restart_policy,
+        "terminationGracePeriodSeconds": train.grace_s if task.stage == "train" else STAGE_GRACE_S,
+        "serviceAccountName": task.profile.service_account or None,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "subdomain": subdomain or None,
+        "priorityClassName": _priority_class(task) or None,
+        **_network(task),
+        "securityContext": {
+            "runAsNonRoot": not root,
+            "runAsUser": 0 if root else USER,
+            "runAsGroup": 0 if root else USER,
+            "fsGroup": USER,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "imagePullSecrets": [{"name": name} for name in task.profile.images.pull_secrets],
+        "nodeSelector": task.profile.node_selector | (task.profile.gpu_node_selector if needs(task).gpus else {}),
+        "affinity": _elsewhere(task),
+        "tolerations": [*task.profile.tolerations, *(task.profile.gpu_tolerations if needs(task).gpus else [])],
+        "containers": [_container(task, container, env or [])],
+        "volumes": _volumes(task, config),
+    }
+    return {
+        "metadata": {"labels": labels(task)} | ({"annotations": annotations} if annotations else {}),
+        "spec": {name: value for name, value in spec.items() if value not in (None, [], {})},
+    }
+
+
+def _container(task: Task, name: str, env: list[Object]) -> Object:
+    what = {
+        "name": name,
+        "image": task.profile.images.of(task.stage),
+        "imagePullPolicy": task.profile.images.pull_policy,
+        "command": _command(task),
+        "args": _arguments(task),
+        "env": _environment(task) + env,
+        "envFrom": [{"secretRef": {"name": secret}} for secret in _secrets(task)],
+        "ports": [{"name": "rendezvous", "containerPort": RENDEZVOUS_PORT}] if num_nodes(task) > 1 else [],
+        "resources": _resources(task),
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            # With another user than root a capability that is added is never in effect, so only root gets it.
+            "capabilities": {"drop": ["ALL"]} | ({"add": ["IPC_LOCK"]} if _is_root(task) else {}),
+        },
+        # The last lines of a container that failed stay in its status, where `kubectl describe` and we find them.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": _mounts(task),
+    }
+    return {key: value for key, value in what.items() if value != []}
+
+
+def _command(task: Task) -> list[str]:
+    return ["bricks-train"] if task.stage == "train" else ["python", "-m", f"jobs.{task.stage}"]
+
+
+def _arguments(task: Task) -> list[str]:
+    arguments = ["--run", RUN_FILE]
+    if task.preflight_only:
+        arguments = ["--preflight-only", *arguments]
+    if STAGES[task.stage].sharded:
+        arguments += ["--num-shards", str(needs(task).shards)]
+    return arguments
+
+
+def _environment(task: Task) -> list[Object]:
+    """The contract with the images (docs/manifests.md) wins over what the profile sets for all."""
+    profile = task.profile
+    values = dict(profile.env)
+    if task.stage == "train":
+        values |= profile.train.nccl
+    values |= {"BRICKS_STORE": profile.store.uri}
+    if profile.store.endpoint:
+        values["AWS_ENDPOINT_URL"] = profile.store.endpoint
+    if profile.store.region:
+        values["AWS_REGION"] = profile.store.region
+    values |= {"BRICKS_IMAGE": profile.images.of(task.stage), "HOME": "/scratch", "TMPDIR": "/scratch"}
+    if task.stage != "train":
+        values["BRICKS_MAX_PROCESSES"] = str(MAX_PROCESSES)
+    return [{"name": name, "value": value} for name, value in values.items()]
+
+
+def train_environment(task: Task, *, rendezvous: str, rank_label: str) -> list[Object]:
+    """What `bricks-train` must know of its place among the nodes.
+
+    `rendezvous` is the first node's name; `rank_label` the pod's label with its number, from 0.
+    """
+    train = task.profile.train
+    values = {
+        "BRICKS_NODES": str(num_nodes(task)),
+        "BRICKS_PROCESSES": str(num_processes(task)),
+        "BRICKS_RENDEZVOUS": f"{rendezvous}:{RENDEZVOUS_PORT}",
+        "BRICKS_RENDEZVOUS_ID": task.workload_name,
+        "BRICKS_MAX_RESTARTS": "0" if task.preflight_only else str(train.max_restarts),
+        "BRICKS_GRACE_S": str(train.grace_s),
+    }
+    if train.rdma.resources:
+        values["BRICKS_RDMA"] = "1"
+    fields = {"BRICKS_NODE_NAME": "spec.nodeName", "BRICKS_NODE_RANK": f"metadata.labels['{rank_label}']"}
+    return [{"name": name, "value": value} for name, value in values.items()] + [
+        {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in fields.items()
+    ]
+
+
+def _secrets(task: Task) -> list[str]:
+    """The Secrets the stage reads, and no other's."""
+    secrets = task.profile.secrets
+    names = [
+        task.profile.store.secret,
+        secrets.caption if task.stage == "caption" else "",
+        secrets.tracking if task.stage in ("train", "evaluate") and not task.preflight_only else "",
+        secrets.hub if task.stage in ("latents", "train", "evaluate") and not task.preflight_only else "",
+    ]
+    return list(dict.fromkeys(name for name in names if name))
+
+
+def _resources(task: Task) -> Object:
+    """Memory, disk and devices are limits as well as requests; CPU is not limited: it would only be left idle."""
+    need = needs(task)
+    bounded: dict[str, str] = {
+        "memory": need.memory,
+        "ephemeral-storage": "2Gi" if _scratch_class(task) else need.scratch,
+    }
+    if need.gpus:
+        bounded[task.profile.train.gpu_resource] = str(need.gpus)
+    if task.stage == "train":
+        bounded |= {name: str(count) for name, count in task.profile.train.rdma.resources.items()}
+    return {"requests": {"cpu": need.cpu} | bounded, "limits": bounded}
+
+
+def _mounts(task: Task) -> list[Object]:
+    mounts: list[Object] = [
+        {"name": "config", "mountPath": CONFIG_FOLDER, "readOnly": True},
+        {"name": "scratch", "mountPath": "/scratch"},
+        {"name": "tmp", "mountPath": "/tmp"},
+    ]
+    if task.stage == "train":
+        mounts.append({"name": "shm", "mountPath": "/dev/shm"})
+    if task.profile.store.claim:
+        mounts.append({"name": "store", "mountPath": STORE_FOLDER})
+    return mounts
+
+
+def _volumes(task: Task, config: Object) -> list[Object]:
+    scratch, storage_class = needs(task).scratch, _scratch_class(task)
+    claim = {
+        "accessModes": ["ReadWriteOnce"],
+        "storageClassName": storage_class,
+        "resources": {"requests": {"storage": scratch}},
+    }
+    local: Object = (
+        {"ephemeral": {"volumeClaimTemplate": {"spec": claim}}}
+        if storage_class
+        else {"emptyDir": {"sizeLimit": scratch}}
+    )
+    volumes: list[Object] = [
+        {"name": "config", "configMap": {"name": config["metadata"]["name"]}},
+        {"name": "scratch"} | local,
+        {"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}},
+    ]
+    if task.stage == "train":
+        # The container's own is 64 MiB, too small for NCCL. What is in it counts as the container's memory.
+        volumes.append({"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": task.profile.train.shm}})
+    if task.profile.store.claim:
+        volumes.append({"name": "store", "persistentVolumeClaim": {"claimName": task.profile.store.claim}})
+    return volumes
+
+
+def _network(task: Task) -> Object:
+    """The host's network, or the pod's own; and whose users the pod has."""
+    if task.stage == "train" and task.profile.train.rdma.host_network:
+        return {"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"}
+    # A user namespace goes with neither: Kubernetes refuses it with the host's network, and to pin memory the kernel
+    # wants the capability in the host's own.
+    return {} if task.profile.host_users is None or _is_root(task) else {"hostUsers": task.profile.host_users}
+
+
+def _elsewhere(task: Task) -> Object:
+    """Not on the hosts that failed their preflight, nor on those that the profile leaves out of training."""
+    hosts = sorted({*task.excluded_nodes, *(task.profile.train.exclude_nodes if task.stage == "train" else [])})
+    if not hosts:
+        return {}
+    away = {"key": "kubernetes.io/hostname", "operator": "NotIn", "values": hosts}
+    terms = [{"matchExpressions": [away]}]
+    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}
+
+
+def _is_root(task: Task) -> bool:
+    return task.stage == "train" and task.profile.train.rdma.memlock == "root"
+
+
+def _scratch_class(task: Task) -> str:
+    return task.profile.train.scratch_storage_class if task.stage == "train" else ""
+
+
+def _queue(task: Task) -> str:
+    asked, queues = task.run.spec.cluster.queue, task.profile.queues
+    if asked is not None:
+        return asked
+    return queues.gpu if needs(task).gpus else queues.cpu
+
+
+def _priority_class(task: Task) -> str:
+    asked = task.run.spec.cluster.priority_class
+    return task.profile.priority_class if asked is None else asked
