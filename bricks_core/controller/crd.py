@@ -254,10 +254,7 @@ class _Translation:
         others = [each for each in node["anyOf"] if each.get("type") != "null"]
         if len(others) != 1 or len(node["anyOf"]) != 2:
             raise ValueError(f"{path} may be of several types, and Kubernetes wants one.")
-        made = self.of(others[0], path)
-        if "enum" in made:
-            made["enum"] = [*made["enum"], None]  # Kubernetes asks of null, too, that it is listed
-        return made | {"nullable": True}
+        return self.of(others[0], path) | {"nullable": True}
 
     def _object(self, node: Object, path: str) -> Object:
         properties = dict(node.get("properties", {}))
