@@ -9,6 +9,7 @@ the schemas of every supported Kubernetes.
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import Any
 
 import yaml
@@ -41,6 +42,7 @@ STAGE_GRACE_S = 60
 """From SIGTERM to SIGKILL. An item is written whole or not at all, so there is little to finish; train has its own."""
 MAX_CONFIG_BYTES = 1_000_000
 """A ConfigMap holds 1 MiB."""
+_EXPONENT = re.compile(r"[-+]?[0-9._]+[eE][-+]?[0-9]+")
 
 
 def needs(task: Task) -> StageProfile:
@@ -170,7 +172,9 @@ class _Indented(yaml.SafeDumper):
 
 
 def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+    # PyYAML takes 12e34567 for a text; Kubernetes' parser takes it for a number, and every hash can look like that.
+    style = "|" if "\n" in text else "'" if _EXPONENT.fullmatch(text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
 _Indented.add_representer(str, _text)
