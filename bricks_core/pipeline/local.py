@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from bricks_core.errors import AlteredObject, BricksError, CorruptManifest, DataError, TryLater
-from bricks_core.pipeline.plan import Address, Step, addresses, make_plan, pointer_key
+from bricks_core.pipeline.plan import Address, Step, addresses, make_plan, point
 from bricks_core.progress import Progress
 from bricks_core.spec.manifest import Manifest
 from bricks_core.spec.run import BrickRun
@@ -94,7 +94,7 @@ def _run_once(run: BrickRun, store: Store, stop_after: str | None, tell: Callabl
             mend(store, step)
         if step.state == "cached" and step.manifest is not None:
             manifests[name] = step.manifest
-            _point(run, store, step.address)
+            point(run.name, store, step.address)
             continue
         work = _work(run, store, step.address)
         with work.progress:
@@ -120,7 +120,7 @@ def _find_sound(run: BrickRun, store: Store, address: Address) -> Manifest | Non
         mend(store, Step(address, "broken", [], wrong=wrong))
         return None
     if manifest is not None:
-        _point(run, store, address)
+        point(run.name, store, address)
     return manifest
 
 
@@ -173,7 +173,7 @@ def _commit(run: BrickRun, store: Store, address: Address, started_at: datetime 
             )
         joined = module.join(address.spec, work)
         manifest = work.commit(joined.tables, objects=joined.objects, counts=joined.counts)
-    _point(run, store, address)
+    point(run.name, store, address)
     return manifest
 
 
@@ -194,14 +194,6 @@ def _wait_for_commit(store: Store, address: Address) -> Manifest:
     while (manifest := find_manifest(store, address.stage.name, address.digest)) is None:
         time.sleep(WAIT_FOR_COMMIT_S)
     return manifest
-
-
-def _point(run: BrickRun, store: Store, address: Address) -> None:
-    pointer = address.pointer().model_dump_json(indent=1).encode()
-    key = pointer_key(run.name, address.stage.name)
-    # Written only when it says something new, so that a run with nothing to do writes nothing.
-    if store.head(key) is None or store.get(key) != pointer:
-        store.put(key, pointer)
 
 
 def _module(stage: str) -> Any:

@@ -203,8 +203,21 @@ def load_run(file: Path, overrides: list[str] | None = None) -> BrickRun:
     try:
         return BrickRun.model_validate(document)
     except ValidationError as error:
-        mistakes = [_sentence(detail) for detail in error.errors()]
-        raise SpecError("\n".join(f"{file}: {mistake}" for mistake in mistakes)) from None
+        raise SpecError("\n".join(f"{file}: {mistake}" for mistake in _sentences(error))) from None
+
+
+def run_of(obj: dict[str, Any]) -> BrickRun:
+    """The run that an object of a cluster is. What Kubernetes adds to one (uid, labels, status, …) changes nothing.
+
+    Raises:
+        SpecError: with the place of every mistake.
+    """
+    document = {"metadata": {"name": obj["metadata"]["name"]}}
+    document |= {key: obj[key] for key in ("apiVersion", "kind", "spec") if key in obj}
+    try:
+        return BrickRun.model_validate(document)
+    except ValidationError as error:
+        raise SpecError("\n".join(_sentences(error))) from None
 
 
 def run_schema() -> str:
@@ -246,6 +259,10 @@ def _override(document: dict[str, Any], override: str) -> None:
                 place = place.setdefault(name, {})
         else:
             raise SpecError(f"--set {override}: {'.'.join(names[:depth])} is a value and has nothing below it.")
+
+
+def _sentences(error: ValidationError) -> list[str]:
+    return [_sentence(detail) for detail in error.errors()]
 
 
 def _sentence(detail: ErrorDetails) -> str:

@@ -1,0 +1,402 @@
+"""What to do next about a run, and what to say about it: a pure function of what was found in the world.
+
+Decided from the run file, the stages that the store has, and the children that live; never from the run's status, nor
+from what this process remembers. So it does not matter how often it is asked, by how many at once, or after what.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from bricks_core.cluster.launcher import (
+    CIRCUMSTANCES_ANNOTATION,
+    QUESTION_ANNOTATION,
+    Failure,
+    Launcher,
+    Object,
+    Observation,
+    Owner,
+    Task,
+)
+from bricks_core.controller.heartbeats import Heartbeat
+from bricks_core.controller.retries import Decision, Try, decide
+from bricks_core.controller.status import StageState
+from bricks_core.errors import SpecError
+from bricks_core.pipeline.plan import Address
+from bricks_core.spec.cluster import ClusterProfile
+from bricks_core.spec.manifest import Manifest
+from bricks_core.spec.run import BrickRun
+from bricks_core.spec.stages import STAGES
+
+LOOK_AGAIN_S = 20.0
+"""While something runs: its progress is told in the store, of which no event comes."""
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Something that keeps the controller from going on, for now."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Child:
+    """A workload that belongs to the run, and what it has come to."""
+
+    workload: Object
+    stage: str
+    attempt: int
+    observation: Observation
+
+    @property
+    def kind(self) -> str:
+        return str(self.workload["kind"])
+
+    @property
+    def name(self) -> str:
+        return str(self.workload["metadata"]["name"])
+
+    @property
+    def uid(self) -> str:
+        return str(self.workload["metadata"]["uid"])
+
+    @property
+    def question(self) -> str:
+        return annotation(self.workload, QUESTION_ANNOTATION)
+
+    @property
+    def circumstances(self) -> str:
+        return annotation(self.workload, CIRCUMSTANCES_ANNOTATION)
+
+    @property
+    def is_going(self) -> bool:
+        """It is being deleted: its pods end, and then it is gone."""
+        return bool(self.workload["metadata"].get("deletionTimestamp"))
+
+    @property
+    def is_live(self) -> bool:
+        return not self.is_going and self.observation.state in ("waiting", "running")
+
+    @property
+    def created_at(self) -> datetime:
+        return time_of(self.workload["metadata"].get("creationTimestamp")) or datetime.fromtimestamp(0, UTC)
+
+    @property
+    def finished_at(self) -> datetime:
+        """When it ended, as far as it tells."""
+        status = self.workload.get("status") or {}
+        ends = [
+            each.get("lastTransitionTime")
+            for each in status.get("conditions") or ()
+            if each.get("type") in ("Failed", "Complete", "Succeeded") and each.get("status") == "True"
+        ]
+        return time_of(ends[0] if ends else status.get("completionTime")) or self.created_at
+
+    @property
+    def num_shards(self) -> int:
+        """Pods that each tell their own progress."""
+        spec = self.workload.get("spec") or {}
+        return int(spec.get("completions") or 1) if self.kind == "Job" and STAGES[self.stage].sharded else 1
+
+
+@dataclass(frozen=True)
+class World:
+    """What there is, as it was found just now."""
+
+    raw: Object
+    """The BrickRun as the cluster has it."""
+    now: datetime
+    profile: ClusterProfile
+    run: BrickRun | None = None
+    """None: it cannot be used, and `mistakes` says why."""
+    mistakes: str = ""
+    children: Sequence[Child] = ()
+    finished: Mapping[str, tuple[Address, Manifest]] | None = field(default_factory=dict)
+    """Asked for after the children were: a child that had ended well by then has left its artifact, or never will.
+    None: the store cannot be asked."""
+    heartbeats: Sequence[Heartbeat] = ()
+    """Of the stage that runs."""
+    pointed: frozenset[str] = frozenset()
+    """Digests that the run is known to point to."""
+    kinds: frozenset[str] = frozenset({"Job"})
+    """Kinds of workloads that this cluster has."""
+    trouble: Trouble | None = None
+
+
+@dataclass(frozen=True)
+class Create:
+    """Create these objects in order; the workload is the last one."""
+
+    task: Task
+    objects: list[Object]
+
+
+@dataclass(frozen=True)
+class Delete:
+    """Stop a child and take it away; what it finished is in the store."""
+
+    kind: str
+    name: str
+    uid: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Point:
+    """Let the run point to an artifact, so that it is found by the run's name and never taken for garbage."""
+
+    address: Address
+
+
+Action = Create | Delete | Point
+
+
+@dataclass
+class Turn:
+    """What the first stage that is not done has come to, and what is to be done about it."""
+
+    stage: str
+    state: StageState
+    reason: str
+    message: str
+    actions: list[Action] = field(default_factory=list)
+    child: Child | None = None
+    decision: Decision | None = None
+    has_failed: bool = False
+    """For good."""
+    is_over: bool = True
+    """Nothing of it is left alive."""
+    trouble: Trouble | None = None
+    again_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do, and what to say of the stages."""
+
+    actions: list[Action]
+    wanted: tuple[str, ...] = ()
+    """The run's stages, in order."""
+    turn: Turn | None = None
+    """Of the first that is not done; None: all are, or nothing can be said."""
+    again_s: float | None = None
+    """Look again after so many seconds, whatever happens."""
+
+
+LauncherFor = Callable[[BrickRun, ClusterProfile, str], Launcher]
+
+
+def plan(world: World, launcher_for: LauncherFor) -> Plan:
+    """What to do next.
+
+    `launcher_for` says who runs a stage; it is pure, as its launchers' `render` is.
+    """
+    if world.raw["metadata"].get("deletionTimestamp"):
+        return Plan([])  # its children have it as their owner, and go with it
+    if world.run is None:
+        return Plan([])
+    wanted = stages_of(world.run)
+    if world.finished is None:
+        return _without_store(world, wanted)
+    points: list[Action] = [
+        Point(address) for address, _ in world.finished.values() if address.digest not in world.pointed
+    ]
+    stage = next((name for name in wanted if name not in world.finished), None)
+    if stage is None:
+        return Plan([*points, *_idle(world, wanted)], wanted)
+    turn = _turn(world, stage, launcher_for)
+    return Plan([*points, *_idle(world, tuple(world.finished)), *turn.actions], wanted, turn, turn.again_s)
+
+
+def stages_of(run: BrickRun) -> tuple[str, ...]:
+    """The stages that a run has: all up to the first one without a section."""
+    wanted: list[str] = []
+    for name in STAGES:
+        if getattr(run.spec, name) is None:
+            break
+        wanted.append(name)
+    return tuple(wanted)
+
+
+def annotation(obj: Object, name: str) -> str:
+    """One of an object's annotations, or nothing."""
+    return str((obj["metadata"].get("annotations") or {}).get(name, ""))
+
+
+def time_of(text: object) -> datetime | None:
+    """A time as Kubernetes writes it."""
+    try:
+        return datetime.fromisoformat(str(text).replace("Z", "+00:00")) if text else None
+    except ValueError:
+        return None
+
+
+def child_place(run: str, workload: Object) -> tuple[str, int] | None:
+    """Stage and attempt of a child, by its name, which nobody can change; None: it is not named as ours are."""
+    match = re.fullmatch(rf"{re.escape(run)}-([a-z]+)-a([1-9][0-9]*)", workload["metadata"]["name"])
+    return (match[1], int(match[2])) if match and match[1] in STAGES else None
+
+
+def _turn(world: World, stage: str, launcher_for: LauncherFor) -> Turn:
+    assert world.run is not None
+    if world.run.spec.cancel or world.run.spec.suspend:
+        return _stopping(world, stage)
+    mine = sorted((child for child in world.children if child.stage == stage), key=lambda child: child.attempt)
+    task = _task(world, stage, mine)
+    stale = _stale(world, stage, task)
+    if stale:
+        return Turn(
+            stage,
+            "Waiting",
+            stale[0].reason,
+            f"{stage}: {stale[0].name} works on what nobody asks for any more, and is stopped first.",
+            [*stale],
+        )
+    live = next((child for child in reversed(mine) if child.is_live), None)
+    if live is not None:
+        state: StageState = "Running" if live.observation.state == "running" else "Waiting"
+        again_s = LOOK_AGAIN_S if state == "Running" else None
+        reason, message = live.observation.reason, live.observation.message
+        return Turn(stage, state, reason, message, child=live, is_over=False, again_s=again_s)
+    going = next((child for child in world.children if child.is_going), None)
+    if going is not None:
+        message = f"{stage}: {going.name} is being deleted; the next try begins when its pods have ended."
+        return Turn(stage, "Waiting", "Stopping", message, child=going, is_over=False, again_s=LOOK_AGAIN_S)
+    tries = [_try(child) for child in mine if child.circumstances == task.circumstances]
+    if tries:
+        decision = decide(tries, world.run.spec.cluster.attempts)
+        if decision.again_at is None or decision.again_at > world.now:
+            return _after(world, stage, mine, decision)
+        return _creating(world, task, launcher_for, mine, decision)
+    return _creating(world, task, launcher_for, mine, None)
+
+
+def _task(world: World, stage: str, mine: Sequence[Child]) -> Task:
+    assert world.run is not None
+    metadata = world.raw["metadata"]
+    bad_nodes = {
+        node
+        for child in world.children
+        if child.observation.failure is not None
+        for node in child.observation.failure.bad_nodes
+    }
+    return Task(
+        run=world.run,
+        stage=stage,
+        profile=world.profile,
+        attempt=1 + max((child.attempt for child in mine), default=0),
+        owner=Owner(metadata["name"], metadata["uid"]),
+        excluded_nodes=tuple(sorted(bad_nodes)),
+    )
+
+
+def _stale(world: World, stage: str, task: Task) -> list[Delete]:
+    """Live children that must not be: of a later stage, with another question, or a second one of the stage."""
+    later = list(STAGES)[list(STAGES).index(stage) + 1 :]
+    newest = max((child.attempt for child in world.children if child.stage == stage and child.is_live), default=0)
+    stale = []
+    for child in world.children:
+        if not child.is_live or (child.stage != stage and child.stage not in later):
+            continue
+        if child.stage in later or child.question != task.question:
+            stale.append(_delete(child, "QuestionChanged"))
+        elif child.attempt < newest:
+            stale.append(_delete(child, "Duplicate"))
+    return stale
+
+
+def _idle(world: World, done: Sequence[str]) -> list[Delete]:
+    """Children that still wait to begin what is done already: they would only take a place in a queue."""
+    return [
+        _delete(child, "AlreadyDone")
+        for child in world.children
+        if child.stage in done
+        and child.is_live
+        and child.observation.state == "waiting"
+        and not child.observation.num_active
+        and not child.observation.num_succeeded
+    ]
+
+
+def _stopping(world: World, stage: str) -> Turn:
+    """Suspended or cancelled: every child that lives is stopped, and nothing new is begun."""
+    assert world.run is not None
+    actions: list[Action] = [_delete(child, "Stopping") for child in world.children if child.is_live]
+    left = [child for child in world.children if child.is_live or child.is_going]
+    if left:
+        message = f"{stage}: {left[0].name} is being stopped; what it has finished is kept."
+        return Turn(stage, "Waiting", "Stopping", message, actions, left[0], is_over=False, again_s=LOOK_AGAIN_S)
+    if world.run.spec.cancel:
+        message = "The run was cancelled (spec.cancel). What is finished is kept; a run that asks the same finds it."
+        return Turn(stage, "Waiting", "Cancelled", message)
+    return Turn(stage, "Waiting", "Suspended", "The run is suspended: set spec.suspend to false to go on from here.")
+
+
+def _without_store(world: World, wanted: tuple[str, ...]) -> Plan:
+    """The store cannot be asked: nothing is begun, but what is to stop is stopped."""
+    assert world.run is not None
+    if not (world.run.spec.cancel or world.run.spec.suspend):
+        return Plan([], wanted)
+    return Plan([_delete(child, "Stopping") for child in world.children if child.is_live], wanted)
+
+
+def _after(world: World, stage: str, mine: Sequence[Child], decision: Decision) -> Turn:
+    """Between two tries, or after the last one."""
+    assert world.run is not None
+    child = next(each for each in reversed(mine) if each.attempt == decision.attempt)
+    said = child.observation.message if child.observation.failure is not None else ""
+    what = f"{stage}, try {decision.attempt}: {decision.rule.what}."
+    hint = decision.rule.hint.replace("<stage>", stage)
+    budget = world.run.spec.cluster.attempts
+    if decision.again_at is None:
+        spent = f"All {budget} tries are spent (spec.cluster.attempts)." if decision.num_used >= budget else ""
+        words = " ".join(each for each in (what, said, spent, hint) if each)
+        return Turn(stage, "Failed", decision.rule.reason, words, child=child, decision=decision, has_failed=True)
+    left = f"{decision.num_used} of {budget} tries are spent; the next begins at {decision.again_at:%H:%M:%S} UTC."
+    words = " ".join(each for each in (what, said, left, hint) if each)
+    again_s = max(0.1, (decision.again_at - world.now).total_seconds())
+    return Turn(stage, "Waiting", decision.rule.reason, words, child=child, decision=decision, again_s=again_s)
+
+
+def _creating(
+    world: World, task: Task, launcher_for: LauncherFor, mine: Sequence[Child], decision: Decision | None
+) -> Turn:
+    stage = task.stage
+    last = mine[-1] if mine else None
+    try:
+        launcher = launcher_for(task.run, task.profile, stage)
+        objects = launcher.render(task)
+    except SpecError as error:
+        trouble = Trouble("CannotRender", f"{stage}: {error}")
+        return Turn(stage, "Waiting", trouble.reason, trouble.message, [], last, decision, trouble=trouble)
+    missing = [obj["kind"] for obj in objects if obj["kind"] in _OPERATORS and obj["kind"] not in world.kinds]
+    if missing:
+        trouble = Trouble("KindMissing", f"{stage}: this cluster has no {missing[-1]}: {_OPERATORS[missing[-1]]}")
+        return Turn(stage, "Waiting", trouble.reason, trouble.message, [], last, decision, trouble=trouble)
+    if world.trouble is not None:
+        return Turn(stage, "Waiting", world.trouble.reason, world.trouble.message, [], last, decision)
+    message = f"{stage}: {task.workload_name} is being created."
+    actions: list[Action] = [Create(task, objects)]
+    return Turn(stage, "Waiting", "Creating", message, actions, last, decision, is_over=False)
+
+
+_OPERATORS = {
+    "PyTorchJob": "install Kubeflow's Training Operator 1.9, or set train.launcher in the profile to trainjob or job.",
+    "TrainJob": "install Kubeflow's Trainer 2.2 or later, or set train.launcher in the profile to pytorchjob or job.",
+    "TrainingRuntime": "install Kubeflow's Trainer 2.2 or later, or set train.launcher in the profile to job.",
+}
+
+
+def _try(child: Child) -> Try:
+    failure = child.observation.failure
+    if child.observation.state == "failed" and failure is None:
+        failure = Failure(exit_code=None)
+    return Try(child.attempt, child.observation.reason, failure, child.created_at, child.finished_at)
+
+
+def _delete(child: Child, reason: str) -> Delete:
+    return Delete(child.kind, child.name, child.uid, reason)

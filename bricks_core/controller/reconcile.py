@@ -1,0 +1,364 @@
+"""One look at one run: what is there is gathered, what is next is planned, done, and told.
+
+It can be left at any line and begun again by anybody: each action is one call that says itself whether it was done
+before, and the status is written last.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+
+from bricks_core.cluster.api import AlreadyThere, Changed, Cluster, NotThere
+from bricks_core.cluster.launcher import ATTEMPT_LABEL, RUN_LABEL, STAGE_LABEL, Object
+from bricks_core.cluster.launchers import launcher_for, launcher_of
+from bricks_core.controller.heartbeats import Heartbeat, read_heartbeats
+from bricks_core.controller.plan import (
+    Child,
+    Create,
+    Delete,
+    Plan,
+    Point,
+    Trouble,
+    World,
+    child_place,
+    plan,
+)
+from bricks_core.controller.report import events, report
+from bricks_core.controller.status import RunStatus, read_status
+from bricks_core.errors import BricksError, ClusterDenied, SpecError
+from bricks_core.pipeline.plan import Address, finished, point
+from bricks_core.spec.cluster import ClusterProfile
+from bricks_core.spec.manifest import Manifest
+from bricks_core.spec.run import BrickRun, run_of
+from bricks_core.storage.artifacts import MANIFEST, artifact_prefix, find_manifest
+from bricks_core.storage.store import Store
+
+log = logging.getLogger("bricks.controller")
+
+WORKLOADS = ("Job", "PyTorchJob", "TrainJob")
+"""Kinds of objects that run a stage."""
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+JOB_UID_LABEL = "kueue.x-k8s.io/job-uid"
+MAX_CREATES = 4
+"""At the same time, over all runs."""
+MAX_ROUNDS = 6
+MAX_KEPT = 4096
+FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 1.0, 300.0
+HEARTBEATS_KEPT_S = 10.0
+KINDS_KEPT_S = 60.0
+
+
+class Reconciler:
+    """Brings the runs of one namespace on, each when it is asked to. Safe to use from many threads, not for one run.
+
+    What it keeps in memory saves calls, and nothing is decided from it.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        store: Store,
+        profile: ClusterProfile,
+        *,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ):
+        self.cluster = cluster
+        self.store = store
+        self.profile = profile
+        self._now = now
+        self._creating = threading.BoundedSemaphore(MAX_CREATES)
+        self._failures: dict[str, int] = {}
+        self._pointed: set[tuple[str, str, str]] = set()
+        self._manifests: dict[str, tuple[str, Manifest]] = {}
+        self._kinds: dict[str, tuple[bool, float]] = {}
+        self._beats: dict[tuple[str, str], tuple[float, list[Heartbeat]]] = {}
+
+    def runs(self) -> list[str]:
+        """Names of the runs that anything may be left to do for."""
+        return [run["metadata"]["name"] for run in self.cluster.list("BrickRun") if not is_settled(run)]
+
+    def workload_kinds(self) -> list[str]:
+        """Kinds of workloads that this cluster has now."""
+        return [kind for kind in WORKLOADS if self._knows(kind)]
+
+    def reconcile(self, name: str) -> float | None:
+        """Look at a run once. Returns seconds until the next look; None: when something happens.
+
+        Never raises what passes by itself: that is told in the run's condition Degraded, and asked for again, later and
+        later.
+        """
+        try:
+            trouble, again_s = self._passes(name)
+        except Changed:  # somebody else is at it, too
+            return self._backoff_s(name)
+        except NotThere:
+            self._failures.pop(name, None)
+            return None
+        except Exception as error:
+            if isinstance(error, ClusterDenied):  # perhaps a kind is gone that was there
+                self._kinds.clear()
+            trouble, again_s = _trouble(error), None
+            self._tell_trouble(name, trouble)
+        if trouble is None:
+            self._failures.pop(name, None)
+            return again_s
+        log.warning("%s: %s", trouble.reason, trouble.message, extra={"run": name})
+        return self._backoff_s(name)
+
+    def _passes(self, name: str) -> tuple[Trouble | None, float | None]:
+        """Plan and act until nothing is left to do, then tell."""
+        trouble: Trouble | None = None
+        for _ in range(MAX_ROUNDS):
+            raw = self.cluster.get("BrickRun", name)
+            world = self._gather(raw, trouble)
+            planned = plan(world, launcher_for)
+            if not planned.actions or trouble is not None:
+                break
+            trouble = self._act(world, planned)
+        else:
+            return None, FIRST_BACKOFF_S
+        self._tell(world, planned)
+        return world.trouble, planned.again_s
+
+    def _gather(self, raw: Object, trouble: Trouble | None) -> World:
+        """What there is. The store is asked after the cluster, see World.finished."""
+        name, uid = raw["metadata"]["name"], raw["metadata"]["uid"]
+        run: BrickRun | None = None
+        mistakes = ""
+        try:
+            run = run_of(raw)
+        except SpecError as error:
+            mistakes = str(error)
+        children = self._children(name, uid)
+        done: Mapping[str, tuple[Address, Manifest]] | None = {}
+        beats: list[Heartbeat] = []
+        try:
+            if run is not None:
+                done = finished(run, self.store, self._find)
+                beats = self._heartbeats(name, uid, [child for child in children if child.stage not in done])
+        except BricksError as error:
+            done, trouble = None, trouble or _trouble(error)
+        return World(
+            raw=raw,
+            now=self._now(),
+            profile=self.profile,
+            run=run,
+            mistakes=mistakes,
+            children=children,
+            finished=done,
+            heartbeats=beats,
+            pointed=frozenset(digest for of, _, digest in self._pointed if of == uid),
+            kinds=frozenset(self.workload_kinds()),
+            trouble=trouble,
+        )
+
+    def _children(self, name: str, uid: str) -> list[Child]:
+        workloads = [
+            (workload, place)
+            for kind in self.workload_kinds()
+            for workload in self.cluster.list(kind, labels={RUN_LABEL: name})
+            if _owned_by(workload, uid) and (place := child_place(name, workload))
+        ]
+        pods = self.cluster.list("Pod", labels={RUN_LABEL: name}) if workloads else []
+        children = []
+        for workload, (stage, attempt) in workloads:
+            own = [pod for pod in pods if _is_pod_of(pod, workload, stage, attempt)]
+            seen = launcher_of(workload).observe(workload, own, self._admission(workload))
+            children.append(Child(workload, stage, attempt, seen))
+        return children
+
+    def _admission(self, workload: Object) -> Object | None:
+        """Kueue's Workload of a workload that waits in one of its queues."""
+        if not (workload["metadata"].get("labels") or {}).get(QUEUE_LABEL) or not self._knows("Workload"):
+            return None
+        found = self.cluster.list("Workload", labels={JOB_UID_LABEL: workload["metadata"]["uid"]})
+        return found[0] if found else None
+
+    def _knows(self, kind: str) -> bool:
+        known, until_s = self._kinds.get(kind, (False, 0.0))
+        if time.monotonic() >= until_s:
+            known = self.cluster.knows(kind)
+            self._kinds[kind] = known, time.monotonic() + KINDS_KEPT_S
+        return known
+
+    def _find(self, store: Store, stage: str, digest: str) -> Manifest | None:
+        """As find_manifest, without the list of objects, which may be long; read once for as long as it is the same."""
+        entry = store.head(artifact_prefix(stage, digest) + MANIFEST)
+        if entry is None:
+            return None
+        etag, kept = self._manifests.get(digest, ("", None))
+        if kept is not None and etag == entry.etag:
+            return kept
+        manifest = find_manifest(store, stage, digest)
+        if manifest is None:
+            return None
+        if len(self._manifests) >= MAX_KEPT:
+            self._manifests.clear()
+        kept = manifest.model_copy(update={"objects": []})
+        self._manifests[digest] = entry.etag, kept
+        return kept
+
+    def _heartbeats(self, name: str, uid: str, children: list[Child]) -> list[Heartbeat]:
+        running = [child for child in children if child.is_live and child.observation.state == "running"]
+        if not running:
+            self._beats = {key: beats for key, beats in self._beats.items() if key[0] != uid}
+            return []
+        key = uid, running[-1].stage
+        read_s, beats = self._beats.get(key, (float("-inf"), []))
+        if time.monotonic() - read_s >= HEARTBEATS_KEPT_S:
+            beats = read_heartbeats(self.store, name, running[-1].stage)
+            self._beats[key] = time.monotonic(), beats
+        return beats
+
+    def _act(self, world: World, planned: Plan) -> Trouble | None:
+        """Do what is planned, in order; stops at what cannot be done."""
+        name, uid = world.raw["metadata"]["name"], world.raw["metadata"]["uid"]
+        for action in planned.actions:
+            try:
+                match action:
+                    case Point(address):
+                        point(name, self.store, address)
+                        self._pointed.add((uid, address.stage.name, address.digest))
+                    case Delete():
+                        log.info("%s: deleting %s", action.reason, action.name, extra=_fields(name, action.name))
+                        self.cluster.delete(action.kind, action.name, uid=action.uid)
+                    case Create():
+                        with self._creating:
+                            trouble = self._create(action, uid)
+                        if trouble is not None:
+                            return trouble
+            except Changed:
+                raise
+            except BricksError as error:
+                return _trouble(error)
+        return None
+
+    def _create(self, action: Create, uid: str) -> Trouble | None:
+        extra = _fields(action.task.run.name, action.task.workload_name)
+        for obj in action.objects:
+            try:
+                self.cluster.create(obj)
+                log.info("created %s %s", obj["kind"], obj["metadata"]["name"], extra=extra)
+            except AlreadyThere:
+                trouble = self._compare(obj, uid)
+                if trouble is not None:
+                    return trouble
+        return None
+
+    def _compare(self, obj: Object, uid: str) -> Trouble | None:
+        """What is there under a name of ours: ours as well, or somebody else's, which is never touched."""
+        kind, name = obj["kind"], obj["metadata"]["name"]
+        try:
+            there = self.cluster.get(kind, name)
+        except NotThere:
+            raise Changed(f"{kind} {name} was there, and is gone.") from None
+        if not _owned_by(there, uid):
+            return Trouble(
+                "NameTaken",
+                f"There is a {kind} {name} that is not this run's: it is left alone. Delete it (kubectl delete "
+                f"{kind.lower()} {name}), or give the run another name.",
+            )
+        if there["metadata"].get("deletionTimestamp"):
+            return Trouble("Stopping", f"{kind} {name} is still being deleted.")
+        if _is_altered(there, obj):
+            return Trouble(
+                "Altered",
+                f"{kind} {name} is not as it was made: delete it (kubectl delete {kind.lower()} {name}), and it is "
+                "made anew.",
+            )
+        return None
+
+    def _tell(self, world: World, planned: Plan) -> None:
+        """Write the status if it says something new, then the events that led to it."""
+        if world.raw["metadata"].get("deletionTimestamp"):
+            return
+        before = read_status(world.raw.get("status"))
+        status = report(world, planned, before)
+        self._write(world.raw, before, status)
+
+    def _write(self, raw: Object, before: RunStatus, status: RunStatus) -> None:
+        if status == before and raw.get("status"):
+            return
+        self.cluster.write_status(raw | {"status": status.written()})
+        for event in events(before, status):
+            log.info("%s: %s", event.reason, event.message, extra=_fields(raw["metadata"]["name"], status=status))
+            try:
+                self.cluster.tell(raw, event.reason, event.message, warning=event.is_warning)
+            except BricksError as error:  # an event is for people who happen to look; the status says it, too
+                log.debug("no event: %s", error)
+
+    def _tell_trouble(self, name: str, trouble: Trouble) -> None:
+        """Say in the status that nothing can be done just now, if at least that can be."""
+        if trouble.reason in _OUT_OF_REACH:
+            return
+        try:
+            raw = self.cluster.get("BrickRun", name)
+            before = read_status(raw.get("status"))
+            said = before.condition("Degraded")
+            if said is not None and (said.status, said.reason) == ("True", trouble.reason):
+                return  # its words may differ each time, and each writing wakes the controller again
+            world = World(raw, self._now(), self.profile, run_of(raw), finished=None, trouble=trouble)
+            self._write(raw, before, report(world, Plan([]), before))
+        except BricksError as error:
+            log.debug("no status: %s", error, extra={"run": name})
+
+    def _backoff_s(self, name: str) -> float:
+        num = self._failures[name] = self._failures.get(name, 0) + 1
+        longest = min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2 ** min(num - 1, 9))
+        return longest * random.uniform(0.5, 1.0)  # so that all runs do not ask at the same moment
+
+
+_OUT_OF_REACH = ("ClusterUnavailable",)
+
+
+def is_settled(run: Object) -> bool:
+    """Whether a run has succeeded, as it is asked for now: then nothing is left to do, whatever happens."""
+    status = read_status(run.get("status"))
+    succeeded = status.condition("Succeeded")
+    return (
+        succeeded is not None
+        and succeeded.status == "True"
+        and status.observed_generation == run["metadata"].get("generation")
+    )
+
+
+def _trouble(error: Exception) -> Trouble:
+    if isinstance(error, BricksError):
+        return Trouble(type(error).__name__, str(error))
+    log.error("a fault of ours", exc_info=error)
+    return Trouble("ControllerFault", f"The controller has a fault: {type(error).__name__}: {error}. Please report it.")
+
+
+def _owned_by(obj: Object, uid: str) -> bool:
+    return any(owner.get("uid") == uid for owner in obj["metadata"].get("ownerReferences") or ())
+
+
+def _is_altered(there: Object, wanted: Object) -> bool:
+    """Whether an object of ours was changed in what we find it by, or work with. A workload with another question is
+    not: it was made for what the run asked then, and the next look takes it away."""
+    if there["kind"] in WORKLOADS:
+        return (there["metadata"].get("labels") or {}).get(RUN_LABEL) != wanted["metadata"]["labels"][RUN_LABEL]
+    return there["kind"] == "ConfigMap" and there.get("data") != wanted.get("data")
+
+
+def _is_pod_of(pod: Object, workload: Object, stage: str, attempt: int) -> bool:
+    labels = pod["metadata"].get("labels") or {}
+    if (labels.get(STAGE_LABEL), labels.get(ATTEMPT_LABEL)) != (stage, str(attempt)):
+        return False
+    # One of an earlier run of that name may still be there; between a TrainJob and its pods there are other owners.
+    owners = [each for each in pod["metadata"].get("ownerReferences") or () if each.get("kind") == workload["kind"]]
+    return not owners or any(each.get("uid") == workload["metadata"]["uid"] for each in owners)
+
+
+def _fields(run: str, child: str = "", *, status: RunStatus | None = None) -> dict[str, object]:
+    """What a log line is about."""
+    if status is not None:
+        stage = next((each for each in status.stages if each.name == status.current_stage), None)
+        return {"run": run, "stage": status.current_stage, "attempt": stage.attempt if stage else 0}
+    place = child_place(run, {"metadata": {"name": child}})
+    return {"run": run, "stage": place[0], "attempt": place[1]} if place else {"run": run}
