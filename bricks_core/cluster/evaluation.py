@@ -137,7 +137,7 @@ def load_evaluation(file: Path) -> EvaluationJob:
         run = BrickRun.model_validate(yaml.safe_load(config["data"]["run.yaml"]))
         (container,) = workload["spec"]["template"]["spec"]["containers"]
         store = next(each["value"] for each in container["env"] if each["name"] == "BRICKS_STORE")
-        workload["metadata"]["name"]  # noqa: B018 (asked for, so that it is there)
+        workload["metadata"]["name"]
     except (KeyError, TypeError, ValueError, StopIteration, ValidationError, yaml.YAMLError):
         raise SpecError(f"{file} holds no evaluation as bricks eval render writes one: render it again.") from None
     return EvaluationJob(run, workload, config, store)
