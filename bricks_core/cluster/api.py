@@ -112,6 +112,19 @@ class _Asked:
         return " ".join(filter(None, (self.verb, self.kind, self.name)))
 
 
+@dataclass(frozen=True)
+class Connection:
+    """How a cluster is reached, for whoever speaks to it with another client: the controller's watch."""
+
+    address: str
+    authorization: str
+    """The header's value, such as Bearer …; empty: none, or a client certificate."""
+    ca_file: str | None
+    certificate_file: str | None
+    key_file: str | None
+    is_verified: bool
+
+
 class Cluster:
     """One namespace of a cluster. Safe to use from many threads.
 
@@ -129,6 +142,18 @@ class Cluster:
     def address(self) -> str:
         """The server's, such as https://10.0.0.1:6443."""
         return str(self._client.configuration.host)
+
+    def connection(self) -> Connection:
+        """How it is reached, with credentials as fresh as they can be. ClusterDenied: they cannot be renewed."""
+        configuration = self._client.configuration
+        return Connection(
+            address=self.address,
+            authorization=self._headers(None).get("authorization", ""),
+            ca_file=configuration.ssl_ca_cert,
+            certificate_file=configuration.cert_file,
+            key_file=configuration.key_file,
+            is_verified=configuration.verify_ssl,
+        )
 
     def get(self, kind: str, name: str) -> Object:
         """The object. NotThere."""
