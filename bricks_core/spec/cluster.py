@@ -9,7 +9,7 @@ profile, never in code.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import ConfigDict, Field, ValidationError, model_validator
@@ -248,16 +248,34 @@ def load_profile(file: Path) -> ClusterProfile:
     Raises:
         SpecError: with the place of every mistake.
     """
+    if not file.exists():
+        raise SpecError(f"{file} is not there: write the cluster's profile, or leave --profile out.")
+    return _read(file, ClusterProfile, "it must be a mapping such as k8s/cluster/profile-h100-ib.yaml")
+
+
+def load_preflight(file: Path) -> PreflightProfile:
+    """Read what a node must be able to do (preflight.yaml beside a run file); the defaults where there is no such file.
+
+    Raises:
+        SpecError: with the place of every mistake.
+    """
+    if not file.exists():
+        return PreflightProfile()
+    return _read(file, PreflightProfile, "it must be a mapping such as freeDiskBytes: 20000000000")
+
+
+C = TypeVar("C", bound=Camel)
+
+
+def _read(file: Path, kind: type[C], what: str) -> C:
     try:
         document = yaml.safe_load(file.read_text()) or {}
-    except FileNotFoundError:
-        raise SpecError(f"{file} is not there: write the cluster's profile, or leave --profile out.") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise SpecError(f"{file} cannot be read as YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(document, dict):
-        raise SpecError(f"{file} holds no profile: it must be a mapping such as k8s/cluster/profile-h100-ib.yaml.")
+        raise SpecError(f"{file} holds no {kind.__name__}: {what}.")
     try:
-        return ClusterProfile.model_validate(document)
+        return kind.model_validate(document)
     except ValidationError as error:
         mistakes = (f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
         raise SpecError("\n".join(f"{file}: {mistake}" for mistake in mistakes)) from None

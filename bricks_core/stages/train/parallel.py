@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,12 +22,15 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from bricks_core.errors import TryLater
+
 T = TypeVar("T")
 
 BUCKET_MB = 256
 """Gradients summed at once: larger than torch's 25, which costs a fifth of the wires' speed on four nodes."""
-TIMEOUT = timedelta(minutes=30)
+TIMEOUT = timedelta(minutes=15)
 """A held-out evaluation or a checkpoint of another process may take a while; a hang should still end."""
+_LOST = re.compile(r"gloo/|Connection (closed|reset|refused)|Socket (closed|Timeout)|Broken pipe|ncclRemoteError", re.I)
 # The only buffer, the null caption, never changes. torch renamed the option between 2.11 and 2.13.
 _RENAMED = "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters
 _NO_SYNC_OF_BUFFERS: dict[str, Any] = {"forward_sync_buffers" if _RENAMED else "broadcast_buffers": False}
@@ -91,7 +95,12 @@ class Processes:
 
 @contextlib.contextmanager
 def processes() -> Iterator[Processes]:
-    """Meet the processes that torchrun started; without it, be the only one. A GPU is used when there is one."""
+    """Meet the processes that torchrun started; without it, be the only one. A GPU is used when there is one.
+
+    Within such a context another one meets the same processes, without starting anew.
+
+    Raises TryLater: another process has gone, so that nothing can be summed any more.
+    """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:
         yield Processes(0, 1, torch.device("cuda", torch.cuda.current_device()) if _has_gpu() else torch.device("cpu"))
@@ -99,12 +108,29 @@ def processes() -> Iterator[Processes]:
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if _has_gpu() else torch.device("cpu")
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    is_outermost = not dist.is_initialized()
     try:
+        if is_outermost:
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
         control = dist.new_group(backend="gloo", timeout=TIMEOUT)
         yield Processes(dist.get_rank(), world_size, device, control)
+    except RuntimeError as error:
+        if not is_lost_peer(error):
+            raise
+        raise TryLater(
+            "Another process that trains with this one has ended or does not answer "
+            f"({' '.join(str(error).split())[:200]}). What it was is told where it ran; all of them begin again "
+            "from the last checkpoint."
+        ) from error
     finally:
-        dist.destroy_process_group()
+        if is_outermost and dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def is_lost_peer(error: BaseException) -> bool:
+    """Whether an error of torch's says that another process is gone, rather than that something is wrong here."""
+    # gloo's own are plain RuntimeErrors that name a place in its source, or what the socket said.
+    return isinstance(error, (dist.DistNetworkError, dist.DistStoreError)) or bool(_LOST.search(str(error)))
 
 
 def _has_gpu() -> bool:
