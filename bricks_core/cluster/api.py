@@ -301,6 +301,15 @@ class Cluster:
         """The server's version, such as v1.33.1."""
         return str(self._json("GET", "/version", _Asked("read", "version")).get("gitVersion", ""))
 
+    def ask(self, path: str, *, body: Object | None = None, metadata_only: bool = False) -> Object:
+        """Anything else of the API, to look around: GET of a path such as /api/v1/nodes, or POST of a review to one.
+
+        `metadata_only`: of a Secret, all but its values. NotThere; ClusterDenied also where the path's kind is unknown.
+        """
+        asked = _Asked("create" if body is not None else "get", path.rstrip("/").rpartition("/")[2])
+        accept = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1" if metadata_only else ""
+        return self._json("GET" if body is None else "POST", path, asked, body=body, accept=accept)
+
     def _path(self, kind: str, name: str = "", subresource: str = "") -> str:
         parts = (_group_path(KINDS[kind].api_version), "namespaces", self.namespace, KINDS[kind].plural)
         return "/".join([*parts, *(quote(part, safe="") for part in (name, subresource) if part)])
@@ -314,13 +323,14 @@ class Cluster:
         *,
         body: Object | None = None,
         content_type: str = "application/json",
+        accept: str = "",
     ) -> Object:
         import urllib3
 
         if query:
             path = f"{path}?{urlencode(query)}"
         for last in (False, True):
-            response = self._send(method, path, asked, body=body, content_type=content_type)
+            response = self._send(method, path, asked, body=body, content_type=content_type, accept=accept)
             try:
                 answer = json.loads(response.read())
             except (urllib3.exceptions.HTTPError, OSError) as error:
@@ -344,6 +354,7 @@ class Cluster:
         *,
         body: Object | None = None,
         content_type: str = "application/json",
+        accept: str = "",
         timeout: tuple[float, float] = _TIMEOUT_S,
     ) -> RESTResponse:
         """One request; its answer when it is a good one, unread. A connection that was closed while idle is made again
@@ -354,6 +365,8 @@ class Cluster:
         url = self.address.rstrip("/") + path
         for last in (False, True):
             headers = self._headers(content_type if body is not None else None)
+            if accept:
+                headers["Accept"] = accept
             try:
                 response = self._client.rest_client.request(method, url, headers, body=body, _request_timeout=timeout)
                 if response.status < 300:
