@@ -19,16 +19,20 @@ KEY_ID, SECRET = "bricks", "bricks-on-loopback"
 
 
 class S3Server:
-    """moto's server on a port of its own, which it keeps when it is started again; its data lives as long as it."""
+    """moto's server on a port of its own, which it keeps when it is started again; its data lives as long as it.
 
-    def __init__(self) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
+    `host` is the address it listens at: it asks nobody for a password, so it should be one that only tests reach.
+    """
+
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        self.host = host
+        with socket.create_server((host, 0)) as free:
             self.port = free.getsockname()[1]
-        self.endpoint = f"http://127.0.0.1:{self.port}"
+        self.endpoint = f"http://{host}:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
+        command = [sys.executable, "-m", "moto.server", "-H", self.host, "-p", str(self.port)]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while True:
             try:

@@ -204,9 +204,12 @@ def _commit() -> str:
 
 def host_facts() -> dict[str, str]:
     """What machine this is: kept beside an artifact, never part of its address."""
-    return {
+    facts = {
         "hostname": platform.node(),
         "platform": platform.platform(),
         "python": platform.python_version(),
         "num_cpus": str(os.cpu_count()),
     }
+    if image := os.environ.get("BRICKS_IMAGE"):  # a pod knows what it was made from
+        facts["image"] = image
+    return facts
