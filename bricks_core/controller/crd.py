@@ -10,6 +10,7 @@ No defaults are written: what is stored is what the user wrote, whatever version
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import Any
 
@@ -254,7 +255,13 @@ class _Translation:
         others = [each for each in node["anyOf"] if each.get("type") != "null"]
         if len(others) != 1 or len(node["anyOf"]) != 2:
             raise ValueError(f"{path} may be of several types, and Kubernetes wants one.")
-        return self.of(others[0], path) | {"nullable": True}
+        made = self.of(others[0], path)
+        if "enum" in made:
+            # A list of words refuses null, nullable or not, and one with null in it is no valid schema to older servers:
+            # the same as a pattern (seen with Kubernetes 1.36 and 1.20).
+            made["pattern"] = f"^({'|'.join(map(re.escape, made.pop('enum')))})$"
+            made["maxLength"] = MAX_TEXT
+        return made | {"nullable": True}
 
     def _object(self, node: Object, path: str) -> Object:
         properties = dict(node.get("properties", {}))

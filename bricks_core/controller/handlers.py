@@ -42,6 +42,7 @@ class Shell:
         self._looked_s = time.monotonic()
         self._stopped = threading.Event()
         self._watched: list[str] = []
+        self._begin_anew = False
 
     def serve(self, health_port: int | None = None) -> None:
         """Work until SIGTERM or SIGINT, or until `stop`. In a thread that is not the main one, only `stop` ends it."""
@@ -81,17 +82,18 @@ class Shell:
         endpoint = f"http://0.0.0.0:{health_port}/healthz" if health_port else None
         while not self._stopped.is_set():
             ended.clear()
+            self._begin_anew = False
             try:
                 self._watched = await asyncio.to_thread(self._kinds)
                 await kopf.operator(
-                    registry=self._registry(),
+                    registry=self._registry(ended),
                     settings=_settings(),
                     namespaces=[self._cluster.namespace],
                     standalone=True,
                     liveness_endpoint=endpoint,
                     stop_flag=ended,
                 )
-                if not ended.is_set():  # by a signal
+                if not self._begin_anew:  # a signal has ended it
                     self._stopped.set()
             except Exception as error:
                 log.warning("cannot watch, and try again: %s: %s", type(error).__name__, error)
@@ -114,13 +116,18 @@ class Shell:
                     continue
                 if kinds != self._watched:
                     log.info("the cluster's kinds are others now: %s", ", ".join(kinds))
+                    self._begin_anew = True
                     ended.set()
 
     def _kinds(self) -> list[str]:
         return [kind for kind in ("BrickRun", *WORKLOADS) if self._cluster.knows(kind)] + ["Pod"]
 
-    def _registry(self) -> kopf.OperatorRegistry:
+    def _registry(self, ended: asyncio.Event) -> kopf.OperatorRegistry:
         registry = kopf.OperatorRegistry()
+
+        @kopf.on.cleanup(registry=registry)
+        async def end(**_: Any) -> None:
+            ended.set()  # a task of kopf's waits for it, and kopf for that task: 5 s
 
         @kopf.on.login(registry=registry)
         def login(**_: Any) -> kopf.ConnectionInfo:

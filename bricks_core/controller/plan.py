@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from bricks_core.cluster.launcher import (
     CIRCUMSTANCES_ANNOTATION,
@@ -259,8 +259,10 @@ def _turn(world: World, stage: str, launcher_for: LauncherFor) -> Turn:
     live = next((child for child in reversed(mine) if child.is_live), None)
     if live is not None:
         state: StageState = "Running" if live.observation.state == "running" else "Waiting"
-        again_s = LOOK_AGAIN_S if state == "Running" else None
         reason, message = live.observation.reason, live.observation.message
+        again_s = LOOK_AGAIN_S if state == "Running" else None
+        if reason in _AT_FIRST and world.now - live.created_at < timedelta(seconds=LOOK_AGAIN_S):
+            reason, message, again_s = "Created", f"{live.kind} {live.name} is created.", LOOK_AGAIN_S
         return Turn(stage, state, reason, message, child=live, is_over=False, again_s=again_s)
     going = next((child for child in world.children if child.is_going), None)
     if going is not None:
@@ -384,6 +386,8 @@ def _creating(
     return Turn(stage, "Waiting", "Creating", message, actions, last, decision, is_over=False)
 
 
+_AT_FIRST = ("NoOperator", "NoPods")
+"""Reasons that say nothing about a child which was made a moment ago."""
 _OPERATORS = {
     "PyTorchJob": "install Kubeflow's Training Operator 1.9, or set train.launcher in the profile to trainjob or job.",
     "TrainJob": "install Kubeflow's Trainer 2.2 or later, or set train.launcher in the profile to pytorchjob or job.",
