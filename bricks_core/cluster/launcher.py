@@ -53,6 +53,8 @@ class Task:
     """Of the workload; empty: <run>-<stage>-a<attempt>."""
     preflight_only: bool = False
     """For `train`: only look whether the nodes are fit for it."""
+    image: str = ""
+    """Of its pods; empty: the profile's for the stage."""
 
     @property
     def workload_name(self) -> str:

@@ -40,6 +40,8 @@ MAX_PROCESSES = 4096
 far from what fills a node's process table."""
 STAGE_GRACE_S = 60
 """From SIGTERM to SIGKILL. An item is written whole or not at all, so there is little to finish; train has its own."""
+PREFLIGHT_S = 1800
+"""A preflight alone is given up after so long, waiting for its image included."""
 MAX_CONFIG_BYTES = 1_000_000
 """A ConfigMap holds 1 MiB."""
 _EXPONENT = re.compile(r"[-+]?[0-9._]+[eE][-+]?[0-9]+")
@@ -50,6 +52,8 @@ def needs(task: Task) -> StageProfile:
     profile, cluster = task.profile, task.run.spec.cluster
     asked = cluster.stages.get(task.stage, StageSettings())  # type: ignore[call-overload]
     changes = {name: value for name, value in asked.model_dump().items() if value is not None}
+    if not STAGES[task.stage].sharded:
+        changes["shards"] = 1
     if task.stage != "train":
         return profile.stage(task.stage).model_copy(update=changes)
     train = profile.train
@@ -57,6 +61,8 @@ def needs(task: Task) -> StageProfile:
     given = StageProfile(
         cpu=train.cpu, memory=train.memory, scratch=train.scratch, gpus=gpus, deadline_s=train.deadline_s
     )
+    if task.preflight_only:
+        changes["deadline_s"] = PREFLIGHT_S
     return given.model_copy(update=changes)
 
 
@@ -71,6 +77,10 @@ def num_nodes(task: Task) -> int:
 def num_processes(task: Task) -> int:
     """Of each node: one a GPU, or one on the CPU."""
     return max(1, needs(task).gpus)
+
+
+def image(task: Task) -> str:
+    return task.image or task.profile.images.of(task.stage)
 
 
 def component(task: Task) -> str:
@@ -129,7 +139,9 @@ def run_file(task: Task) -> Object:
     run = task.run.model_dump(mode="json")
     # What says nothing to a stage would only make another ConfigMap: annotations that kubectl keeps, the stop buttons.
     run["metadata"] = {"name": task.run.name}
-    run["spec"] |= {"suspend": False, "cancel": False}
+    # null in `cluster` says: as the profile has it.
+    cluster = task.run.spec.cluster.model_dump(mode="json", exclude_none=True)
+    run["spec"] |= {"cluster": cluster, "suspend": False, "cancel": False}
     data = {
         "run.yaml": as_yaml(run),
         "preflight.yaml": as_yaml(task.profile.preflight.model_dump(mode="json", by_alias=True)),
@@ -230,7 +242,7 @@ def pod_template(
 def _container(task: Task, name: str, env: list[Object]) -> Object:
     what = {
         "name": name,
-        "image": task.profile.images.of(task.stage),
+        "image": image(task),
         "imagePullPolicy": task.profile.images.pull_policy,
         "command": _command(task),
         "args": _arguments(task),
@@ -275,7 +287,7 @@ def _environment(task: Task) -> list[Object]:
         values["AWS_ENDPOINT_URL"] = profile.store.endpoint
     if profile.store.region:
         values["AWS_REGION"] = profile.store.region
-    values |= {"BRICKS_IMAGE": profile.images.of(task.stage), "HOME": "/scratch", "TMPDIR": "/scratch"}
+    values |= {"BRICKS_IMAGE": image(task), "HOME": "/scratch", "TMPDIR": "/scratch"}
     if task.stage != "train":
         values["BRICKS_MAX_PROCESSES"] = str(MAX_PROCESSES)
     return [{"name": name, "value": value} for name, value in values.items()]

@@ -8,6 +8,7 @@ profile, never in code.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -23,6 +24,8 @@ Launcher = Literal["pytorchjob", "trainjob", "job"]
 """Who runs several nodes as one: Kubeflow's Training Operator (v1), its Trainer (v2), or nobody but Kubernetes."""
 Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$")]
 """An amount as Kubernetes writes it: 4, 500m, 8Gi."""
+ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+SECRET_NAME = re.compile(r"(_KEY|_TOKEN|_SECRET|PASSWORD|^AWS_ACCESS_KEY_ID)$", re.IGNORECASE)
 DnsLabel = Annotated[str, Field(pattern=r"^$|^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
 
 
@@ -225,7 +228,7 @@ class ClusterProfile(Camel):
     tolerations: list[dict[str, Any]] = []
     gpu_tolerations: list[dict[str, Any]] = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
     env: dict[str, str] = {}
-    """For every stage's pods."""
+    """For every stage's pods. No secrets: whoever may read a pod reads its environment."""
     stages: dict[StageName, StageProfile] = {
         "ingest": StageProfile(shards=4, cpu="2", memory="4Gi"),
         "clip": StageProfile(shards=16, cpu="4", memory="8Gi"),
@@ -236,6 +239,18 @@ class ClusterProfile(Camel):
     }
     train: TrainProfile = TrainProfile()
     preflight: PreflightProfile = PreflightProfile()
+
+    @model_validator(mode="after")
+    def _plain_environment(self) -> Self:
+        for name in self.env | self.train.nccl:
+            if not ENV_NAME.fullmatch(name):
+                raise ValueError(f"env has {name!r}, which is no variable's name: letters, digits and _.")
+            if SECRET_NAME.search(name):
+                raise ValueError(
+                    f"env has {name}, which looks like a secret, and env can be read by many: put it into a Secret and "
+                    "name that in `secrets` or `store.secret`."
+                )
+        return self
 
     def stage(self, name: str) -> StageProfile:
         """What a stage that is not train gets here."""

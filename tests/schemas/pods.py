@@ -10,7 +10,7 @@ from typing import Any
 Object = dict[str, Any]
 
 QUANTITY = re.compile(r"^([+-]?[0-9]+(?:\.[0-9]*)?)(|[eE][+-]?[0-9]+|m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)$")
-UNITS = {"": 1, "m": Decimal("0.001")}
+UNITS: dict[str, Decimal] = {"": Decimal(1), "m": Decimal("0.001")}
 UNITS |= {unit: Decimal(1000) ** power for power, unit in enumerate(["k", "M", "G", "T", "P", "E"], 1)}
 UNITS |= {f"{unit}i": Decimal(1024) ** power for power, unit in enumerate(["K", "M", "G", "T", "P", "E"], 1)}
 
