@@ -188,16 +188,17 @@ RULES: dict[str, list[Object]] = {
 """Rules by place. An optional section that may be null is compared with null first: null is a value to CEL."""
 
 
-def _rules_of_kinds(field: str, kinds: dict[str, Object], optional: str) -> list[Object]:
+def _rules_of_kinds(field: str, kinds: dict[str, Object], optional: str, always: list[str]) -> list[Object]:
     """What the alternatives of an object need and refuse, once they are one object with all their fields.
 
-    `optional`: the kind that is meant when none is written; empty: one must be.
+    `optional`: the kind that is meant when none is written; empty: one must be. `always`: what every kind needs, which
+    the schema says.
     """
     kind = f"(has(self.{field}) ? self.{field} : '{optional}')" if optional else f"self.{field}"
     names = dict.fromkeys(name for each in kinds.values() for name in each["properties"])
     rules = []
     for value, each in kinds.items():
-        needed = [name for name in each.get("required", []) if name != field]
+        needed = [name for name in each.get("required", []) if name not in (field, *always)]
         strange = [name for name in names if name not in each["properties"]]
         if needed:
             has_all = " && ".join(f"has(self.{name})" for name in needed)
@@ -257,8 +258,8 @@ class _Translation:
             raise ValueError(f"{path} may be of several types, and Kubernetes wants one.")
         made = self.of(others[0], path)
         if "enum" in made:
-            # A list of words refuses null, nullable or not, and one with null in it is no valid schema to older servers:
-            # the same as a pattern (seen with Kubernetes 1.36 and 1.20).
+            # A list of words refuses null, nullable or not (seen with 1.36), and one with null in it is no valid schema
+            # to older servers (1.20): so a pattern says the same.
             made["pattern"] = f"^({'|'.join(map(re.escape, made.pop('enum')))})$"
             made["maxLength"] = MAX_TEXT
         return made | {"nullable": True}
@@ -305,7 +306,7 @@ class _Translation:
         needed = set.intersection(*(set(each.get("required", [])) for each in kinds.values()))
         required = [name for name in properties if name in needed or (name == field and not default)]
         made = {"type": "object"} | ({"required": required} if required else {}) | {"properties": properties}
-        return made | {"x-kubernetes-validations": _rules_of_kinds(field, kinds, default)}
+        return made | {"x-kubernetes-validations": _rules_of_kinds(field, kinds, default, required)}
 
 
 _KEPT = ("minimum", "maximum", "multipleOf", "minLength", "pattern", "enum", "format")
