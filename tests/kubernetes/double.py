@@ -12,6 +12,7 @@ pods stay Pending until somebody plays kubelet (tests/kubernetes/kubelet.py does
 
 from __future__ import annotations
 
+import base64
 import os
 import secrets
 import threading
@@ -31,6 +32,7 @@ from tests.kubernetes.admission import admit, custom_resources
 from tests.kubernetes.failures import Failure, Object, Resource
 from tests.kubernetes.kinds import KINDS
 from tests.kubernetes.logs import Logs
+from tests.kubernetes.serve import certificate, serve
 from tests.kubernetes.storage import Change, Clock, Storage
 
 
@@ -106,8 +108,6 @@ class Double:
     # Its life
 
     def __enter__(self) -> Self:
-        from tests.kubernetes.serve import serve
-
         self._http = serve(self)
         threading.Thread(target=self._http.serve_forever, args=(0.05,), daemon=True, name="double").start()
         return self
@@ -124,7 +124,7 @@ class Double:
     @property
     def url(self) -> str:
         assert self._http is not None, "use it as a context manager"
-        return f"http://127.0.0.1:{self._http.server_address[1]}"
+        return f"https://127.0.0.1:{self._http.server_address[1]}"
 
     # Its users
 
@@ -141,11 +141,13 @@ class Double:
 
     def kubeconfig(self, file: Path, *, namespace: str = "default", user: User = ADMIN) -> Path:
         """Write a kubeconfig that leads here."""
-        return write_kubeconfig(file, {"server": self.url}, self.token(user), namespace)
+        authority = base64.b64encode(certificate()[1]).decode()
+        cluster = {"server": self.url, "certificate-authority-data": authority}
+        return write_kubeconfig(file, cluster, self.token(user), namespace)
 
     def cluster(self, namespace: str = "bricks", *, user: User = ADMIN) -> Cluster:
-        """Our own client, connected; it makes one connection after another unless it is kept."""
-        return client_of(self.url, self.token(user), namespace)
+        """Our own client, connected."""
+        return client_of(self.url, self.token(user), namespace, authority=certificate()[1].decode())
 
     # What happens in it
 
@@ -244,18 +246,19 @@ def write_kubeconfig(file: Path, cluster: dict[str, Any], token: str, namespace:
     return file
 
 
-def client_of(url: str, token: str, namespace: str, *, verify: bool = True) -> Cluster:
-    """Our client with a token, past the kubeconfig."""
+def client_of(url: str, token: str, namespace: str, *, authority: str | None = None) -> Cluster:
+    """Our client with a token, past the kubeconfig. authority: the certificate that is trusted; None trusts any."""
     import urllib3
     from kubernetes.client import ApiClient, Configuration
 
     configuration = Configuration()
     configuration.host = url
     configuration.retries = False
-    configuration.verify_ssl = verify
+    configuration.verify_ssl = authority is not None
+    configuration.ca_cert_data = authority
     configuration.connection_pool_maxsize = 16
     configuration.api_key["BearerToken"] = f"Bearer {token}"
-    if not verify:
+    if authority is None:
         urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
     return Cluster(ApiClient(configuration), namespace)
 

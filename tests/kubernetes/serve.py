@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import secrets
 import socket
+import ssl
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.kubernetes import patches
 from tests.kubernetes.access import ANONYMOUS, Action, User, allowed, denied, rules, service_account
@@ -62,7 +71,43 @@ def serve(double: Double) -> ThreadingHTTPServer:
         pass
 
     Bound.double = double
-    return Server(("127.0.0.1", 0), Bound)
+    server = Server(("127.0.0.1", 0), Bound)
+    # The handshake is made by the connection's own thread, at its first reading.
+    server.socket = tls_context().wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    return server
+
+
+@functools.cache
+def certificate() -> tuple[bytes, bytes]:
+    """A key and a certificate for 127.0.0.1, signed by itself: kubectl and Helm send no token without TLS."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test double")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=30))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
+    return key.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain), made.public_bytes(pem)
+
+
+@functools.cache
+def tls_context() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(b"".join(certificate()))
+        file.flush()
+        context.load_cert_chain(file.name)
+    return context
 
 
 class Server(ThreadingHTTPServer):
@@ -72,9 +117,7 @@ class Server(ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Clients that go away are no error of ours; anything else is told as usual."""
-        import sys
-
-        if not isinstance(sys.exception(), ConnectionError | Dropped):
+        if not isinstance(sys.exception(), ConnectionError | ssl.SSLError):
             super().handle_error(request, client_address)
 
 
@@ -151,6 +194,8 @@ class Handler(BaseHTTPRequestHandler):
     def _parsed(self, body: bytes) -> Any:
         if not body:
             return {}
+        if "protobuf" in self.headers.get("Content-Type", ""):
+            raise Failure(415, "UnsupportedMediaType", "this server speaks JSON alone")
         try:
             return yaml.safe_load(body) if "yaml" in self.headers.get("Content-Type", "") else json.loads(body)
         except (ValueError, yaml.YAMLError) as error:
@@ -213,6 +258,11 @@ class Handler(BaseHTTPRequestHandler):
                 self._send(200, {"kind": "APIGroupList", "apiVersion": "v1", "groups": found})
             case ["apis", group] if any(each.group == group for each in self._served()):
                 self._send(200, {"kind": "APIGroup", "apiVersion": "v1", **self._group(group)})
+            case ["openapi", "v3"]:
+                names = {f"apis/{each.api_version}" if each.group else "api/v1" for each in self._served()}
+                self._send(200, {"paths": {name: {"serverRelativeURL": f"/openapi/v3/{name}"} for name in names}})
+            case ["openapi", "v3", *rest]:
+                self._send(200, _openapi([each for each in self._served() if each.version == rest[-1]]))
             case ["api", version] | ["apis", _, version]:
                 group = path[1] if path[0] == "apis" else ""
                 served = [each for each in self._served() if (each.group, each.version) == (group, version)]
@@ -584,6 +634,18 @@ def _discovered(resource: Resource) -> list[Object]:
             for name, verbs in below.items()
         ),
     ]
+
+
+def _openapi(resources: list[Resource]) -> Object:
+    """As much of OpenAPI as kubectl and Helm look for: that fields are validated here."""
+    paths: Object = {}
+    for each in resources:
+        kind = {"group": each.group, "version": each.version, "kind": each.kind}
+        strict = {"name": "fieldValidation", "in": "query", "schema": {"type": "string"}}
+        patch = {"x-kubernetes-group-version-kind": kind, "x-kubernetes-action": "patch", "parameters": [strict]}
+        where = f"apis/{each.api_version}" if each.group else "api/v1"
+        paths[f"/{where}/{each.plural}/{{name}}"] = {"patch": patch}
+    return {"openapi": "3.0.0", "info": {"title": "Kubernetes", "version": VERSION}, "paths": paths, "components": {}}
 
 
 def _event(change: Change, target: Target, matches: Test) -> Object | None:
