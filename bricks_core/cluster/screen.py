@@ -1,0 +1,168 @@
+"""What a person sees of the runs in a cluster."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table as Grid
+from rich.text import Text
+
+from bricks_core.cluster.launcher import Object
+from bricks_core.cluster.runs import Submitted, condition, current_stage, why_so
+
+_COLOURS = {
+    "Succeeded": "green",
+    "Done": "green",
+    "Running": "yellow",
+    "Waiting": "yellow",
+    "Suspended": "yellow",
+    "Failed": "red",
+    "Cancelled": "red",
+}
+
+
+def runs_screen(runs: list[Object], namespace: str, context: str | None = None) -> None:
+    """All BrickRuns of a namespace: where each is, and why it waits."""
+    console = _console()
+    if not runs:
+        console.print(f"There are no runs in namespace {namespace}: bricks submit FILE makes one.", soft_wrap=True)
+        return
+    grid = _grid("run", "phase", "stage", "progress", "age", "why")
+    for run in sorted(runs, key=lambda each: str(each["metadata"].get("creationTimestamp")), reverse=True):
+        status = run.get("status") or {}
+        stage = current_stage(run) or {}
+        finished = condition(run, "Finished").get("status") == "True"
+        why = why_so(run) if finished else str(stage.get("message") or why_so(run) or _nobody_looked(run))
+        grid.add_row(
+            run["metadata"]["name"],
+            _coloured(status.get("phase") or "Pending"),
+            str(status.get("currentStage") or ""),
+            str(status.get("progress") or ""),
+            _age(run["metadata"].get("creationTimestamp")),
+            why,
+        )
+    console.print(grid)
+
+
+def run_screen(run: Object, namespace: str, flags: str = "") -> None:
+    """One BrickRun: its stages, and what to do next."""
+    console, name, status = _console(), run["metadata"]["name"], run.get("status") or {}
+    phase = status.get("phase") or "Pending"
+    console.print(
+        Text.assemble(f"Run {name} in namespace {namespace}: ", _coloured(phase)), soft_wrap=True, highlight=False
+    )
+    if why := why_so(run) or _nobody_looked(run):
+        console.print(why, soft_wrap=True, highlight=False, markup=False)
+    grid = _grid("stage", "state", "try", "progress", "what")
+    for stage in status.get("stages") or []:
+        grid.add_row(
+            str(stage.get("name", "")),
+            _coloured(str(stage.get("state") or "Pending")),
+            str(stage.get("attempt") or ""),
+            _progress(stage),
+            str((stage.get("output") or {}).get("uri") or stage.get("message") or ""),
+        )
+    if grid.row_count:
+        console.print(grid)
+    next_commands(_what_next(run, flags), console)
+
+
+def submitted_screen(name: str, namespace: str, came: Submitted, flags: str = "") -> None:
+    """What came of handing in a run, and how to see what becomes of it."""
+    console = _console()
+    match came.what:
+        case "created":
+            console.print(f"Run {name} is created in namespace {namespace}.", soft_wrap=True, highlight=False)
+        case "unchanged":
+            console.print(f"Run {name} is there already, and nothing is different.", soft_wrap=True, highlight=False)
+        case "changed":
+            console.print(f"Run {name} is changed:", soft_wrap=True, highlight=False)
+            for each in came.changes:
+                console.print(f"  {each}", soft_wrap=True, highlight=False, markup=False)
+            again = ", ".join(came.reruns)
+            said = f"Other questions now: {again}." if again else "No stage has another question: nothing runs again."
+            console.print(said, soft_wrap=True, highlight=False)
+    next_commands(
+        [
+            (f"bricks status {name} --cluster{flags}", "how far it is, and why it waits"),
+            (f"bricks logs {name} ingest --follow{flags}", "what a stage writes"),
+            (f"kubectl wait --for=condition=Finished brickrun/{name} --timeout=7d", "until it has ended, well or not"),
+        ],
+        console,
+    )
+
+
+def next_commands(commands: list[tuple[str, str]], console: Console | None = None) -> None:
+    """Commands to go on with, and what each is for."""
+    if not commands:
+        return
+    console = console or _console()
+    console.print("\nNext", style="bold")
+    for command, what in commands:
+        console.print(f"  {command}", highlight=False, soft_wrap=True, markup=False)
+        console.print(f"      {what}", style="dim", highlight=False, soft_wrap=True, markup=False)
+
+
+def _what_next(run: Object, flags: str) -> list[tuple[str, str]]:
+    name, spec = run["metadata"]["name"], run["spec"]
+    stage = current_stage(run)
+    phase = (run.get("status") or {}).get("phase")
+    commands = []
+    if stage and stage.get("attempt"):
+        follow = " --follow" if stage.get("state") == "Running" else ""
+        commands.append((f"bricks logs {name} {stage['name']}{follow}{flags}", "what its pods write"))
+    if phase == "Suspended" or spec.get("suspend"):
+        commands.append((f"bricks resume {name}{flags}", "go on from the last finished item"))
+    if phase == "Failed":
+        commands.append(
+            (f"bricks submit FILE{flags}", "when it is mended: a changed file starts its stage's tries anew")
+        )
+    if not phase:
+        commands.append((f"bricks doctor{flags}", "whether the controller is running, and the rest"))
+    return commands
+
+
+def _progress(stage: dict[str, Any]) -> str:
+    """How far a stage is, in a line."""
+    told = stage.get("progress") or {}
+    if not told or stage.get("state") == "Done":
+        return ""
+    parts = [f"{told.get('done', 0)}/{told.get('total', 0)} {told.get('unit', '')}".strip(), told.get("perHour")]
+    parts += [f"{told['eta']} left" if told.get("eta") else "", told.get("note")]
+    return ", ".join(str(part) for part in parts if part)
+
+
+def _nobody_looked(run: Object) -> str:
+    if run.get("status"):
+        return ""
+    return "The controller has not looked at it yet. If it stays so, it is not running: bricks doctor."
+
+
+def _age(created: str | None) -> str:
+    if not created:
+        return ""
+    seconds = (datetime.now(UTC) - datetime.fromisoformat(created)).total_seconds()
+    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
+
+
+def _coloured(state: str) -> Text:
+    return Text(state, _COLOURS.get(state, "dim"))
+
+
+def _grid(*columns: str) -> Grid:
+    grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        grid.add_column(column, overflow="fold", no_wrap=column in ("run", "phase", "stage", "state", "age", "try"))
+    return grid
+
+
+def _console() -> Console:
+    # A pipe or a log file has no width, and addresses must not be broken in two there.
+    return Console(width=None if sys.stdout.isatty() else 160)
