@@ -145,6 +145,7 @@ RULES: dict[str, list[Object]] = {
             "metadata.name must be lower-case letters, digits and dashes, begin with a letter, and have at most 30 "
             "characters: pods add -<stage>-a<attempt>-worker-<n> to it, and 63 is all that a name may have.",
         )
+        | {"fieldPath": ".metadata.name"}
     ],
     "spec": [
         _rule(
