@@ -12,6 +12,7 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any, Literal
 
@@ -124,9 +125,9 @@ def findings_screen(findings: Iterator[Finding]) -> None:
     signs = {"ok": "✓", "wrong": "✗", "unknown": "?", "none": "·"}
     if (sys.stdout.encoding or "").lower().replace("-", "") not in ("utf8", "utf16"):
         signs = {"ok": "ok", "wrong": "WRONG", "unknown": "?", "none": "-"}
-    wrong = []
-    num = 0
-    for num, each in enumerate(findings, 1):
+    num, wrong = 0, []
+    for each in findings:
+        num += 1
         print(f"{signs[each.state]} {each.what:12} {each.said}", flush=True)
         if each.mend:
             print(f"  {'':12} → {each.mend}", flush=True)
@@ -135,9 +136,7 @@ def findings_screen(findings: Iterator[Finding]) -> None:
     if wrong:
         kind = ClusterUnavailable if any(each.away for each in wrong) else SpecError
         names = ", ".join(dict.fromkeys(each.what for each in wrong))
-        raise kind(
-            f"{len(wrong)} of {num} looks found something wrong ({names}): the lines with an arrow say how to mend it."
-        )
+        raise kind(f"{len(wrong)} of {num} looks found something wrong ({names}): the arrows say how to mend it.")
     print(f"Nothing is wrong in {num} looks.")
 
 
@@ -178,7 +177,7 @@ def _kind(patient: Patient) -> Iterator[Finding]:
     except ClusterDenied:
         yield Finding("kind", "ok", "BrickRun is known; whether it is of this version we may not see")
         return
-    mine = next((each["schema"]["openAPIV3Schema"] for each in versions if each["name"] == "v1alpha1"), {})
+    mine: Object = next((each["schema"]["openAPIV3Schema"] for each in versions if each["name"] == "v1alpha1"), {})
     lost = sorted(_paths(patient.schema) - _paths(mine))
     if lost:
         some = ", ".join(lost[:3]) + (f" and {len(lost) - 3} more" if len(lost) > 3 else "")
@@ -212,10 +211,12 @@ def _controller(patient: Patient) -> Iterator[Finding]:
 def _looked_at(patient: Patient) -> Iterator[Finding]:
     """Whether the controller has seen every run as it is now: what it says of itself is only that it is alive."""
     runs = patient.cluster.list("BrickRun")
+    just_now = datetime.now(UTC) - timedelta(seconds=60)
     unseen = [
         run["metadata"]["name"]
         for run in runs
         if (run.get("status") or {}).get("observedGeneration", 0) < run["metadata"].get("generation", 0)
+        and datetime.fromisoformat(run["metadata"]["creationTimestamp"]) < just_now
     ]
     if unseen:
         yield Finding(
@@ -226,7 +227,7 @@ def _looked_at(patient: Patient) -> Iterator[Finding]:
             away=True,
         )
     elif runs:
-        yield Finding("controller", "ok", f"it has looked at all {len(runs)} runs as they are now")
+        yield Finding("controller", "ok", f"it looks at the runs ({len(runs)})")
 
 
 def _rights(patient: Patient) -> Iterator[Finding]:

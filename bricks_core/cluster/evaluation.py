@@ -18,7 +18,7 @@ import yaml
 from pydantic import ValidationError
 
 from bricks_core.cluster.launcher import Object, Task
-from bricks_core.cluster.launchers import launcher_for
+from bricks_core.cluster.manifests import objects
 from bricks_core.cluster.pod import as_yaml
 from bricks_core.errors import AlteredObject, DataError, SpecError, UsageError
 from bricks_core.pipeline.plan import finished
@@ -109,14 +109,11 @@ def render(asked: Asked) -> str:
         digests = profile.images.digests | {STAGE: asked.image_digest}
         profile = profile.model_copy(update={"images": profile.images.model_copy(update={"digests": digests})})
     task = Task(run, STAGE, profile, asked.attempt, name=f"{run.name}-r{asked.attempt}")
-    objects = launcher_for(run, profile, STAGE).render(task)
-    for each in objects:
-        if asked.namespace:
-            each["metadata"]["namespace"] = asked.namespace
-    workload = objects[-1]
+    rendered = objects(task, asked.namespace)
+    workload = rendered[-1]
     workload["metadata"]["annotations"] |= annotations
     workload["spec"]["ttlSecondsAfterFinished"] = KEPT_FOR_S
-    return "---\n".join(as_yaml(each) for each in objects)
+    return "---\n".join(as_yaml(each) for each in rendered)
 
 
 def load_evaluation(file: Path) -> EvaluationJob:

@@ -82,8 +82,8 @@ def why_no_report(job: EvaluationJob, connect: Callable[[], Cluster]) -> str:
     match seen.state:
         case "succeeded":
             return (
-                f"Job {job.name} is complete, so it wrote to another store, or had another run file: compare BRICKS_STORE "
-                "in the Job with --store."
+                f"Job {job.name} is complete, so it wrote to another store, or had another run file: compare "
+                "BRICKS_STORE in the Job with --store."
             )
         case "failed":
             return seen.message
