@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
 from bricks_core.errors import SpecError
@@ -210,6 +210,16 @@ class Queues(Camel):
     gpu: DnsLabel = ""
 
 
+DEFAULT_STAGES: dict[StageName, StageProfile] = {
+    "ingest": StageProfile(shards=4, cpu="2", memory="4Gi"),
+    "clip": StageProfile(shards=16, cpu="4", memory="8Gi"),
+    "score": StageProfile(shards=16, cpu="2", memory="4Gi"),
+    "caption": StageProfile(shards=4, cpu="1", memory="4Gi"),
+    "latents": StageProfile(shards=4, cpu="4", memory="16Gi", gpus=1),
+    "evaluate": StageProfile(cpu="8", memory="32Gi", gpus=1),
+}
+
+
 class ClusterProfile(Camel):
     """A cluster, as far as it shows in pods."""
 
@@ -229,16 +239,23 @@ class ClusterProfile(Camel):
     gpu_tolerations: list[dict[str, Any]] = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
     env: dict[str, str] = {}
     """For every stage's pods. No secrets: whoever may read a pod reads its environment."""
-    stages: dict[StageName, StageProfile] = {
-        "ingest": StageProfile(shards=4, cpu="2", memory="4Gi"),
-        "clip": StageProfile(shards=16, cpu="4", memory="8Gi"),
-        "score": StageProfile(shards=16, cpu="2", memory="4Gi"),
-        "caption": StageProfile(shards=4, cpu="1", memory="4Gi"),
-        "latents": StageProfile(shards=4, cpu="4", memory="16Gi", gpus=1),
-        "evaluate": StageProfile(cpu="8", memory="32Gi", gpus=1),
-    }
+    stages: dict[StageName, StageProfile] = DEFAULT_STAGES
+    """What is not written of a stage is as in DEFAULT_STAGES."""
     train: TrainProfile = TrainProfile()
     preflight: PreflightProfile = PreflightProfile()
+
+    @field_validator("stages", mode="before")
+    @classmethod
+    def _over_the_defaults(cls, given: Any) -> Any:
+        """So that more memory for clip does not make one pod of its sixteen."""
+        if not isinstance(given, dict) or not all(isinstance(each, dict | StageProfile) for each in given.values()):
+            return given
+        whole: dict[Any, Any] = dict(DEFAULT_STAGES)
+        for stage, each in given.items():
+            if isinstance(each, dict) and stage in DEFAULT_STAGES:
+                each = DEFAULT_STAGES[stage].model_dump() | {to_camel(name): value for name, value in each.items()}
+            whole[stage] = each
+        return whole
 
     @model_validator(mode="after")
     def _plain_environment(self) -> Self:

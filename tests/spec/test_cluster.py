@@ -181,11 +181,13 @@ def test_plain_variables_are_taken_and_what_is_no_name_is_not():
         ClusterProfile(env={"A-B": "1"})
 
 
-def test_a_stage_that_the_profile_leaves_out_gets_the_usual(profile_file):
-    profile = load_profile(profile_file({"stages": {"clip": {"shards": 3}}}))
-    assert profile.stage("clip").shards == 3
-    assert profile.stage("score").shards == 1
-    assert ClusterProfile().stage("latents").gpus == 1
+def test_what_a_profile_leaves_out_of_the_stages_is_the_usual(profile_file):
+    usual = ClusterProfile()
+    profile = load_profile(profile_file({"stages": {"clip": {"memory": "32Gi", "deadlineS": 600}}}))
+    assert profile.stage("clip") == usual.stage("clip").model_copy(update={"memory": "32Gi", "deadline_s": 600})
+    assert profile.stage("score") == usual.stage("score")
+    assert usual.stage("latents").gpus == 1
+    assert ClusterProfile.model_validate(profile.model_dump(by_alias=True)) == profile
 
 
 def test_thresholds_are_read_from_beside_a_run_file_and_are_the_usual_where_there_are_none(tmp_path):
