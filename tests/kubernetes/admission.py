@@ -337,6 +337,9 @@ def _as_json_schema(schema: Any) -> Any:
             made[key] = {name: _as_json_schema(each) for name, each in value.items()}
         elif not key.startswith("x-kubernetes-") and key not in ("nullable", "default", "format", "description"):
             made[key] = _as_json_schema(value)
+    for limit, exclusive in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
+        if made.pop(exclusive, False) is True:  # OpenAPI 3.0's is a flag, JSON Schema's the number itself
+            made[exclusive] = made.pop(limit)
     if schema.get("x-kubernetes-int-or-string"):
         made["type"] = ["integer", "string"]
     if schema.get("nullable") and isinstance(made.get("type"), str):
