@@ -61,16 +61,24 @@ def import_(
         Path | None, typer.Option("--config", help="The network's config.json, if it is not beside.", metavar="FILE")
     ] = None,
     dtype: Annotated[Dtype, typer.Option(help="Type to keep the weights in; stored loses nothing.")] = Dtype.stored,
+    key: Annotated[
+        str, typer.Option("--key", help="Also put it into the store, where pods find it: weights/NAME.", metavar="KEY")
+    ] = "",
     force: ForceFlag = False,
+    store: StoreFlag = DEFAULT_STORE,
     verbose: VerboseFlag = False,
 ) -> None:
     """Bring a checkpoint in, bit by bit."""
-    from bricks_core.exchange.checkpoints.bring_in import import_checkpoint
+    from bricks_core.exchange.checkpoints.bring_in import import_checkpoint, put_into
     from bricks_core.exchange.checkpoints.screen import tell_imported
     from bricks_core.progress import configure_logging
+    from bricks_core.storage.store import open_store
 
     configure_logging(verbose)
-    tell_imported(import_checkpoint(source, out, revision=revision, config=config, dtype=dtype.value, force=force))
+    imported = import_checkpoint(source, out, revision=revision, config=config, dtype=dtype.value, force=force)
+    if key:
+        put_into(open_store(store), key, imported, force=force)
+    tell_imported(imported, key)
 
 
 @app.command()

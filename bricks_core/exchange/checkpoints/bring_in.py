@@ -28,6 +28,7 @@ from bricks_core.models.tensor_files import Tensors, write_safetensors
 from bricks_core.models.weights import read_config
 from bricks_core.progress import Progress
 from bricks_core.storage.hashes import sha256_of_file
+from bricks_core.storage.store import Store, check_key
 
 OURS = (WEIGHTS, EMA, CONFIG, PROVENANCE)
 """Names by which a folder is known to be a checkpoint of ours."""
@@ -78,6 +79,33 @@ def import_checkpoint(
         provenance = _provenance(source, commit, checkpoint, network, place, progress.advance)
         (folder.path / PROVENANCE).write_text(json.dumps(provenance, indent=1) + "\n")
     return Imported(checkpoint, network, out, folder.was_there)
+
+
+def put_into(store: Store, key: str, imported: Imported, *, force: bool = False) -> None:
+    """Copy what was imported into the store, under a key that train.init_from can name from any pod.
+
+    A run's question holds the key and not what is under it, so that what is there is replaced with `force` alone.
+
+    Raises:
+        UsageError: other weights are there, or the key belongs to artifacts or runs.
+    """
+    key = key.rstrip("/")
+    if check_key(key).split("/")[0] in ("artifacts", "runs"):
+        raise UsageError(
+            f"{key} is where the store keeps what runs make: write a key such as weights/{imported.out.name}."
+        )
+    weights = f"{key}/{WEIGHTS}"
+    if store.head(weights) is not None:
+        if store.sha256(weights) == sha256_of_file(imported.out / WEIGHTS):
+            return
+        if not force:
+            raise UsageError(
+                f"{weights} holds other weights in {store.uri}, and runs that name the key count on them: write "
+                "another key, or replace them with --force."
+            )
+    for name in (CONFIG, PROVENANCE, EMA, WEIGHTS):  # the weights last: they are what training looks for
+        if (imported.out / name).exists():
+            store.put_file(f"{key}/{name}", imported.out / name)
 
 
 def _fetched(source: str, revision: str) -> tuple[Path, str]:

@@ -98,8 +98,8 @@ def _tell_differences(console: Console, network: Network, expected: Mapping[str,
     )
 
 
-def tell_imported(imported: Imported) -> None:
-    """What was brought in, what was done to it, and where to go on."""
+def tell_imported(imported: Imported, key: str = "") -> None:
+    """What was brought in, what was done to it, and where to go on. `key`: where it also is in the store."""
     console, network, checkpoint = _console(), imported.network, imported.checkpoint
     facts = {"imported": f"{checkpoint.name}, {LAYOUTS[checkpoint.layout]}", "config": _shape_in_words(network)}
     facts["weights"] = _tensors_in_words(network.weights)
@@ -115,7 +115,7 @@ def tell_imported(imported: Imported) -> None:
     facts["lies in"] = f"{imported.out}{' (the very same was there already)' if imported.was_there else ''}"
     console.print(_facts(facts))
     console.print(f"bricks generate {shlex.quote(str(imported.out))} makes videos with it,")
-    console.print(f"and with train.init_from: {imported.out} a run fine-tunes it.")
+    console.print(f"and with train.init_from: {key.rstrip('/') or imported.out} a run fine-tunes it.")
 
 
 def tell_exported(exported: Exported) -> None:

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from bricks_core.errors import DataError, UsageError
-from bricks_core.exchange.checkpoints.bring_in import import_checkpoint
+from bricks_core.exchange.checkpoints.bring_in import import_checkpoint, put_into
 from bricks_core.exchange.checkpoints.checkpoint import find_checkpoint, open_checkpoint
 from bricks_core.exchange.checkpoints.export import export_checkpoint
 from bricks_core.exchange.checkpoints.screen import show_checkpoint, tell_exported, tell_imported
@@ -209,6 +209,30 @@ def test_import_and_export_say_what_was_done_and_what_is_missing(hub, tmp_path, 
     assert "optimizer/, which upstream's --load asks for" in told
     assert "ema.pt    float32, the weights: there is no EMA" in told
     assert "running_states.json" in told
+
+
+def test_what_is_imported_goes_into_the_store_where_training_in_any_pod_finds_it(hub, store, tmp_path, capsys):
+    imported = import_checkpoint(str(hub), tmp_path / "in")
+    put_into(store, "weights/tiny/", imported)
+    put_into(store, "weights/tiny", imported)
+    assert store.get("weights/tiny/weights.safetensors") == (tmp_path / "in" / "weights.safetensors").read_bytes()
+    assert {each.key for each in store.list("weights/")} == {
+        f"weights/tiny/{name}" for name in ("config.json", "provenance.json", "weights.safetensors")
+    }
+    tell_imported(imported, "weights/tiny/")
+    assert "with train.init_from: weights/tiny a run" in capsys.readouterr().out
+
+
+def test_weights_in_the_store_are_not_replaced_by_others_unless_that_is_asked_for(hub, store, tmp_path):
+    put_into(store, "weights/tiny", import_checkpoint(str(hub), tmp_path / "in"))
+    save_weights(STDiT2(**TINY), hub / "model.safetensors")
+    other = import_checkpoint(str(hub), tmp_path / "other")
+    with pytest.raises(UsageError, match="holds other weights"):
+        put_into(store, "weights/tiny", other)
+    put_into(store, "weights/tiny", other, force=True)
+    assert store.get("weights/tiny/weights.safetensors") == (tmp_path / "other" / "weights.safetensors").read_bytes()
+    with pytest.raises(UsageError, match="where the store keeps what runs make"):
+        put_into(store, "artifacts/train/x", other)
 
 
 # ------------------------------------------------------------------------------------------------------ as it is called
