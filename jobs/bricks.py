@@ -7,9 +7,10 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from jobs import checkpoint, dataset
+from jobs import checkpoint, cluster, dataset, evaluation
 from jobs.door import DEFAULT_STORE, SetFlag, StoreFlag, VerboseFlag, commands, serve
 from jobs.generate import generate
+from jobs.render import render
 
 app = commands(__doc__)
 
@@ -59,18 +60,6 @@ def plan(
 
 
 @app.command()
-def status(
-    name: Annotated[str | None, typer.Argument(help="One run; all when left out.", metavar="RUN")] = None,
-    store: StoreFlag = DEFAULT_STORE,
-) -> None:
-    """Say how far the store's runs have come."""
-    from bricks_core.pipeline.screen import status_screen
-    from bricks_core.storage.store import open_store
-
-    status_screen(open_store(store), name)
-
-
-@app.command()
 def show(
     artifact: Annotated[str, typer.Argument(help="RUN/STAGE, or STAGE/DIGEST (its first digits do).")],
     store: StoreFlag = DEFAULT_STORE,
@@ -100,11 +89,23 @@ def gc(
 app.command()(generate)
 app.add_typer(checkpoint.app, name="checkpoint")
 app.add_typer(dataset.app, name="dataset")
+app.command()(render)
+for command in (cluster.submit, cluster.status, cluster.logs, cluster.suspend, cluster.resume, cluster.cancel):
+    app.command()(command)
+app.command()(cluster.doctor)
+app.add_typer(evaluation.app, name="eval")
 
 
 @app.command()
-def schema() -> None:
+def schema(
+    crd: Annotated[bool, typer.Option("--crd", help="As Kubernetes wants it: a CustomResourceDefinition.")] = False,
+) -> None:
     """Print the run file's JSON schema, for editors."""
+    if crd:
+        from bricks_core.controller.crd import crd_yaml
+
+        typer.echo(crd_yaml(), nl=False)
+        return
     from bricks_core.spec.run import run_schema
 
     typer.echo(run_schema(), nl=False)
