@@ -30,10 +30,13 @@ from bricks_core.cluster.api import Cluster
 from tests.kubernetes.access import ADMIN, User, service_account
 from tests.kubernetes.admission import admit, custom_resources
 from tests.kubernetes.failures import Failure, Object, Resource
+from tests.kubernetes.jobs import Jobs
 from tests.kubernetes.kinds import KINDS
 from tests.kubernetes.logs import Logs
+from tests.kubernetes.pytorchjobs import PyTorchJobs
 from tests.kubernetes.serve import certificate, serve
 from tests.kubernetes.storage import Change, Clock, Storage
+from tests.kubernetes.trainjobs import TrainJobs
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ class Double:
         self._held = 0
         self._settled = 0
         self._http: ThreadingHTTPServer | None = None
-        self.controllers: list[Controller] = _controllers()
+        self.controllers: list[Controller] = [TrainJobs(), PyTorchJobs(), Jobs()]
         for resource in KINDS:
             self.storage.serve(resource)
         for namespace in ("kube-system", *namespaces):
@@ -224,10 +227,6 @@ class Double:
                 meta = obj["metadata"]
                 self.storage.delete(resource, meta.get("namespace", ""), meta["name"])
             self.storage.forget(resource)
-
-
-def _controllers() -> list[Controller]:
-    return []
 
 
 def write_kubeconfig(file: Path, cluster: dict[str, Any], token: str, namespace: str) -> Path:
