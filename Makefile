@@ -9,7 +9,7 @@ BENCHMARKS := cli_start films latent_format latents_encode quickstart sampling_s
 # Two workers with one thread each: the suite's processes would otherwise fight over the cores.
 TEST_WORKERS ?= 2
 
-.PHONY: demo test test-s3 check install films lock schema bench clean help
+.PHONY: demo test test-s3 images-test check install films lock generated bench clean help
 
 help:  ## say what there is to make
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -25,6 +25,9 @@ test: install  ## the whole suite
 
 test-s3: install  ## the store's tests against Ceph's S3 gateway (Debian packages, unpacked in ~/.cache/bricks/ceph)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/storage/ceph_gateway.py $(BIN)/pytest tests/storage
+
+images-test: install  ## build the images with podman and run every stage in them (IMAGES=quick: three of them)
+	$(BIN)/python -m tests.images.build_and_run $(IMAGES)
 
 check: install  ## lint, types, import contracts
 	$(BIN)/ruff check .
@@ -48,8 +51,11 @@ lock: install  ## resolve requirements.lock again
 	$(BIN)/uv pip compile --quiet --no-header --no-annotate --extra dev --extra opensora pyproject.toml -o requirements.lock
 	sed -i 's/^\(torch==[0-9.]*\)+.*/\1/' requirements.lock
 
-schema: install  ## write docs/brickrun.schema.json again
+generated: install  ## write again what is made from code: schemas, the CRD, k8s/, the chart's tables
 	$(BIN)/bricks schema > docs/brickrun.schema.json
+	$(BIN)/bricks schema --crd > helm/bricks/files/brickruns.yaml
+	$(BIN)/python -m k8s.generate
+	$(BIN)/python -m helm.generate
 
 bench: install  ## measure every speed we claim, and add dated results
 	for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name --save || exit 1; done
