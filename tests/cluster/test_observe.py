@@ -1,0 +1,375 @@
+"""What launchers say of a workload: as operators, schedulers and Kueue write statuses, in one sentence of ours."""
+
+import pytest
+
+from bricks_core.cluster.launcher import Failure, Task
+from bricks_core.cluster.launchers import TRAINERS, launcher_for
+from tests.cluster.test_launchers import PROFILE, run_with
+
+CONTAINERS = {"Job": "main", "PyTorchJob": "pytorch", "TrainJob": "node"}
+INDEX = {
+    "Job": "batch.kubernetes.io/job-completion-index",
+    "PyTorchJob": "training.kubeflow.org/replica-index",
+    "TrainJob": "batch.kubernetes.io/job-completion-index",
+}
+DONE = {"Job": "Complete", "PyTorchJob": "Succeeded", "TrainJob": "Complete"}
+KINDS = {"pytorchjob": "PyTorchJob", "trainjob": "TrainJob", "job": "Job"}
+
+
+def clip(shards=4):
+    """A launcher and its workload, as just created."""
+    run = run_with(stages={"clip": {"shards": shards}})
+    launcher = launcher_for(run, PROFILE, "clip")
+    return launcher, launcher.render(Task(run, "clip", PROFILE))[-1]
+
+
+def train(launcher="pytorchjob", nodes=2, **cluster):
+    run = run_with(nodes=nodes, launcher=launcher, **cluster)
+    return TRAINERS[launcher], TRAINERS[launcher].render(Task(run, "train", PROFILE))[-1]
+
+
+def status(workload, *conditions, **fields):
+    """The workload with this status; a condition is its type, or (type, reason, message)."""
+    written = [
+        dict(zip(("type", "reason", "message"), (each,) if isinstance(each, str) else each, strict=False))
+        | {"status": "True"}
+        for each in conditions
+    ]
+    return workload | {"status": {"conditions": written, "startTime": "2026-11-24T10:00:00Z"} | fields}
+
+
+def pod(kind="Job", index=0, *, name="", made="10:00:00", node="node-1", phase="Running", state=None, **status):
+    """A pod of a workload; `state` of its main container."""
+    own = {"name": CONTAINERS[kind], "state": state or {"running": {}}}
+    return {
+        "metadata": {
+            "name": name or f"pod-{index}",
+            "labels": {INDEX[kind]: str(index)},
+            "creationTimestamp": f"2026-11-24T{made}Z",
+        },
+        "spec": {"nodeName": node},
+        "status": {"phase": phase, "containerStatuses": [own]} | status,
+    }
+
+
+def ended(code, kind="Job", index=0, *, at="11:00:00", said="", disrupted=False, **fields):
+    state = {"terminated": {"exitCode": code, "finishedAt": f"2026-11-24T{at}Z", "message": said}}
+    conditions = (
+        [{"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}] if disrupted else []
+    )
+    return pod(kind, index, phase="Failed" if code else "Succeeded", state=state, conditions=conditions, **fields)
+
+
+def pending(*, reason="Unschedulable", message="", **fields):
+    scheduled = {"type": "PodScheduled", "status": "False", "reason": reason, "message": message}
+    return pod(phase="Pending", state={"waiting": {}}, conditions=[scheduled], **fields)
+
+
+def waiting(reason, message="", **fields):
+    return pod(phase="Pending", state={"waiting": {"reason": reason, "message": message}}, **fields)
+
+
+# --- done
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_a_workload_whose_condition_says_so_is_done(name):
+    launcher, workload = train(name)
+    seen = launcher.observe(status(workload, DONE[KINDS[name]]), [])
+    assert (seen.state, seen.reason) == ("succeeded", "Succeeded")
+
+
+def test_what_is_only_on_its_way_is_not_done_yet():
+    launcher, job = clip()
+    for interim in ("SuccessCriteriaMet", "FailureTarget"):
+        assert launcher.observe(status(job, interim, active=1), [pod()]).state == "running"
+
+
+def test_a_condition_that_is_false_says_nothing():
+    launcher, job = clip()
+    over = job | {"status": {"active": 1, "conditions": [{"type": "Failed", "status": "False"}]}}
+    assert launcher.observe(over, [pod()]).state == "running"
+
+
+# --- running
+
+
+def test_shards_are_counted():
+    launcher, job = clip(shards=16)
+    seen = launcher.observe(
+        status(job, active=4, succeeded=11, failed=1), [pod(index=i) for i in range(4)] + [ended(0, index=9)]
+    )
+    assert (seen.state, seen.message) == ("running", "11 of 16 shards are done, 4 run.")
+    assert (seen.num_active, seen.num_succeeded, seen.num_failed) == (4, 11, 1)
+
+
+def test_shards_run_although_others_wait_and_it_says_why_those_do():
+    launcher, job = clip()
+    seen = launcher.observe(status(job, active=2), [pod(index=0), pending(index=1, message="0/3 nodes are available.")])
+    assert seen.state == "running"
+    assert "1 run. No node fits pod pod-1: 0/3 nodes are available." in seen.message
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_nodes_run_only_when_all_do(name):
+    launcher, workload = train(name, nodes=2)
+    kind = KINDS[name]
+    one, two = pod(kind, 0), pod(kind, 1)
+    assert launcher.observe(status(workload, "Running"), [one, two]).state == "running"
+    missing = pending(kind=kind, index=1, message="0/4 nodes are available: 4 Insufficient nvidia.com/gpu.")
+    seen = launcher.observe(status(workload, "Running"), [one, missing])
+    assert (seen.state, seen.reason) == ("waiting", "Unschedulable")
+    assert seen.message.startswith("1 of 2 nodes run and wait for the others. No node fits pod pod-1: 0/4 nodes")
+
+
+def test_counts_of_every_kind_come_from_its_own_status():
+    launcher, workload = train("pytorchjob")
+    counts = {"replicaStatuses": {"Worker": {"active": 1, "succeeded": 2, "failed": 3}}}
+    seen = launcher.observe(status(workload, "Running", **counts), [])
+    assert (seen.num_active, seen.num_succeeded, seen.num_failed) == (1, 2, 3)
+    launcher, workload = train("trainjob")
+    counts = {"jobsStatus": [{"name": "node", "active": 1, "ready": 0, "succeeded": 2, "failed": 3, "suspended": 0}]}
+    seen = launcher.observe(status(workload, **counts), [])
+    assert (seen.num_active, seen.num_succeeded, seen.num_failed) == (1, 2, 3)
+
+
+# --- waiting
+
+
+def test_nobody_has_taken_it_up():
+    for name, operator in (("pytorchjob", "Training Operator 1.9"), ("trainjob", "Kubeflow Trainer 2.2")):
+        launcher, workload = train(name)
+        seen = launcher.observe(workload, [])
+        assert (seen.state, seen.reason) == ("waiting", "NoOperator")
+        assert operator in seen.message
+        assert "set spec.cluster.launcher to job" in seen.message
+    launcher, job = clip()
+    assert launcher.observe(job, []).reason == "NoOperator"
+    assert "spec.cluster.launcher" not in launcher.observe(job, []).message
+
+
+def test_it_was_taken_up_and_has_no_pods():
+    launcher, job = clip()
+    seen = launcher.observe(status(job), [])
+    assert (seen.state, seen.reason) == ("waiting", "NoPods")
+    assert f"kubectl describe job {job['metadata']['name']}" in seen.message
+
+
+UNSCHEDULABLE = [
+    ("0/4 nodes are available: 4 Insufficient rdma/ib.", "as soon as there is room"),
+    ("0/4 nodes are available: 4 node(s) had untolerated taint {dedicated: gpu}.", "tolerations or gpuTolerations"),
+    ("0/4 nodes are available: 4 node(s) didn't match Pod's node affinity/selector.", "gpuNodeSelector"),
+    ('persistentvolumeclaim "films" not found', "kubectl get pvc"),
+]
+
+
+@pytest.mark.parametrize(("said", "advice"), UNSCHEDULABLE)
+def test_the_scheduler_s_words_are_told_with_what_to_do(said, advice):
+    launcher, job = clip()
+    seen = launcher.observe(status(job, active=1), [pending(message=said)])
+    assert (seen.state, seen.reason) == ("waiting", "Unschedulable")
+    assert said in seen.message
+    assert advice in seen.message
+
+
+@pytest.mark.parametrize("reason", ["ImagePullBackOff", "ErrImagePull", "InvalidImageName"])
+def test_an_image_that_cannot_be_fetched_is_named(reason):
+    launcher, job = clip()
+    said = 'Back-off pulling image "ghcr.io/bricks/bricks-clip:0.1.0"'
+    seen = launcher.observe(status(job, active=1), [waiting(reason, said)])
+    assert (seen.state, seen.reason) == ("waiting", "ImagePull")
+    assert said in seen.message
+    assert "images.pullSecrets" in seen.message
+
+
+def test_a_missing_secret_is_named():
+    launcher, job = clip()
+    seen = launcher.observe(
+        status(job, active=1), [waiting("CreateContainerConfigError", 'secret "bricks-s3" not found')]
+    )
+    assert (seen.state, seen.reason) == ("waiting", "CreateContainerConfigError")
+    assert 'secret "bricks-s3" not found. If a Secret or ConfigMap is missing, create it' in seen.message
+
+
+def test_a_pod_that_is_only_starting_is_said_to():
+    launcher, job = clip()
+    seen = launcher.observe(status(job, active=1), [waiting("ContainerCreating")])
+    assert (seen.state, seen.reason) == ("waiting", "Starting")
+
+
+def test_a_pod_that_starts_over_and_over_is_told_with_its_code():
+    launcher, workload = train(nodes=1)
+    again = waiting("CrashLoopBackOff", kind="PyTorchJob")
+    again["status"]["containerStatuses"][0]["lastState"] = {"terminated": {"exitCode": 70}}
+    seen = launcher.observe(status(workload, "Restarting"), [again])
+    assert (seen.reason, seen.state) == ("Restarting", "waiting")
+    assert "ended with 70" in seen.message
+
+
+# --- Kueue
+
+
+def admission(*conditions, **status):
+    written = [
+        {"type": kind, "status": value, "reason": reason, "message": message}
+        for kind, value, reason, message in conditions
+    ]
+    return {"kind": "Workload", "spec": {"active": True}, "status": {"conditions": written} | status}
+
+
+def suspended(name="pytorchjob", queue="bricks-gpu"):
+    launcher, workload = train(name, queue=queue)
+    spec = workload["spec"]
+    spec = spec | ({"runPolicy": spec["runPolicy"] | {"suspend": True}} if name == "pytorchjob" else {"suspend": True})
+    return launcher, status(workload | {"spec": spec}, "Suspended")
+
+
+NO_ROOM = "couldn't assign flavors to pod set worker: insufficient unused quota for nvidia.com/gpu in flavor h100, 16 more needed"
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_kueue_s_words_are_told_as_they_are(name):
+    launcher, workload = suspended(name)
+    seen = launcher.observe(workload, [], admission(("QuotaReserved", "False", "Pending", NO_ROOM)))
+    assert (seen.state, seen.reason) == ("waiting", "Queued")
+    assert f"waits in queue bricks-gpu: {NO_ROOM}." in seen.message
+
+
+def test_kueue_that_took_it_back_is_told_with_why():
+    launcher, workload = suspended()
+    evicted = ("Evicted", "True", "Preempted", "Preempted to accommodate a higher priority Workload")
+    seen = launcher.observe(workload, [], admission(("QuotaReserved", "False", "Pending", NO_ROOM), evicted))
+    assert "was stopped (Preempted): Preempted to accommodate a higher priority Workload." in seen.message
+
+
+def test_kueue_that_waits_for_a_check_says_which():
+    launcher, workload = suspended()
+    checks = [{"name": "provisioning", "state": "Pending", "message": "4 machines are being made"}]
+    reserved = admission(("QuotaReserved", "True", "QuotaReserved", ""), admissionChecks=checks)
+    assert "provisioning: 4 machines are being made." in launcher.observe(workload, [], reserved).message
+
+
+def test_kueue_that_has_not_seen_it_or_was_told_to_leave_it_is_said():
+    launcher, workload = suspended()
+    assert "integrations.frameworks" in launcher.observe(workload, [], None).message
+    seen = launcher.observe(workload, [], admission() | {"spec": {"active": False}})
+    assert seen.reason == "Deactivated"
+
+
+def test_suspended_without_a_queue_is_somebody_s_doing():
+    launcher, workload = suspended(queue="")
+    seen = launcher.observe(workload, [], None)
+    assert (seen.state, seen.reason) == ("waiting", "Suspended")
+
+
+# --- failed
+
+
+def failed(workload, reason="BackoffLimitExceeded", message=""):
+    return status(workload, ("Failed", reason, message), failed=1)
+
+
+def test_the_failed_pod_s_code_node_and_last_line_are_told():
+    launcher, job = clip()
+    said = "reading\nbricks-clip: s3://films has no film in it.\n"
+    seen = launcher.observe(failed(job, "PodFailurePolicy"), [ended(65, said=said), ended(0, index=1)])
+    assert (seen.state, seen.reason) == ("failed", "PodFailurePolicy")
+    assert seen.failure == Failure(65)
+    assert "pod pod-0 on node node-1 ended with 65." in seen.message
+    assert seen.message.endswith("Its last line: bricks-clip: s3://films has no film in it.")
+
+
+def test_other_containers_of_a_pod_may_end_as_they_like():
+    launcher, job = clip()
+    mesh = ended(69)
+    mesh["status"]["containerStatuses"].insert(0, {"name": "istio-proxy", "state": {"terminated": {"exitCode": 137}}})
+    assert launcher.observe(failed(job), [mesh]).failure == Failure(69)
+
+
+@pytest.mark.parametrize(
+    ("codes", "decisive"),
+    [
+        ({0: (1, "10:00:00"), 1: (78, "10:00:09")}, 78),
+        ({0: (65, "10:00:09"), 1: (69, "10:00:00")}, 65),
+        ({0: (77, "10:00:09"), 1: (70, "10:00:00")}, 77),
+        ({0: (70, "10:00:09"), 1: (75, "10:00:00")}, 75),
+        ({0: (143, "10:00:00"), 1: (70, "10:00:09")}, 70),
+        ({0: (137, "10:00:00"), 1: (64, "10:00:09")}, 64),
+    ],
+)
+def test_of_several_ends_the_one_that_tells_most_decides_and_then_the_first(codes, decisive):
+    launcher, workload = train(nodes=2)
+    pods = [ended(code, "PyTorchJob", index, at=at) for index, (code, at) in codes.items()]
+    assert launcher.observe(failed(workload), pods).failure.exit_code == decisive
+
+
+def test_only_the_newest_pod_of_an_index_counts():
+    launcher, job = clip()
+    pods = [ended(137, name="b", made="12:00:00"), ended(64, name="a", made="10:00:00")]
+    assert launcher.observe(failed(job), pods).failure == Failure(137)
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_nodes_that_failed_their_preflight_are_named(name):
+    launcher, workload = train(name, nodes=3)
+    kind = KINDS[name]
+    pods = [ended(77, kind, 2, node="node-7"), ended(77, kind, 0, node="node-3"), ended(75, kind, 1, node="node-1")]
+    seen = launcher.observe(failed(workload), pods)
+    assert seen.failure == Failure(77, bad_nodes=("node-3", "node-7"))
+
+
+@pytest.mark.parametrize("code", [143, 137, 1])
+def test_a_pod_that_was_taken_away_is_no_fault_of_its_own(code):
+    launcher, workload = train(nodes=1)
+    seen = launcher.observe(failed(workload), [ended(code, "PyTorchJob", disrupted=True, node="node-4")])
+    assert seen.failure == Failure(code, disrupted=True)
+    assert "stopped from outside: pod pod-0 on node node-4 was taken away" in seen.message
+
+
+def test_nodes_that_fall_because_one_was_taken_away_are_no_fault_either():
+    launcher, workload = train(nodes=2)
+    pods = [ended(143, "PyTorchJob", 0, disrupted=True, at="10:00:00"), ended(1, "PyTorchJob", 1, at="10:00:05")]
+    assert launcher.observe(failed(workload), pods).failure.disrupted
+
+
+def test_a_run_file_that_is_wrong_stays_wrong_although_a_node_was_taken_away():
+    launcher, workload = train(nodes=2)
+    pods = [ended(143, "PyTorchJob", 0, disrupted=True), ended(78, "PyTorchJob", 1)]
+    assert launcher.observe(failed(workload), pods).failure == Failure(78)
+
+
+def test_a_shard_that_fails_is_not_excused_by_another_that_was_taken_away():
+    launcher, job = clip()
+    pods = [ended(143, index=0, disrupted=True), ended(70, index=1)]
+    assert launcher.observe(failed(job), pods).failure == Failure(70)
+
+
+def test_a_node_that_vanished_is_a_disruption_without_an_exit_code_of_ours():
+    launcher, workload = train(nodes=1)
+    lost = pod("PyTorchJob", phase="Failed", reason="NodeLost")
+    lost["status"]["containerStatuses"] = []
+    seen = launcher.observe(failed(workload), [lost])
+    assert seen.failure.disrupted
+
+
+def test_pods_that_are_being_deleted_were_stopped():
+    launcher, workload = train(nodes=1)
+    going = ended(143, "PyTorchJob")
+    going["metadata"]["deletionTimestamp"] = "2026-11-24T11:00:00Z"
+    assert launcher.observe(failed(workload), [going]).failure == Failure(143, disrupted=True)
+
+
+def test_a_deadline_is_nobody_else_s_fault():
+    launcher, job = clip()
+    seen = launcher.observe(
+        failed(job, "DeadlineExceeded", "Job was active longer than specified deadline"), [ended(143)]
+    )
+    assert (seen.reason, seen.failure) == ("DeadlineExceeded", Failure(None))
+    assert seen.message.endswith("Job was active longer than specified deadline.")
+
+
+def test_a_failure_without_pods_is_told_with_the_operator_s_words():
+    launcher, workload = train("trainjob")
+    seen = launcher.observe(failed(workload, "TrainingRuntimeNotSupported", "The referenced runtime is not there"), [])
+    assert (seen.reason, seen.failure) == ("TrainingRuntimeNotSupported", Failure(None))
+    assert "none of its pods is left to say why. The referenced runtime is not there." in seen.message
