@@ -157,7 +157,10 @@ def cancel(
                 f"bricks submit FILE --set metadata.name={run}-2{flags}",
                 "go on under another name: what is done is found",
             ),
-            (f"kubectl delete brickrun {run}", "remove it and its Jobs; artifacts stay in the store"),
+            (
+                f"kubectl delete brickrun {run} --namespace {cluster.namespace}",
+                "remove it and its Jobs; artifacts stay in the store",
+            ),
         ]
     )
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -123,14 +122,12 @@ def findings_screen(findings: Iterator[Finding]) -> None:
         ClusterUnavailable: a service is away. SpecError: something else is wrong.
     """
     signs = {"ok": "✓", "wrong": "✗", "unknown": "?", "none": "·"}
-    if (sys.stdout.encoding or "").lower().replace("-", "") not in ("utf8", "utf16"):
-        signs = {"ok": "ok", "wrong": "WRONG", "unknown": "?", "none": "-"}
     num, wrong = 0, []
     for each in findings:
         num += 1
-        print(f"{signs[each.state]} {each.what:12} {each.said}", flush=True)
+        print(f"{signs[each.state]} {each.what:13} {each.said}", flush=True)
         if each.mend:
-            print(f"  {'':12} → {each.mend}", flush=True)
+            print(f"  {'':13} → {each.mend}", flush=True)
         if each.state == "wrong":
             wrong.append(each)
     if wrong:

@@ -19,7 +19,7 @@ CONTAINERS = ("main", "pytorch", "node")
 """The container that counts, by launcher (see pod.py): what stands beside it (a mesh, a profiler) is not ours."""
 INDEX_LABELS = (INDEX_LABEL, "training.kubeflow.org/replica-index")
 WORKLOADS = ("Job", "PyTorchJob", "TrainJob")
-LOOK_EVERY_S = 2.0
+LOOK_EVERY_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,14 @@ def read_logs(cluster: Cluster, wanted: Wanted) -> Iterator[str]:
     prefixed = wanted.index is None and _num_wanted(cluster, wanted, pods) > 1
     for pod in pods:
         prefix = f"[{_short_name(pod)}] " if prefixed else ""
+        if not _has_started(pod):
+            yield f"{prefix}(has written nothing yet: {why_not_started(pod)})"
+            continue
         try:
             for line in cluster.logs(pod["metadata"]["name"], container_of(pod), tail_lines=wanted.tail):
                 yield prefix + line
-        except NotThere:
-            yield f"{prefix}(has written nothing yet: {why_not_started(pod)})"
+        except NotThere as error:
+            yield f"{prefix}({error})"
         if ended := how_it_ended(pod):
             yield prefix + ended
 
@@ -87,8 +90,12 @@ def follow_logs(cluster: Cluster, wanted: Wanted, *, every_s: float = LOOK_EVERY
         yield from following.lines_for(every_s)
         if following.all_ended:
             if _at_end(cluster, wanted, pods):
-                yield from following.ends(pods_of(cluster, wanted) or pods)
-                return
+                last = pods_of(cluster, wanted) or pods
+                came_since = [pod for pod in last if following.begin(pod)]
+                if not came_since:
+                    yield from following.ends(last)
+                    return
+                continue
             time.sleep(min(every_s, 1))
         if not following.streams:
             waits = _why_waiting(cluster, wanted, pods)
@@ -214,15 +221,15 @@ class _Following:
     def all_ended(self) -> bool:
         return all(stream.ended for stream in self.streams.values()) and self.lines.empty()
 
-    def begin(self, pod: Object) -> None:
-        """Follow a pod, once its container has started."""
+    def begin(self, pod: Object) -> bool:
+        """Follow a pod, once its container has started. False: it is followed already, or has not."""
         uid = pod["metadata"]["uid"]
-        state = _container_status(pod).get("state") or {}
-        if uid in self.streams or not (state.get("running") or state.get("terminated")):
-            return
+        if uid in self.streams or not _has_started(pod):
+            return False
         thread = threading.Thread(target=self._read, args=(uid, pod), daemon=True)
         self.streams[uid] = _Stream(pod, thread)
         thread.start()
+        return True
 
     def lines_for(self, seconds: float) -> Iterator[str]:
         """What comes within a while; less when all logs have ended meanwhile."""
@@ -324,6 +331,12 @@ def _short_name(pod: Object) -> str:
 def _container_status(pod: Object) -> Object:
     statuses = (pod.get("status") or {}).get("containerStatuses") or []
     return next((each for each in statuses if each.get("name") == container_of(pod)), {})
+
+
+def _has_started(pod: Object) -> bool:
+    # Presence is what counts: the object may be empty.
+    state = _container_status(pod).get("state") or {}
+    return "running" in state or "terminated" in state
 
 
 def _last_line(text: str | None) -> str:

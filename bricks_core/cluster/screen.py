@@ -90,7 +90,10 @@ def submitted_screen(name: str, namespace: str, came: Submitted, flags: str = ""
         [
             (f"bricks status {name} --cluster{flags}", "how far it is, and why it waits"),
             (f"bricks logs {name} ingest --follow{flags}", "what a stage writes"),
-            (f"kubectl wait --for=condition=Finished brickrun/{name} --timeout=7d", "until it has ended, well or not"),
+            (
+                f"kubectl wait --for=condition=Finished brickrun/{name} --timeout=168h --namespace {namespace}",
+                "until it has ended, well or not",
+            ),
         ],
         console,
     )
