@@ -13,20 +13,22 @@
 
 {{/* What a Deployment and policies select by: never changes, because a Deployment's selector cannot. */}}
 {{- define "bricks.selector" -}}
-app.kubernetes.io/name: bricks
-app.kubernetes.io/instance: {{ .root.Release.Name }}
-app.kubernetes.io/component: {{ .component }}
+{{- dict
+      "app.kubernetes.io/name" "bricks"
+      "app.kubernetes.io/instance" .root.Release.Name
+      "app.kubernetes.io/component" .component
+    | toYaml -}}
 {{- end -}}
 
+{{/* Ours win over a user's of the same name. */}}
 {{- define "bricks.labels" -}}
-{{- with .root.Values.commonLabels -}}
-{{- toYaml . | nindent 0 }}
-{{ end -}}
-{{ include "bricks.selector" . }}
-app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
-app.kubernetes.io/part-of: bricks
-app.kubernetes.io/managed-by: {{ .root.Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
+{{- $ours := dict
+      "app.kubernetes.io/version" .root.Chart.AppVersion
+      "app.kubernetes.io/part-of" "bricks"
+      "app.kubernetes.io/managed-by" .root.Release.Service
+      "helm.sh/chart" (printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_")
+-}}
+{{- merge $ours (include "bricks.selector" . | fromYaml) (default dict .more) (default dict .root.Values.commonLabels) | toYaml -}}
 {{- end -}}
 
 {{/* The name of an account: (dict "root" $ "account" controller|stages|ci "suffix" …). */}}

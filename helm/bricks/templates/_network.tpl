@@ -3,7 +3,7 @@
 {{/* Name servers, as one egress rule. */}}
 {{- define "bricks.dns" -}}
 - to:
-    {{- toYaml .Values.networkPolicy.dns.peers | nindent 4 }}
+    {{- default list .Values.networkPolicy.dns.peers | toYaml | nindent 4 }}
   ports:
     {{- range .Values.networkPolicy.dns.ports }}
     - {protocol: UDP, port: {{ int . }}}
@@ -34,7 +34,7 @@
 
 {{/* Where S3 is, as egress rules; nothing for a volume, which the node mounts. */}}
 {{- define "bricks.storeEgress" -}}
-{{- if eq .Values.storage.mode "s3" -}}
+{{- if eq (include "bricks.storageMode" .) "s3" -}}
 {{- $endpoint := default "https://s3.amazonaws.com" .Values.storage.s3.endpoint -}}
 {{- $url := urlParse $endpoint -}}
 {{- $host := regexReplaceAll ":[0-9]+$" $url.host "" -}}
@@ -43,7 +43,7 @@
 - to:
     {{- range .Values.networkPolicy.store.cidrs }}
     - ipBlock:
-        cidr: {{ . }}
+        cidr: {{ . | quote }}
     {{- end }}
   ports:
     - {protocol: TCP, port: {{ $port }}}
@@ -52,7 +52,7 @@
 - to:
     - namespaceSelector:
         matchLabels:
-          kubernetes.io/metadata.name: {{ contains "." $host | ternary (index (splitList "." (printf "%s." $host)) 1) .Release.Namespace }}
+          kubernetes.io/metadata.name: {{ contains "." $host | ternary (index (splitList "." (printf "%s." $host)) 1) .Release.Namespace | quote }}
 {{- else if regexMatch "^[0-9.]+$" $host -}}
 - to:
     - ipBlock:

@@ -14,10 +14,10 @@
 {{- with (include "bricks.images" . | fromJson).pullSecrets }}
 imagePullSecrets:
   {{- range . }}
-  - name: {{ . }}
+  - name: {{ . | quote }}
   {{- end }}
 {{- end }}
-serviceAccountName: {{ include "bricks.account" (dict "root" . "account" "controller" "suffix" "controller") }}
+serviceAccountName: {{ include "bricks.account" (dict "root" . "account" "controller" "suffix" "controller") | quote }}
 automountServiceAccountToken: true
 enableServiceLinks: false
 {{- with .Values.controller.podSecurityContext }}
@@ -37,7 +37,7 @@ affinity:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- with .Values.controller.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 volumes:
   - name: profile
@@ -46,10 +46,10 @@ volumes:
   - name: tmp
     emptyDir:
       sizeLimit: 256Mi
-  {{- if eq .Values.storage.mode "pvc" }}
+  {{- if eq (include "bricks.storageMode" .) "pvc" }}
   - name: store
     persistentVolumeClaim:
-      claimName: {{ include "bricks.claim" . }}
+      claimName: {{ include "bricks.claim" . | quote }}
   {{- end }}
   {{- with .Values.controller.extraVolumes }}
   {{- toYaml . | nindent 2 }}
@@ -57,8 +57,8 @@ volumes:
 {{- end -}}
 
 {{- define "bricks.containerBasics" -}}
-image: {{ include "bricks.image" . }}
-imagePullPolicy: {{ .Values.images.pullPolicy }}
+image: {{ include "bricks.image" . | quote }}
+imagePullPolicy: {{ (include "bricks.images" . | fromJson).pullPolicy }}
 {{- with .Values.controller.securityContext }}
 securityContext:
   {{- toYaml . | nindent 2 }}
@@ -88,7 +88,7 @@ env:
 envFrom:
   {{- with $store.secret }}
   - secretRef:
-      name: {{ . }}
+      name: {{ . | quote }}
   {{- end }}
   {{- with .Values.controller.extraEnvFrom }}
   {{- toYaml . | nindent 2 }}
@@ -100,7 +100,7 @@ volumeMounts:
     readOnly: true
   - name: tmp
     mountPath: /tmp
-  {{- if eq .Values.storage.mode "pvc" }}
+  {{- if eq (include "bricks.storageMode" .) "pvc" }}
   - name: store
     mountPath: /store
   {{- end }}

@@ -29,16 +29,21 @@
 {{- $secrets = append $secrets (kindIs "map" . | ternary (get (kindIs "map" . | ternary . dict) "name") .) -}}
 {{- end -}}
 {{- dict
-      "registry" .Values.images.registry
+      "registry" (default "ghcr.io/bricks" .Values.images.registry)
       "tag" (default .Chart.AppVersion .Values.images.tag)
       "digests" (default dict .Values.images.digests)
-      "pullPolicy" .Values.images.pullPolicy
+      "pullPolicy" (default "IfNotPresent" .Values.images.pullPolicy)
       "pullSecrets" (uniq $secrets)
     | toJson -}}
 {{- end -}}
 
+{{- define "bricks.storageMode" -}}{{ default "s3" .Values.storage.mode }}{{- end -}}
+
 {{- define "bricks.store" -}}
-{{- if eq .Values.storage.mode "pvc" -}}
+{{- if eq (include "bricks.storageMode" .) "pvc" -}}
+{{- if .Values.storage.s3.bucket -}}
+{{- fail "storage.mode is pvc and storage.s3.bucket is set: artifacts go to one of them. Set storage.mode to s3, or leave the bucket out." -}}
+{{- end -}}
 {{- $path := default "" .Values.storage.pvc.path | trimAll "/" -}}
 {{- dict "uri" (printf "file:///store/%s" $path | trimSuffix "/") "claim" (include "bricks.claim" .) | toJson -}}
 {{- else -}}
@@ -63,7 +68,10 @@
 {{- if kindIs "map" . -}}
 {{- $value = dict -}}
 {{- range $key, $each := . -}}
-{{- if not (kindIs "invalid" $each) -}}
+{{- if and (has $key (list "cpu" "memory" "scratch" "shm")) (not (kindIs "map" $each)) (not (kindIs "invalid" $each)) -}}
+{{- /* A quantity; --set memory=4 makes a number of it. */ -}}
+{{- $_ := set $value $key (toString $each) -}}
+{{- else if not (kindIs "invalid" $each) -}}
 {{- $_ := set $value $key (include "bricks.withoutNulls" $each | fromJson).value -}}
 {{- end -}}
 {{- end -}}
