@@ -4,6 +4,7 @@ Starts this node's processes, meets the other nodes, sees whether all are fit, t
 were lost. Ends with Bricks' exit codes (docs/exit-codes.md).
 """
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated
@@ -83,6 +84,8 @@ def train(
     arguments += ["--rdma"] * rdma + ["--no-preflight"] * (not preflight) + ["--no-train"] * preflight_only
     arguments += ["--verbose"] * verbose
 
+    # A store that has gone is told in a sentence; torch would add a trace of its own functions each time.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     # Only now, as it takes seconds: what is wrong above is told at once.
     from bricks_core.nodes.agent import launch, set_defaults
 

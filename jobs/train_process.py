@@ -1,5 +1,7 @@
 """One of the processes that bricks-train starts: the preflight, then training. Not to be called by hand."""
 
+import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -39,10 +41,11 @@ def process(
         node = Node(loaded.metadata.name, node_rank, node_name, gpus, rdma, load_preflight(run.parent / PREFLIGHT))
         address = do(loaded, open_store(store), node, Duty(preflight=preflight, train=train))
     except BricksError as error:
-        # The agent says it once for all its processes.
-        if leave_word(error):
-            raise typer.Exit(error.exit_code) from None
-        raise
+        if not leave_word(error):
+            raise
+        # The agent says it, once for all its processes. Not by an exception: typer would return it as a value.
+        sys.stdout.flush()
+        os._exit(error.exit_code)
     if address:
         typer.echo(address)
 

@@ -227,7 +227,7 @@ class Agent(LocalElasticAgent):
             if self._own.code in NOT_TRIED_AGAIN:
                 self._remaining_restarts = 0
             elif self._remaining_restarts > 0:
-                log.warning("train: %s All nodes begin again from the last checkpoint.", self._own.sentence)
+                log.warning("train: %s All nodes go on from the last checkpoint.", self._own.sentence)
         return result
 
     def _codes(self) -> dict[int, int | None]:
@@ -300,7 +300,6 @@ def set_defaults(*, rdma: bool, num_processes: int, only_preflight: bool = False
         # A hang leaves a record of what each process waited for.
         "TORCH_NCCL_DUMP_ON_TIMEOUT": "1",
         "TORCH_FR_BUFFER_SIZE": "2000",
-        "TORCH_NCCL_TRACE_BUFFER_SIZE": "2000",  # its name before torch 2.13
     }
     if only_preflight:
         defaults |= {"NCCL_DEBUG": "INFO", "NCCL_DEBUG_SUBSYS": "INIT,NET"}

@@ -1,4 +1,4 @@
-"""How far nodes' clocks are apart. Signatures of S3 expire, and logs of several nodes cannot be read, if they differ."""
+"""How far nodes' clocks are apart: where they differ, S3's signatures expire and nobody can read several logs."""
 
 from __future__ import annotations
 

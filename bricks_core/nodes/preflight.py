@@ -13,7 +13,7 @@ import platform
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ class Node:
     num_gpus: int = 0
     """0: none is asked for."""
     rdma: bool = False
-    profile: PreflightProfile = PreflightProfile()
+    profile: PreflightProfile = field(default_factory=PreflightProfile)
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,8 @@ def preflight(
         flight.write(f"node-{node.rank}.json", reports[flight.index])
     if everyone.is_first:
         flight.write("preflight.json", report)
-        say(table(report))
+        if not (report.fit and flight.was_passed):
+            say(table(report))
     everyone.wait_for_all()  # nobody ends, and has the others ended, before all is written
     _raise(found[flight.index])
     if flight.is_leader and (marker := _marker()):
@@ -119,6 +120,8 @@ class _Flight:
                 f"Several nodes say that they are node {node.rank}: give each a --node-rank of its own, from 0."
             )
         self.index = self.node_ranks.index(node.rank)
+        self.was_passed = all(each.node_passed for each in self.places)
+        """Whether these very nodes have passed together before, and processes of theirs were started again since."""
 
     def ask(self) -> list[NodeReport]:
         """Every node's report, by its rank, the same in all processes."""
@@ -137,7 +140,7 @@ class _Flight:
         if any(report.failed for report in reports):
             words = "Not measured: something else is wrong already."
             return [_with(report, [checks.left_out("all-reduce", words)]) for report in reports]
-        if all(place.node_passed for place in self.places):
+        if self.was_passed:
             words = "Measured when these nodes met first."
             return [_with(report, [checks.left_out("all-reduce", words)]) for report in reports]
         return self._wires(reports)

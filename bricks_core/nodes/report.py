@@ -64,6 +64,10 @@ class NodeReport(Strict):
     def title(self) -> str:
         return f"Node {self.node_rank} ({self.node_name or self.hostname})"
 
+    @property
+    def fault(self) -> str:
+        return f"{self.title}: {' '.join(check.sentence for check in self.failed)}"
+
 
 class Report(Strict):
     """preflight.json."""
@@ -99,9 +103,7 @@ def verdicts(nodes: Sequence[NodeReport]) -> list[Verdict]:
     if wrong:
         found = [check.sentence for check in nodes[0].failed if check.name in wrong]
         return [Verdict(CONFIGURATION, " ".join(found)) for _ in nodes]
-    others = " ".join(
-        f"{node.title}: {' '.join(check.sentence for check in node.failed)}" for node in nodes if node.failed
-    )
+    others = " ".join(node.fault for node in nodes if node.failed)
     return [_verdict(node, others) for node in nodes]
 
 
@@ -112,7 +114,7 @@ def _verdict(node: NodeReport, others: str) -> Verdict:
     waits = codes & {StoreUnavailable.exit_code, TryLater.exit_code}
     # A store that is away says nothing about the node, so a fault of its own counts more.
     code = ANOTHER_NODE if ANOTHER_NODE in codes else min(waits or codes)
-    return Verdict(code, f"{node.title}: " + " ".join(check.sentence for check in node.failed))
+    return Verdict(code, node.fault)
 
 
 def table(report: Report) -> str:

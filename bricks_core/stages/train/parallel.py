@@ -117,10 +117,10 @@ def processes() -> Iterator[Processes]:
     except RuntimeError as error:
         if not is_lost_peer(error):
             raise
+        words = " ".join(str(error).rpartition("]: ")[2].split())[:100]
         raise TryLater(
-            "Another process that trains with this one has ended or does not answer "
-            f"({' '.join(str(error).split())[:200]}). What it was is told where it ran; all of them begin again "
-            "from the last checkpoint."
+            f"Another process that trains with this one has ended or does not answer ({words}): where it ran it is told "
+            "why. Training goes on from the last checkpoint."
         ) from error
     finally:
         if is_outermost and dist.is_initialized():
