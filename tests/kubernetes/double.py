@@ -34,6 +34,7 @@ from tests.kubernetes.jobs import Jobs
 from tests.kubernetes.kinds import KINDS
 from tests.kubernetes.logs import Logs
 from tests.kubernetes.pytorchjobs import PyTorchJobs
+from tests.kubernetes.raw import Api
 from tests.kubernetes.serve import certificate, serve
 from tests.kubernetes.storage import Change, Clock, Storage
 from tests.kubernetes.trainjobs import TrainJobs
@@ -151,6 +152,10 @@ class Double:
     def cluster(self, namespace: str = "bricks", *, user: User = ADMIN) -> Cluster:
         """Our own client, connected."""
         return client_of(self.url, self.token(user), namespace, authority=certificate()[1].decode())
+
+    def api(self, user: User = ADMIN) -> Api:
+        """The bare API, as a user."""
+        return Api(self.url, self.token(user))
 
     # What happens in it
 

@@ -12,8 +12,8 @@ from tests.kubernetes.storage import Clock
 class Logs:
     """Lines of containers, with the time they came."""
 
-    def __init__(self, clock: Clock):
-        self._clock = clock
+    def __init__(self, clock: Clock | None = None):
+        self._clock = clock or Clock()
         self._changed = threading.Condition()
         self._lines: dict[tuple[str, str, str], list[tuple[str, str]]] = {}
         self._ended: set[tuple[str, str, str]] = set()

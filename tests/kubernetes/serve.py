@@ -336,7 +336,11 @@ class Handler(BaseHTTPRequestHandler):
         return self.query.get("dryRun") == "All"
 
     def _get(self, target: Target, body: Any) -> Object:
-        return self.double.storage.get(target.resource, target.namespace, target.name)
+        found = self.double.storage.get(target.resource, target.namespace, target.name)
+        if "as=PartialObjectMetadata" in self.headers.get("Accept", ""):
+            kind = {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1"}
+            return {**kind, "metadata": found["metadata"]}
+        return found
 
     def _create(self, target: Target, body: Any) -> Object:
         if target.resource.namespaced and not target.namespace:
