@@ -224,7 +224,7 @@ def suspended(name="pytorchjob", queue="bricks-gpu"):
     return launcher, status(workload | {"spec": spec}, "Suspended")
 
 
-NO_ROOM = "couldn't assign flavors to pod set worker: insufficient unused quota for nvidia.com/gpu in flavor h100, 16 more needed"
+NO_ROOM = "couldn't assign flavors to pod set worker: insufficient unused quota for nvidia.com/gpu in flavor h100"
 
 
 @pytest.mark.parametrize("name", TRAINERS)
