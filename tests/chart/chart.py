@@ -43,10 +43,9 @@ def render(values: Values, *, name: str = "bricks", namespace: str = "studio", c
     ]
 
 
-def notes(values: Values, **where: str) -> str:
-    """What a user reads after `helm install`."""
-    where = {"name": "bricks", "namespace": "studio"} | where
-    return _loaded(CHART).render(values, **where)["bricks/templates/NOTES.txt"]
+def notes(values: Values) -> str:
+    """What a user reads after `helm install bricks … -n studio`."""
+    return _loaded(CHART).render(values, name="bricks", namespace="studio")["bricks/templates/NOTES.txt"]
 
 
 @cache

@@ -264,7 +264,7 @@ def test_there_are_profiles_for_a_laptop_one_gpu_and_infiniband() -> None:
 
 
 def test_the_notes_say_what_to_do_next() -> None:
-    told = notes(S3, namespace="studio")
+    told = notes(S3)
     assert "s3://films/bricks" in told
     assert "kubectl apply -n studio -f k8s/runs/text2bricks-64f.yaml" in told
     assert "helm test bricks -n studio" in told
