@@ -329,7 +329,8 @@ def is_settled(run: Object) -> bool:
 
 def _trouble(error: Exception) -> Trouble:
     if isinstance(error, BricksError):
-        return Trouble(type(error).__name__, str(error))
+        reason = next(kind.__name__ for kind in type(error).__mro__ if not kind.__name__.startswith("_"))
+        return Trouble(reason, str(error))
     log.error("a fault of ours", exc_info=error)
     return Trouble("ControllerFault", f"The controller has a fault: {type(error).__name__}: {error}. Please report it.")
 
