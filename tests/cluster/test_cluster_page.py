@@ -84,7 +84,7 @@ def test_every_value_it_sets_is_one_of_the_charts():
                 place = place.setdefault(part, {})
             place[last] = value
         if words[1] == "upgrade":  # what is reused
-            values.setdefault("storage", {"s3": {"bucket": "b", "existingSecret": "s"}})
+            values.setdefault("storage", {"s3": {"bucket": "bucket", "existingSecret": "secret"}})
         with helm_python.Chart.load(str(ROOT / "helm" / "bricks")) as chart:
             assert chart.render(values, name="bricks", namespace="bricks"), words
 
