@@ -9,10 +9,12 @@ the schemas of every supported Kubernetes.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from typing import Any
 
 import yaml
+from kubernetes.utils.quantity import parse_quantity
 
 from bricks_core.cluster.launcher import (
     ATTEMPT_LABEL,
@@ -35,9 +37,9 @@ USER = 65532
 """The user and group of every image (images/*/Dockerfile)."""
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 RENDEZVOUS_PORT = 29400
-MAX_PROCESSES = 4096
-"""Of one user on one node, threads included, that a stage which decodes may start: what all its pods there need, and
-far from what fills a node's process table."""
+MAX_PROCESSES = 16_384
+"""Of our user on one node, threads included, beyond which a stage that decodes can start none. Linux counts all pods of
+a node together, unless each has users of its own (hostUsers: false)."""
 STAGE_GRACE_S = 60
 """From SIGTERM to SIGKILL. An item is written whole or not at all, so there is little to finish; train has its own."""
 PREFLIGHT_S = 1800
@@ -279,7 +281,10 @@ def _arguments(task: Task) -> list[str]:
 def _environment(task: Task) -> list[Object]:
     """The contract with the images (docs/manifests.md) wins over what the profile sets for all."""
     profile = task.profile
-    values = dict(profile.env)
+    # A pod sees all cores of its node; libraries, and we, would start a thread for each.
+    cores = _whole(needs(task).cpu)
+    values = {} if task.stage == "train" else {"OMP_NUM_THREADS": cores}
+    values |= profile.env
     if task.stage == "train":
         values |= profile.train.nccl
     values |= {"BRICKS_STORE": profile.store.uri}
@@ -289,8 +294,13 @@ def _environment(task: Task) -> list[Object]:
         values["AWS_REGION"] = profile.store.region
     values |= {"BRICKS_IMAGE": image(task), "HOME": "/scratch", "TMPDIR": "/scratch"}
     if task.stage != "train":
-        values["BRICKS_MAX_PROCESSES"] = str(MAX_PROCESSES)
+        values |= {"BRICKS_CPUS": cores, "BRICKS_MAX_PROCESSES": str(MAX_PROCESSES)}
     return [{"name": name, "value": value} for name, value in values.items()]
+
+
+def _whole(cpu: str) -> str:
+    """A number of cores, at least one: 500m is half of one."""
+    return str(max(1, math.ceil(parse_quantity(cpu))))
 
 
 def train_environment(task: Task, *, rendezvous: str, rank_label: str) -> list[Object]:

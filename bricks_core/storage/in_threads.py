@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
+from bricks_core.errors import UsageError
+
 T = TypeVar("T")
+
+
+def num_cores() -> int:
+    """How many cores this process may keep busy.
+
+    BRICKS_CPUS, where it is set: a pod sees all cores of its node, and is meant to use as many as it asked for, with
+    memory for so many. Else those that it may run on.
+
+    Raises:
+        UsageError: BRICKS_CPUS is no number.
+    """
+    wanted = os.environ.get("BRICKS_CPUS")
+    if wanted is not None:
+        if not wanted.isdecimal() or not int(wanted):
+            raise UsageError(f"BRICKS_CPUS is {wanted!r}: write a whole number of cores, such as 4.")
+        return int(wanted)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def in_threads(

@@ -93,6 +93,15 @@ def test_a_pod_that_decodes_is_bounded_in_memory_disk_time_and_processes(stage):
     assert job["spec"]["activeDeadlineSeconds"] == 86_400
 
 
+@pytest.mark.parametrize(("cpu", "cores"), [("4", "4"), ("500m", "1"), ("1500m", "2"), ("2.5", "3")])
+def test_a_pod_works_with_as_many_threads_as_it_asked_for_cores(cpu, cores):
+    told = environment(Task(run_with(stages={"clip": {"cpu": cpu}}), "clip", PROFILE))
+    assert (told["BRICKS_CPUS"], told["OMP_NUM_THREADS"]) == (cores, cores)
+    other = profile_with(env={"OMP_NUM_THREADS": "7"})
+    assert environment(Task(QUICKSTART, "clip", other))["OMP_NUM_THREADS"] == "7"
+    assert "OMP_NUM_THREADS" not in environment(Task(QUICKSTART, "train", PROFILE))
+
+
 def test_memlock_by_root_is_the_one_exception_and_only_for_training():
     root = profile_with(train={"rdma": {"memlock": "root", "resources": {"rdma/ib": 1}}}, hostUsers=False)
     spec = pod(Task(QUICKSTART, "train", root))["spec"]

@@ -1,10 +1,12 @@
 """Several things at once: bounded, in any order, and stopped by the first error."""
 
+import os
 import threading
 
 import pytest
 
-from bricks_core.storage.in_threads import in_threads
+from bricks_core.errors import UsageError
+from bricks_core.storage.in_threads import in_threads, num_cores
 
 
 def test_all_are_done_and_no_more_at_once_than_asked_for():
@@ -61,3 +63,17 @@ def test_what_may_not_begin_waits_for_others_to_end():
 
     in_threads(lambda n: None, range(10), 4, may_begin=may_begin)
     assert max(seen) <= 1
+
+
+def test_a_pod_keeps_as_many_cores_busy_as_it_is_told_and_else_those_it_may_run_on(monkeypatch):
+    monkeypatch.setenv("BRICKS_CPUS", "3")
+    assert num_cores() == 3
+    monkeypatch.delenv("BRICKS_CPUS")
+    assert num_cores() == len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize("wrong", ["", "many", "0", "-1", "1.5"])
+def test_a_number_of_cores_that_is_none_is_refused(monkeypatch, wrong):
+    monkeypatch.setenv("BRICKS_CPUS", wrong)
+    with pytest.raises(UsageError, match="write a whole number of cores"):
+        num_cores()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -23,7 +22,7 @@ from bricks_core.stages.caption.gate import judge, num_words, tidied
 from bricks_core.stages.caption.pictures import NOTHING, Pixels, read_picture, see, see_picture, shows_nothing, to_jpeg
 from bricks_core.stages.caption.prompt import image_prompt, video_prompt
 from bricks_core.storage.in_order import in_order
-from bricks_core.storage.in_threads import in_threads
+from bricks_core.storage.in_threads import in_threads, num_cores
 from bricks_core.storage.work import Joined, Work
 from bricks_core.video.read import read_rgb
 
@@ -112,8 +111,7 @@ def run(spec: CaptionSpec, work: Work) -> None:
         return
     todo = work.todo(_items(work), unit="clips")
     if spec.provider == "measured":
-        num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        in_threads(lambda item: _caption(item, work, lambda path: _by_measuring(item, path, spec)), todo, num_cores)
+        in_threads(lambda item: _caption(item, work, lambda path: _by_measuring(item, path, spec)), todo, num_cores())
         return
     from bricks_core.stages.caption.vision_model import VisionModel  # its client takes a second to import
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +22,7 @@ from bricks_core.spec.caption import Caption
 from bricks_core.spec.latents import Latent
 from bricks_core.spec.manifest import content_id
 from bricks_core.stages.latents.groups import Group, Source
+from bricks_core.storage.in_threads import num_cores
 from bricks_core.storage.shards import PackWriter
 from bricks_core.video.buckets import Size
 from bricks_core.video.read import Pixels, frames
@@ -30,7 +30,7 @@ from bricks_core.video.resize import fit
 
 CAPTIONS_AT_ONCE = 16
 CHUNKS_AHEAD = 2
-NUM_CORES = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+MAX_THREADS = 8
 
 T = TypeVar("T")
 Locate = Callable[[str], AbstractContextManager[Path]]
@@ -122,11 +122,12 @@ def _all_frames(sources: Iterable[Source], size: Size, locate: Locate) -> Genera
     def fitted(picture: Callable[[], Pixels]) -> Pixels:
         return fit(picture()[None], size.height_px, size.width_px)[0]
 
-    with closing(_all_pictures(sources, locate)) as pictures, ThreadPoolExecutor(NUM_CORES) as pool:
+    num_threads = min(MAX_THREADS, num_cores())
+    with closing(_all_pictures(sources, locate)) as pictures, ThreadPoolExecutor(num_threads) as pool:
         coming: deque[Future[Pixels]] = deque()
         for picture in pictures:
             coming.append(pool.submit(fitted, picture))
-            if len(coming) >= 2 * NUM_CORES:
+            if len(coming) >= 2 * num_threads:
                 yield coming.popleft().result()
         yield from (each.result() for each in coming)
 

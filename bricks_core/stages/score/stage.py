@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from bricks_core.spec.strict import Row
 from bricks_core.stages.score.judgement import Judgement, Said
 from bricks_core.stages.score.motion import Pixels, measure, to_luma
 from bricks_core.storage.in_order import in_order
-from bricks_core.storage.in_threads import in_threads
+from bricks_core.storage.in_threads import in_threads, num_cores
 from bricks_core.storage.work import Joined, Work
 from bricks_core.video.motion import small_size
 from bricks_core.video.read import Frame, frames
@@ -68,9 +67,8 @@ def items(spec: ScoreSpec, work: Work) -> list[ScoreItem]:
 def run(spec: ScoreSpec, work: Work) -> None:
     """Measure every clip: one thread per core, each decoding and measuring one item's clips."""
     cv2.setNumThreads(1)
-    num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     todo = work.todo(items(spec, work), unit="groups of clips")
-    in_threads(lambda item: _score(item, work), todo, num_threads)
+    in_threads(lambda item: _score(item, work), todo, num_cores())
 
 
 def join(spec: ScoreSpec, work: Work) -> Joined:
