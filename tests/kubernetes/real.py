@@ -1,4 +1,4 @@
-"""The real API server, kube-apiserver 1.20.2 with etcd and the controller manager, where a start script for it is at hand.
+"""The real API server, kube-apiserver 1.20.2 with etcd and the controller manager, where its start script is at hand.
 
 It lies beside the project (../shared/tools/kubernetes-1.20.2), not in it: without it, tests that want it are skipped.
 Of 1.20 it must be known that it drops what it does not know (Indexed Jobs, podFailurePolicy, suspend, CEL) silently.
@@ -6,11 +6,14 @@ Of 1.20 it must be known that it drops what it does not know (Indexed Jobs, podF
 
 from __future__ import annotations
 
+import atexit
+import functools
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 import uuid
 from collections.abc import Iterator
@@ -72,25 +75,32 @@ def namespace_of(api: Api) -> Iterator[str]:
     api.delete(f"/api/v1/namespaces/{name}")
 
 
-@contextmanager
-def real_server(folder: Path) -> Iterator[RealServer]:
-    """The real server, for as long as the block; skips the test that asks for it where it cannot be had."""
+@functools.cache
+def real_server() -> RealServer:
+    """The one real server of this process, started for the first test that asks for it and stopped at the end.
+
+    Skips the test where it cannot be had.
+    """
     if not START.exists():
         pytest.skip(f"the real API server's start script is not at hand ({START.parent.name} beside the project)")
     missing = [package for program, package in NEEDED.items() if shutil.which(program) is None]
     if missing:
         pytest.skip(f"the real API server needs Debian's {', '.join(missing)}")
+    folder = Path(tempfile.mkdtemp(prefix="kubernetes-"))
+    atexit.register(_stop, folder)
     port, etcd_port, *manager = (_free_port() for _ in range(4))
     env = {**os.environ, "PORT": str(port), "ETCD_PORT": str(etcd_port)}
-    try:
-        subprocess.run([str(START), str(folder)], env=env, check=True, capture_output=True, timeout=120)
-        server = RealServer(folder, f"https://127.0.0.1:{port}")
-        _own_controller_manager(folder, manager)
-        eventually(lambda: server.api().get("/api/v1/namespaces/default/serviceaccounts/default"))
-        yield server
-    finally:
-        for file in folder.glob("*.pid"):
-            _end(int(file.read_text()))
+    subprocess.run([str(START), str(folder)], env=env, check=True, capture_output=True, timeout=120)
+    server = RealServer(folder, f"https://127.0.0.1:{port}")
+    _own_controller_manager(folder, manager)
+    eventually(lambda: server.api().get("/api/v1/namespaces/default/serviceaccounts/default"))
+    return server
+
+
+def _stop(folder: Path) -> None:
+    for file in folder.glob("*.pid"):
+        _end(int(file.read_text()))
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _own_controller_manager(folder: Path, ports: list[int]) -> None:

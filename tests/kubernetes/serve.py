@@ -197,7 +197,13 @@ class Handler(BaseHTTPRequestHandler):
         if "protobuf" in self.headers.get("Content-Type", ""):
             raise Failure(415, "UnsupportedMediaType", "this server speaks JSON alone")
         try:
-            return yaml.safe_load(body) if "yaml" in self.headers.get("Content-Type", "") else json.loads(body)
+            return json.loads(body)
+        except ValueError as error:
+            # Read as YAML only what is no JSON: to PyYAML, which knows YAML 1.1, the number 5e-05 is a text.
+            if "yaml" not in self.headers.get("Content-Type", ""):
+                raise bad_request(f"the object provided is unrecognized: {error}") from None
+        try:
+            return yaml.safe_load(body)
         except (ValueError, yaml.YAMLError) as error:
             raise bad_request(f"the object provided is unrecognized: {error}") from None
 
@@ -368,6 +374,8 @@ class Handler(BaseHTTPRequestHandler):
         if target.resource.schema is not None and not (body.get("metadata") or {}).get("resourceVersion"):
             text = "Invalid value: 0: must be specified for an update"
             raise invalid(target.resource, target.name, [("metadata.resourceVersion", text)])
+        there = self.double.storage.get(target.resource, target.namespace, target.name)
+        self.double.storage.hold_to(target.resource, there, {"uid": (body.get("metadata") or {}).get("uid")})
         return self._change(target, lambda _: body)
 
     def _change(self, target: Target, change: Callable[[Object], Object]) -> Object:

@@ -155,6 +155,8 @@ class Storage:
             raise bad_request("resourceVersion should not be set on objects to be created")
         for key in (*KEPT[2:], "selfLink"):
             meta.pop(key, None)
+        if resource.status:
+            obj.pop("status", None)
         meta |= {"uid": str(uuid.uuid4()), "creationTimestamp": self.clock.stamp()}
         obj = self._admit(resource, None, obj, "")
         if _counts_generations(resource):
@@ -188,10 +190,8 @@ class Storage:
         meta = new.setdefault("metadata", {})
         if meta.get("name", name) != name:
             raise bad_request(f"the name of the object ({meta['name']}) does not match the name on the URL ({name})")
-        uid = old["metadata"]["uid"]
-        if meta.get("uid", uid) != uid:
-            why = f"Precondition failed: UID in precondition: {meta['uid']}, UID in object meta: {uid}"
-            raise conflict(resource, name, why)
+        if meta.get("uid", old["metadata"]["uid"]) != old["metadata"]["uid"]:
+            raise invalid(resource, name, [("metadata.uid", f'Invalid value: "{meta["uid"]}": field is immutable')])
         if meta.get("resourceVersion") not in (None, "", old["metadata"]["resourceVersion"]):
             raise conflict(resource, name)
         new = self._separated(resource, old, new, subresource)
@@ -232,11 +232,7 @@ class Storage:
         options = options or {}
         old = self.get(resource, namespace, name)
         meta = old["metadata"]
-        for key, label in (("uid", "UID"), ("resourceVersion", "ResourceVersion")):
-            wanted = (options.get("preconditions") or {}).get(key)
-            if wanted and wanted != meta[key]:
-                why = f"Precondition failed: {label} in precondition: {wanted}, {label} in object meta: {meta[key]}"
-                raise conflict(resource, name, why)
+        self.hold_to(resource, old, options.get("preconditions") or {})
         new = copy.deepcopy(old)
         policy = options.get("propagationPolicy") or ("Orphan" if options.get("orphanDependents") else "")
         if not policy and (resource.group, resource.plural) == ("batch", "jobs"):
@@ -260,6 +256,15 @@ class Storage:
                 new["metadata"]["generation"] = meta.get("generation", 0) + 1
             return old if new == old else self._put(resource, new, "MODIFIED", old)
         return self._put(resource, new, "DELETED", old)
+
+    def hold_to(self, resource: Resource, obj: Object, preconditions: Object) -> None:
+        """409 when the object is not the one that is meant."""
+        meta = obj["metadata"]
+        for key, label in (("uid", "UID"), ("resourceVersion", "ResourceVersion")):
+            wanted = preconditions.get(key)
+            if wanted and wanted != meta[key]:
+                why = f"Precondition failed: {label} in precondition: {wanted}, {label} in object meta: {meta[key]}"
+                raise conflict(resource, meta["name"], why)
 
     def _grace(self, resource: Resource, obj: Object, options: Object) -> int:
         if resource.plural != "pods":
