@@ -135,8 +135,21 @@ class RunStatus(Told):
         return next((each for each in self.conditions if each.type == kind), None)
 
     def written(self) -> dict[str, Any]:
-        """As it is sent to Kubernetes: what is empty is left out, but for numbers and what every object must have."""
-        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+        """As it is sent to Kubernetes: what is empty is left out, but for numbers and what every object must have.
+
+        Texts too: an optional one that is empty is refused as null by older servers (seen with 1.20).
+        """
+        return _without_empty_texts(self.model_dump(mode="json", by_alias=True, exclude_none=True))
+
+
+def _without_empty_texts(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_empty_texts(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    # A condition's message is asked for, empty or not.
+    must = {"message"} if "lastTransitionTime" in value else set()
+    return {name: _without_empty_texts(each) for name, each in value.items() if each != "" or name in must}
 
 
 def read_status(document: Any) -> RunStatus:

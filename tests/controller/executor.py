@@ -42,12 +42,12 @@ class Executor:
     def step(self) -> None:
         """Every job gets a pod, every pod that has one runs on to its end, every end is told to its job."""
         with self.server.storage.lock:
-            for job in self._all("jobs", "batch"):
+            for job in self.all("jobs", "batch"):
                 self._work_on(copy.deepcopy(job))
             self.server.settle()
 
     def _work_on(self, job: Object) -> None:
-        pods = [pod for pod in self._all("pods") if _owner(pod) == job["metadata"]["uid"]]
+        pods = [pod for pod in self.all("pods") if _owner(pod) == job["metadata"]["uid"]]
         going = job["metadata"].get("deletionTimestamp")
         for pod in pods:
             if pod["metadata"].get("deletionTimestamp"):
@@ -149,7 +149,7 @@ class Executor:
         assert found is not None
         return found
 
-    def _all(self, plural: str, group: str = "") -> list[Object]:
+    def all(self, plural: str, group: str = "") -> list[Object]:
         return self.server.storage.all(self._kind(plural, group), self.namespace)
 
 
