@@ -217,11 +217,16 @@ class _End:
 
     pod: str
     node: str
-    code: int
+    code: int | None
+    """None: it never ran."""
     finished_at: str
     disrupted: bool
     deleted: bool
     last_line: str
+
+    @property
+    def where(self) -> str:
+        return f"pod {self.pod} on node {self.node}" if self.node else f"pod {self.pod}"
 
     @property
     def urgency(self) -> tuple[int, str]:
@@ -231,6 +236,8 @@ class _End:
             rank = 5
         elif self.code in STOPPED:
             rank = 4
+        elif self.code is None:
+            rank = 3
         else:
             definite = [WRONG_FOR_ALL, WRONG_DATA, OTHER_NODE]
             rank = next((place for place, codes in enumerate(definite) if self.code in codes), 3)
@@ -255,10 +262,12 @@ def _why_failed(workload: Object, ends: list[_End], failed: Object, gang: bool) 
     failure = Failure(first.code, disrupted, bad_nodes)
     if disrupted:
         first = (stopped or ends)[0]
-        message = f"{what} was stopped from outside: pod {first.pod} on node {first.node} was taken away."
+        message = f"{what} was stopped from outside: {first.where} was taken away."
+    elif first.code is None:
+        message = f"{what} failed: {first.where} never ran. {first.last_line}".strip()
     else:
         line = f" Its last line: {first.last_line}" if first.last_line else ""
-        message = f"{what} failed: pod {first.pod} on node {first.node} ended with {first.code}.{line}"
+        message = f"{what} failed: {first.where} ended with {first.code}.{line}"
     return Observation("failed", reason, message, failure)
 
 
@@ -274,22 +283,21 @@ def _end_of(pod: Object, container: str) -> _End | None:
     status = pod.get("status") or {}
     disrupted = condition(pod, "DisruptionTarget") is not None
     mine = next((each for each in _statuses(pod) if each.get("name") == container), {})
-    ended = (mine.get("state") or {}).get("terminated") or (mine.get("lastState") or {}).get("terminated")
-    if ended is None:
-        if not disrupted and status.get("phase") != "Failed":
-            return None
-        # Evicted before its container ran, or from a node that is gone: there is no exit code.
-        ended = {"exitCode": KILLED}
-    code = int(ended.get("exitCode") or 0)
-    if code == 0:
+    ended = (mine.get("state") or {}).get("terminated") or (mine.get("lastState") or {}).get("terminated") or {}
+    code = ended.get("exitCode")
+    if code == 0 or (code is None and not disrupted and status.get("phase") != "Failed"):
         return None
-    lines = [line.strip() for line in str(ended.get("message") or "").splitlines() if line.strip()]
+    # A pod that filled more disk than it may is evicted as well, but that is its own doing: it has no DisruptionTarget.
+    said = str(
+        (status.get("message") if not ended or status.get("reason") == "Evicted" else ended.get("message")) or ""
+    )
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
     return _End(
         pod=pod["metadata"]["name"],
         node=str((pod.get("spec") or {}).get("nodeName") or ""),
         code=code,
         finished_at=str(ended.get("finishedAt") or "9"),
-        disrupted=disrupted or str(status.get("reason")) in ("Evicted", "NodeLost", "Preempting", "Shutdown"),
+        disrupted=disrupted,
         deleted=bool(pod["metadata"].get("deletionTimestamp")) and code in (*STOPPED, KILLED),
         last_line=lines[-1][:LONGEST_LINE] if lines else "",
     )

@@ -1,6 +1,8 @@
 """What launchers say of a workload: as operators, schedulers and Kueue write statuses, in one sentence of ours."""
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bricks_core.cluster.launcher import Failure, Task
 from bricks_core.cluster.launchers import TRAINERS, launcher_for
@@ -344,12 +346,31 @@ def test_a_shard_that_fails_is_not_excused_by_another_that_was_taken_away():
     assert launcher.observe(failed(job), pods).failure == Failure(70)
 
 
-def test_a_node_that_vanished_is_a_disruption_without_an_exit_code_of_ours():
+def test_a_pod_of_a_node_that_vanished_has_no_code_and_no_fault():
     launcher, workload = train(nodes=1)
-    lost = pod("PyTorchJob", phase="Failed", reason="NodeLost")
+    lost = pod("PyTorchJob", phase="Failed", conditions=[{"type": "DisruptionTarget", "status": "True"}])
     lost["status"]["containerStatuses"] = []
-    seen = launcher.observe(failed(workload), [lost])
-    assert seen.failure.disrupted
+    assert launcher.observe(failed(workload), [lost]).failure == Failure(None, disrupted=True)
+
+
+def test_a_pod_that_filled_more_disk_than_it_may_is_at_fault_itself():
+    launcher, job = clip()
+    full = ended(137, said="cutting")
+    said = 'Usage of EmptyDir volume "scratch" exceeds the limit "20Gi".'
+    full["status"] |= {"reason": "Evicted", "message": said}
+    seen = launcher.observe(failed(job), [full])
+    assert seen.failure == Failure(137)
+    assert seen.message.endswith(said)
+
+
+def test_a_pod_that_its_node_did_not_let_in_is_told_with_the_node_s_words():
+    launcher, job = clip()
+    said = "Allocate failed due to no healthy devices present; cannot allocate unhealthy devices rdma/ib"
+    refused = pod(phase="Failed", reason="UnexpectedAdmissionError", message=said)
+    refused["status"]["containerStatuses"] = []
+    seen = launcher.observe(failed(job), [refused])
+    assert seen.failure == Failure(None)
+    assert f"pod pod-0 on node node-1 never ran. {said}" in seen.message
 
 
 def test_pods_that_are_being_deleted_were_stopped():
@@ -373,3 +394,55 @@ def test_a_failure_without_pods_is_told_with_the_operator_s_words():
     seen = launcher.observe(failed(workload, "TrainingRuntimeNotSupported", "The referenced runtime is not there"), [])
     assert (seen.reason, seen.failure) == ("TrainingRuntimeNotSupported", Failure(None))
     assert "none of its pods is left to say why. The referenced runtime is not there." in seen.message
+
+
+# --- whatever it sees
+
+WORKLOADS = {name: train(name) for name in TRAINERS} | {"clip": clip()}
+CODES = st.sampled_from([0, 1, 64, 65, 69, 70, 75, 77, 78, 130, 134, 137, 139, 143])
+
+
+@st.composite
+def some_pods(draw, kind):
+    pods = []
+    for number in range(draw(st.integers(0, 5))):
+        index = draw(st.integers(0, 2))
+        made = f"10:00:0{draw(st.integers(0, 9))}"
+        how = draw(st.sampled_from(["runs", "ended", "pending", "waits", "bare"]))
+        common = {"kind": kind, "index": index, "name": f"pod-{number}", "made": made}
+        if how == "runs":
+            one = pod(**common)
+        elif how == "ended":
+            one = ended(draw(CODES), **common, disrupted=draw(st.booleans()), at=f"11:00:0{draw(st.integers(0, 9))}")
+        elif how == "pending":
+            one = pending(**common, message=draw(st.text(max_size=20)))
+        elif how == "waits":
+            one = waiting(draw(st.sampled_from(["", "ErrImagePull", "CrashLoopBackOff"])), **common)
+        else:
+            one = {"metadata": {"name": f"pod-{number}"}}
+        if draw(st.booleans()):
+            one["metadata"]["deletionTimestamp"] = "2026-11-24T12:00:00Z"
+        pods.append(one)
+    return pods
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data(), name=st.sampled_from([*TRAINERS, "clip"]))
+def test_whatever_pods_say_something_is_told_and_a_failure_names_why(data, name):
+    launcher, workload = WORKLOADS[name]
+    kind = workload["kind"]
+    kinds = data.draw(st.lists(st.sampled_from(["Failed", DONE[kind], "Running", "Suspended"]), max_size=2))
+    seen_by_operator = data.draw(st.booleans())
+    pods = data.draw(some_pods(kind))
+    seen = launcher.observe(status(workload, *kinds) if seen_by_operator else workload, pods)
+    assert seen.message.endswith((".", "`", "?", "!")) or seen.failure
+    assert seen.reason.isalpha()
+    assert (seen.failure is not None) == (seen.state == "failed")
+    if seen.state == "failed" and seen.failure.exit_code is not None:
+        codes = [
+            each["state"]["terminated"]["exitCode"]
+            for one in pods
+            for each in one.get("status", {}).get("containerStatuses", [])
+            if "terminated" in each["state"]
+        ]
+        assert seen.failure.exit_code in codes
