@@ -15,6 +15,7 @@ from bricks_core.errors import OTHER_NODE, STOPPED, WRONG_DATA, WRONG_FOR_ALL
 
 KILLED = 137
 LONGEST_LINE = 300
+DEADLINE = "DeadlineExceeded"
 PULL_REASONS = ("ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "ImageInspectError")
 CONFIG_REASONS = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 
@@ -249,8 +250,10 @@ def _why_failed(workload: Object, ends: list[_End], failed: Object, gang: bool) 
     said = _end(" ".join(str(failed.get("message") or "").split()))
     ends = sorted(ends, key=lambda end: end.urgency)
     bad_nodes = tuple(sorted({end.node for end in ends if end.code in OTHER_NODE and end.node}))
-    if reason == "DeadlineExceeded":
-        # Its pods were told to stop as if from outside; but it was the time that it may take which was up.
+    if reason == DEADLINE or "specified deadline" in said:
+        # Its pods were told to stop as if from outside; but it was the time that it may take which was up. The Training
+        # Operator says so in its message alone.
+        reason = DEADLINE
         message = f"{what} was not done in the time it may take. {said}".strip()
         return Observation("failed", reason, message, Failure(None, bad_nodes=bad_nodes))
     if not ends:
@@ -288,9 +291,8 @@ def _end_of(pod: Object, container: str) -> _End | None:
     if code == 0 or (code is None and not disrupted and status.get("phase") != "Failed"):
         return None
     # A pod that filled more disk than it may is evicted as well, but that is its own doing: it has no DisruptionTarget.
-    said = str(
-        (status.get("message") if not ended or status.get("reason") == "Evicted" else ended.get("message")) or ""
-    )
+    evicted = not ended or status.get("reason") == "Evicted"
+    said = str((status if evicted else ended).get("message") or "")
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     return _End(
         pod=pod["metadata"]["name"],

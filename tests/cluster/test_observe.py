@@ -389,6 +389,13 @@ def test_a_deadline_is_nobody_else_s_fault():
     assert seen.message.endswith("Job was active longer than specified deadline.")
 
 
+def test_the_training_operator_tells_a_deadline_in_its_message_alone():
+    launcher, workload = train()
+    said = "Job quickstart-train-a1 has failed because it was active longer than specified deadline"
+    seen = launcher.observe(failed(workload, "PyTorchJobFailed", said), [ended(143, "PyTorchJob")])
+    assert (seen.reason, seen.failure) == ("DeadlineExceeded", Failure(None))
+
+
 def test_a_failure_without_pods_is_told_with_the_operator_s_words():
     launcher, workload = train("trainjob")
     seen = launcher.observe(failed(workload, "TrainingRuntimeNotSupported", "The referenced runtime is not there"), [])
