@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -230,6 +231,14 @@ def test_a_source_is_a_mapping_on_a_cluster_where_a_laptop_also_takes_a_bare_pat
     document = changed(SMALLEST, "spec.ingest.sources", ["films"])
     assert BrickRun.model_validate(document).model_dump(mode="json", exclude_unset=True) == SMALLEST
     assert refusals(document)
+
+
+def test_the_cluster_section_that_the_run_files_page_shows_is_accepted():
+    page = (ROOT / "docs" / "run-file.md").read_text()
+    (shown,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    document = SMALLEST | {"spec": SMALLEST["spec"] | yaml.safe_load(shown)}
+    assert refusals(document) == []
+    assert BrickRun.model_validate(document).spec.cluster.stages["clip"].shards == 64
 
 
 # ---------------------------------------------------------------------------------------------------------------- rules
