@@ -93,6 +93,8 @@ _TIMEOUT_S = (5.0, 30.0)
 """To connect, and between two bytes of an answer."""
 _SILENCE_S = 120.0
 """A log that is followed is asked for anew after so long without a line: something on the way may have dropped it."""
+_AGAIN_S = 1.0
+"""Between a log that broke off and asking for the rest."""
 _PAGE = 500
 _MERGE = "application/merge-patch+json"
 _EVENT_BYTES = 1024
@@ -120,6 +122,8 @@ class Connection:
     authorization: str
     """The header's value, such as Bearer …; empty: none, or a client certificate."""
     ca_file: str | None
+    ca_data: str | bytes | None
+    """The same as text, where it is in no file."""
     certificate_file: str | None
     key_file: str | None
     is_verified: bool
@@ -150,6 +154,7 @@ class Cluster:
             address=self.address,
             authorization=self._headers(None).get("authorization", ""),
             ca_file=configuration.ssl_ca_cert,
+            ca_data=configuration.ca_cert_data,
             certificate_file=configuration.cert_file,
             key_file=configuration.key_file,
             is_verified=configuration.verify_ssl,
@@ -244,7 +249,7 @@ class Cluster:
             except _Silent:
                 if not follow:
                     raise ClusterUnavailable(f"{self.address} stopped in the middle of the log of pod {pod}.") from None
-            time.sleep(1)
+            time.sleep(_AGAIN_S)
             query.pop("tailLines", None)
             seen = last
             if seen:
@@ -355,20 +360,20 @@ class Cluster:
         body: Object | None = None,
         content_type: str = "application/json",
         accept: str = "",
-        timeout: tuple[float, float] = _TIMEOUT_S,
+        timeout: tuple[float, float] | None = None,
     ) -> RESTResponse:
         """One request; its answer when it is a good one, unread. A connection that was closed while idle is made again
         for a reading, which costs nothing to ask twice."""
         import urllib3
         from kubernetes.client import ApiException
 
-        url = self.address.rstrip("/") + path
+        url, within = self.address.rstrip("/") + path, timeout or _TIMEOUT_S
         for last in (False, True):
             headers = self._headers(content_type if body is not None else None)
             if accept:
                 headers["Accept"] = accept
             try:
-                response = self._client.rest_client.request(method, url, headers, body=body, _request_timeout=timeout)
+                response = self._client.rest_client.request(method, url, headers, body=body, _request_timeout=within)
                 if response.status < 300:
                     return response
                 failed = response.read()
@@ -400,15 +405,15 @@ class Cluster:
         import urllib3
 
         text = _one_line(error)
-        if isinstance(error, urllib3.exceptions.TimeoutError):
+        if isinstance(error, urllib3.exceptions.NewConnectionError):  # a kind of timeout, to urllib3
+            why = text.rsplit("] ", 1)[-1].removesuffix(")").lower()
+        elif isinstance(error, urllib3.exceptions.TimeoutError):
             why = "not in time"
         elif "CERTIFICATE_VERIFY_FAILED" in text or "certificate verify failed" in text:
             return ClusterUnavailable(
                 f"The certificate of {self.address} is not one that the kubeconfig trusts: is certificate-authority of "
                 "this cluster right?"
             )
-        elif isinstance(error, urllib3.exceptions.NewConnectionError):
-            why = text.rsplit("] ", 1)[-1].removesuffix(")").lower()
         else:
             why = "the connection broke"
         return ClusterUnavailable(

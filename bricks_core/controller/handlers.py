@@ -167,6 +167,7 @@ def _login(cluster: Cluster) -> kopf.ConnectionInfo:
         scheme=scheme or None,
         token=token or None,
         ca_path=found.ca_file,
+        ca_data=None if found.ca_file else found.ca_data,
         certificate_path=found.certificate_file,
         private_key_path=found.key_file,
         insecure=not found.is_verified,
