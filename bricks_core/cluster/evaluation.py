@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
 
 from bricks_core.cluster.launcher import Object, Task
 from bricks_core.cluster.manifests import objects
@@ -135,7 +134,7 @@ def load_evaluation(file: Path) -> EvaluationJob:
         (container,) = workload["spec"]["template"]["spec"]["containers"]
         store = next(each["value"] for each in container["env"] if each["name"] == "BRICKS_STORE")
         workload["metadata"]["name"]
-    except (KeyError, TypeError, ValueError, StopIteration, ValidationError, yaml.YAMLError):
+    except (AttributeError, KeyError, TypeError, ValueError, StopIteration, yaml.YAMLError):
         raise SpecError(f"{file} holds no evaluation as bricks eval render writes one: render it again.") from None
     return EvaluationJob(run, workload, config, store)
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from bricks_core.cluster.api import AlreadyThere, Changed, Cluster, NotThere, Refused
 from bricks_core.cluster.comment import no_verdict_comment, verdict_comment
 from bricks_core.cluster.evaluation import STAGE, EvaluationJob, Report, find_report
 from bricks_core.cluster.launcher import Object
 from bricks_core.cluster.logs import Wanted, follow_logs
+from bricks_core.cluster.pod import STORE_FOLDER
 from bricks_core.cluster.verdict import Verdict, judge
 from bricks_core.cluster.wait import Ended, Tell, observe, wait_for_workload
 from bricks_core.errors import BricksError, ClusterDenied, ClusterUnavailable
@@ -100,15 +102,12 @@ def _no_verdict(job: EvaluationJob, why: str) -> Result:
 
 
 def _store_of(uri: str) -> Store:
-    if uri.startswith("file:///store"):
-        # The volume's place inside the pods; elsewhere it is mounted somewhere else, or nowhere.
-        store = open_store(uri)
-        if next(store.list("runs/"), None) is None:
-            raise ClusterUnavailable(
-                f"{uri} is a volume of the cluster, and is not mounted here: give its place here as --store, or run "
-                "this in a pod that mounts it."
-            )
-        return store
+    # A claim's place inside the pods (StoreProfile); elsewhere it is mounted somewhere else, or nowhere.
+    if uri.startswith(f"file://{STORE_FOLDER}") and not Path(uri.removeprefix("file://")).is_dir():
+        raise ClusterUnavailable(
+            f"{uri} is a volume of the cluster, and is not mounted here: give its place here as --store, or run "
+            "this in a pod that mounts it."
+        )
     return open_store(uri)
 
 

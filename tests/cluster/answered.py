@@ -1,0 +1,62 @@
+"""A store in which every stage of a run is done, down to a report with some numbers: written as the stages write it."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bricks_core.pipeline.plan import Address, point
+from bricks_core.spec.manifest import Manifest, StoredObject, artifact_digest
+from bricks_core.spec.run import BrickRun
+from bricks_core.spec.stages import STAGES
+from bricks_core.storage.artifacts import MANIFEST, artifact_prefix
+from bricks_core.storage.store import Store, open_store
+
+
+def answer(
+    folder: Path, run: BrickRun, *, before: float = 1.0, after: float = 0.4, code_version: str = "0.1.0"
+) -> None:
+    """Finish every stage of the run in the store at `folder`, with this held-out loss before and after."""
+    store, digests = open_store(str(folder)), dict[str, str]()
+    for stage in STAGES.values():
+        spec = run.stage_spec(stage.name)
+        inputs = {need: digests[need] for need in stage.needs}
+        digests[stage.name] = artifact_digest(stage, spec, inputs)
+        objects = [_report(store, digests[stage.name], run, before, after)] if stage.name == "evaluate" else []
+        now = datetime.now(UTC)
+        manifest = Manifest(
+            stage=stage.name,
+            stage_version=stage.version,
+            digest=digests[stage.name],
+            spec=spec.model_dump(mode="json"),
+            inputs=inputs,
+            code_version=code_version,
+            tables={},
+            objects=objects,
+            started_at=now,
+            finished_at=now,
+        )
+        key = artifact_prefix(stage.name, digests[stage.name]) + MANIFEST
+        store.put(key, manifest.model_dump_json().encode())
+        point(run.spec.inputs_of or run.name, store, Address(stage, spec, digests[stage.name], inputs))
+
+
+def _report(store: Store, digest: str, run: BrickRun, before: float, after: float) -> StoredObject:
+    changes = [
+        {"weights": weights, "bucket": "", "before": before, "after": after, "num_clips": 0}
+        for weights in ("raw", "ema")
+    ]
+    numbers = {
+        "held_out": {"first_step": 0, "last_step": 3, "changes": changes},
+        "dataset": {"num_kept": 120},
+        "settings": {"evaluate": run.stage_spec("evaluate").model_dump(mode="json")},
+    }
+    prefix = artifact_prefix("evaluate", digest)
+    key = "report/report.json"
+    file = Path(store.uri) / "numbers.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(numbers))
+    stored = store.put_file(prefix + key, file)
+    file.unlink()
+    return stored.model_copy(update={"key": key})
