@@ -34,7 +34,10 @@ def submit(
     timeout: Annotated[str, typer.Option("--timeout", help="Of --wait, such as 12h.")] = "168h",
     every: Annotated[float, typer.Option("--every", help="Seconds between two looks.", min=0.1, max=600)] = 5.0,
 ) -> None:
-    """Hand a run in to a cluster, or change the one that is there to what the file says."""
+    """Hand a run in to a cluster, or change it there.
+
+    The file is checked first. Of a run that is there already, what differs is changed, and told.
+    """
     from bricks_core.cluster.runs import submit as hand_in
     from bricks_core.cluster.screen import submitted_screen
     from bricks_core.spec.run import load_run
@@ -83,7 +86,10 @@ def status(
 
 def logs(
     run: RunArgument,
-    stage: Annotated[str, typer.Argument(help="ingest, clip, score, caption, latents, train or evaluate.")],
+    stage: Annotated[
+        str,
+        typer.Argument(help="ingest, clip, score, caption, latents, train, evaluate, or preflight.", metavar="STAGE"),
+    ],
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the stage is at its end.")] = False,
     index: Annotated[int | None, typer.Option("--index", help="Of one shard or node alone.", min=0)] = None,
     attempt: Annotated[int | None, typer.Option("--attempt", help="Which try; the last when left out.", min=1)] = None,
@@ -102,7 +108,10 @@ def logs(
 
 
 def suspend(run: RunArgument, namespace: NamespaceFlag = None, context: ContextFlag = None) -> None:
-    """Stop a run for a while, at its last finished item; no try is spent."""
+    """Stop a run for a while.
+
+    Its pods are ended; what is finished is kept, and no try is spent.
+    """
     from bricks_core.cluster.runs import set_field
     from bricks_core.cluster.screen import next_commands
 
@@ -177,7 +186,10 @@ def doctor(
     context: ContextFlag = None,
     verbose: VerboseFlag = False,
 ) -> None:
-    """Look whether everything that a run on the cluster needs is there, one by one, and say how to mend what is not."""
+    """Look whether a cluster has all that a run needs.
+
+    One thing after the other, each with the way to mend it. Nothing is changed.
+    """
     from bricks_core.cluster.doctor import Patient, examine, findings_screen
     from bricks_core.controller.crd import schema
     from bricks_core.progress import configure_logging

@@ -11,7 +11,7 @@ import typer
 from bricks_core.errors import UsageError
 from jobs.door import SetFlag, VerboseFlag, commands, serve
 
-app = commands("Evaluate a commit on a cluster, from any CI: render the Job, wait for it, report on it.")
+app = commands("Evaluate a commit on a cluster, from any CI.")
 
 JobFlag = Annotated[Path, typer.Option("--job", help="What bricks eval render wrote.", metavar="FILE")]
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
@@ -36,7 +36,10 @@ def render(
     ] = False,
     overrides: SetFlag = [],  # noqa: B006 (typer reads it)
 ) -> None:
-    """Print the YAML of the Job: eval-<sha>-<suite>-r<attempt>. The same flags print the same."""
+    """Print the YAML of the Job.
+
+    It is called eval-<sha>-<suite>-r<attempt>, and the same flags print the same bytes.
+    """
     from bricks_core.cluster.evaluation import Asked
     from bricks_core.cluster.evaluation import render as rendered
     from bricks_core.spec.cluster import ClusterProfile, load_profile
@@ -57,7 +60,10 @@ def wait(
     every: Annotated[float, typer.Option("--every", help="Seconds between two looks.", min=0.1, max=600)] = 5.0,
     verbose: VerboseFlag = False,
 ) -> None:
-    """Wait until the Job is complete or has failed, and say meanwhile why it waits. Both ends are exit code 0."""
+    """Wait until the Job is at its end, and say why it waits.
+
+    Ends with 0 when it is complete and when it has failed: which of both it means is for the report to say.
+    """
     from bricks_core.cluster.api import connect
     from bricks_core.cluster.evaluation import load_evaluation
     from bricks_core.cluster.follow_evaluation import wait_for_evaluation
@@ -95,7 +101,10 @@ def report(
     namespace: Annotated[str | None, typer.Option("--namespace", "-n", help="Default: the file's.")] = None,
     context: Annotated[str | None, typer.Option("--context", help="Of the kubeconfig.")] = None,
 ) -> None:
-    """Write what the evaluation came to, as Markdown. The verdict is the store's report.json held against the gates."""
+    """Write what the evaluation came to, as Markdown.
+
+    The verdict is report.json, as it is in the store, held against the gates of the run.
+    """
     from bricks_core.cluster.api import connect
     from bricks_core.cluster.evaluation import load_evaluation
     from bricks_core.cluster.follow_evaluation import report_on
