@@ -67,16 +67,12 @@ def applied(run, folder):
         yield apply
 
 
-def test_a_stage_before_its_turn_ends_the_job_and_says_what_is_missing(applied):
-    seen = applied("clip", name="too-early")
-    assert seen.state == "failed"
-    assert seen.failure.exit_code == 65
-    assert not seen.failure.disrupted
-    assert "ended with 65. Its last line: clip:" in seen.message
-    assert "ingest" in seen.message
-
-
-def test_stages_applied_in_order_share_their_work_and_the_last_pod_writes_the_manifest(applied, run):
+def test_stages_share_their_work_in_order_and_one_before_its_turn_says_what_is_missing(applied, run):
+    early = applied("clip", name="too-early")
+    assert early.state == "failed"
+    assert (early.failure.exit_code, early.failure.disrupted) == (65, False)
+    assert "ended with 65. Its last line: clip:" in early.message
+    assert "has not ingested these sources" in early.message
     for stage in ("ingest", "clip"):
         seen = applied(stage)
         assert seen.state == "succeeded", seen.message
