@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from bricks_core.cluster.launcher import STAGE_LABEL
+from bricks_core.cluster.launcher import ATTEMPT_LABEL, STAGE_LABEL
 from bricks_core.controller.crd import crd
 from bricks_core.controller.reconcile import Reconciler
 from bricks_core.errors import StoreUnavailable, TryLater
@@ -35,6 +35,7 @@ Object = dict[str, Any]
 STAGES = ("ingest", "clip", "score", "caption", "latents")
 ATTEMPTS = 3
 MAX_LOOKS = 150
+PROFILE = ClusterProfile.model_validate({"stages": {stage: {"shards": 1} for stage in STAGES}})
 
 
 class Killed(BaseException):
@@ -99,7 +100,7 @@ class Town:
         return Reconciler(
             Struck(self.server.cluster(user=self.user), self.strike),  # type: ignore[arg-type]
             Struck(self.store, self.strike),  # type: ignore[arg-type]
-            ClusterProfile(),
+            PROFILE,
             now=lambda: datetime.fromtimestamp(self.server.clock.now(), UTC),
         )
 
@@ -243,8 +244,12 @@ def is_over(job: Object) -> bool:
 
 def exit_code(server: Double, job: Object) -> int:
     """Of a job's pod; 0 while it has none."""
-    pods = [pod for pod in server.cluster().list("Pod") if pod["metadata"]["name"].startswith(job["metadata"]["name"])]
-    states = [status["state"] for pod in pods for status in pod["status"].get("containerStatuses", ())]
+    mine = {key: job["metadata"]["labels"][key] for key in (STAGE_LABEL, ATTEMPT_LABEL)}
+    states = [
+        status["state"]
+        for pod in server.cluster().list("Pod", labels=mine)
+        for status in pod["status"].get("containerStatuses", ())
+    ]
     return next((int(state["terminated"]["exitCode"]) for state in states if "terminated" in state), 0)
 
 
@@ -252,7 +257,6 @@ def exit_code(server: Double, job: Object) -> int:
 def town(codes: list[int] | None = None) -> Iterator[Town]:
     """A town that was never seen before, with the same films as all others."""
     with tempfile.TemporaryDirectory() as folder, Double(crds=[crd()]) as server:
-        server.controllers.clear()
         yield Town(server, Path(folder), codes or [])
 
 
