@@ -243,7 +243,7 @@ class Kubelet:
         return True
 
     def _local(self, text: str, pod: Pod, folders: Mapping[str, Path]) -> str:
-        return self._meeting.local(pods.moved(text, folders), pod.object)
+        return pods.moved(self._meeting.local(text, pod.object), folders)
 
     def _base(self) -> dict[str, str]:
         """What an image would bring: a path to python and to this project."""
