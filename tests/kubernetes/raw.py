@@ -38,9 +38,6 @@ class Api:
         default_factory=lambda: urllib3.PoolManager(cert_reqs="CERT_NONE", retries=False, maxsize=8), repr=False
     )
 
-    def __post_init__(self) -> None:
-        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
-
     def call(self, method: str, path: str, body: Any = None, kind: str = "application/json", **query: Any) -> Any:
         """The answer's body. Answered: its status is 300 or more."""
         response = self._send(method, path, body, kind, query)
@@ -54,6 +51,9 @@ class Api:
         return answer
 
     def _send(self, method: str, path: str, body: Any, kind: str, query: Object, **options: Any) -> Any:
+        urllib3.disable_warnings(
+            urllib3.exceptions.InsecureRequestWarning
+        )  # anew, as pytest forgets it after each test
         headers = {"Authorization": f"Bearer {self.token}", "Accept": "application/json"}
         if body is not None:
             headers["Content-Type"] = kind
@@ -91,7 +91,7 @@ class Api:
             response.close()
 
 
-def eventually(look: Callable[[], T], *, within_s: float = 60, every_s: float = 0.05) -> T:
+def eventually(look: Callable[[], T | None], *, within_s: float = 60, every_s: float = 0.05) -> T:
     """What `look` says as soon as it is something; the last answer or error is told when time is over."""
     until = time.monotonic() + within_s
     while True:
