@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from bricks_core.errors import SpecError
+from bricks_core.pipeline.plan import make_plan
 from bricks_core.spec.cluster import (
     ClusterProfile,
     ClusterSettings,
@@ -22,6 +23,7 @@ from bricks_core.spec.cluster import (
 )
 from bricks_core.spec.run import load_run
 from bricks_core.spec.stages import STAGES
+from bricks_core.storage.store import open_store
 
 ROOT = Path(__file__).parents[2]
 CLAIMED = {"uri": "file:///store/bricks", "claim": "bricks-store"}
@@ -224,3 +226,13 @@ def test_the_evaluation_asks_for_what_the_run_trained_and_something_else_of_it()
     for stage in ("ingest", "clip", "score", "caption", "latents", "train"):
         assert run.stage_spec(stage) == other.stage_spec(stage)
     assert run.spec.evaluate != other.spec.evaluate
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "k8s" / "runs").glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_run_file_can_be_planned_once_its_films_are_there(file, tmp_path):
+    (tmp_path / "films").mkdir()
+    (tmp_path / "films" / "one.mp4").write_bytes(b"film")
+    run = load_run(file, [f"ingest.sources.0.path={tmp_path}/films"])
+    steps = make_plan(run, open_store(str(tmp_path / "store")))
+    assert [step.address.stage.name for step in steps] == list(STAGES)
+    assert {step.state for step in steps} == {"to run"}
