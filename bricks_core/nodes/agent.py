@@ -34,6 +34,7 @@ from bricks_core.nodes.exit_codes import (
     LOST_ANOTHER,
     NOT_TRIED_AGAIN,
     OF_ALL_NODES,
+    OUR_BUG,
     End,
     NodeEnded,
     decisive,
@@ -47,6 +48,7 @@ from bricks_core.storage.scratch import scratch
 
 log = logging.getLogger("bricks")
 
+STOPPED = "Stopped. The same command goes on from the last checkpoint."
 SETTLE_S = 5.0
 """How long a process or a node that lost another is not believed to be the reason: the other may still say its own."""
 LINGER_S = 30.0
@@ -187,7 +189,9 @@ class Agent(LocalElasticAgent):
             result = self.run()
         except (SignalException, Stopped) as stopped:
             number = stopped.sigval if isinstance(stopped, SignalException) else stopped.exit_code - 128
-            return self._told(End(128 + int(number), "Stopped. The same command goes on from the checkpoint.", here))
+            return self._told(
+                End(128 + int(number), "Stopped. The same command goes on from the last checkpoint.", here)
+            )
         except NodeEnded as ended:
             return ended.end
         except RendezvousClosedError:
@@ -226,7 +230,9 @@ class Agent(LocalElasticAgent):
             self._own = decisive(ends)
             if self._own.code in NOT_TRIED_AGAIN:
                 self._remaining_restarts = 0
-            elif self._remaining_restarts > 0:
+            elif self._own.code == OUR_BUG:
+                self._remaining_restarts = min(self._remaining_restarts, 1)
+            if self._remaining_restarts > 0:
                 log.warning("train: %s All nodes go on from the last checkpoint.", self._own.sentence)
         return result
 

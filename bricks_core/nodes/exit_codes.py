@@ -20,6 +20,8 @@ NOT_TRIED_AGAIN = frozenset({64, 65, 77, 78, 128 + signal.SIGINT, 128 + signal.S
 """Ends that the same processes on the same nodes would come to again, or that somebody asked for."""
 OF_ALL_NODES = NOT_TRIED_AGAIN - {77}
 """Of those, what is as true of every node as of the one that ended with it."""
+OUR_BUG = BricksError.exit_code
+"""What nobody foresaw: a GPU's fault as well as a mistake of ours, so it is tried once more, and not three times."""
 LOST_ANOTHER = TryLater.exit_code
 """What a process ends with that can't go on because another one has ended: never the reason why all of them did."""
 

@@ -1,4 +1,4 @@
-"""Nodes of training as processes of this machine: bricks-train itself, a store with small latents, and a run of them."""
+"""Nodes of training as processes of this machine: bricks-train itself, and a store with small latents for it."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ RUN: dict[str, Any] = {
                 {"name": "first", "steps": 30, "buckets": [BUCKET], "schedule": {"kind": "constant", "lr": 2e-3}},
                 {
                     "name": "second",
-                    "steps": 50,
+                    "steps": 90,
                     "buckets": [BUCKET | {"num_frames": 1, "frame_interval": 1}, BUCKET],
                     "schedule": {"kind": "constant", "lr": 1e-3},
                 },
             ],
-            "held_out": {"every_steps": 40, "num_samples": 4, "num_timestep_bins": 2, "timesteps_per_bin": 1},
+            "held_out": {"every_steps": 60, "num_samples": 4, "num_timestep_bins": 2, "timesteps_per_bin": 1},
             "checkpoint_every_steps": EVERY,
             "log_every_steps": 5,
         },
@@ -60,11 +60,11 @@ RUN: dict[str, Any] = {
 FIT = {"freeDiskBytes": 1 << 20, "shmBytes": 1 << 20, "maxBytes": 1 << 20}
 
 
-def wait_until(true: Callable[[], Any], what: str) -> Any:
+def wait_until(true: Callable[[], Any], what: Callable[[], str]) -> Any:
     """What `true` returns once it is something."""
     until_s = time.monotonic() + DEADLINE_S
     while not (found := true()):
-        assert time.monotonic() < until_s, f"not within {DEADLINE_S:.0f} s: {what}"
+        assert time.monotonic() < until_s, f"not within {DEADLINE_S:.0f} s: {what()}"
         time.sleep(0.02)
     return found
 
@@ -82,7 +82,7 @@ class Node:
 
     def ended(self) -> int:
         """Its exit code, once it has one."""
-        wait_until(lambda: self.process.poll() is not None, f"the end of\n{self.told}")
+        wait_until(lambda: self.process.poll() is not None, lambda: f"the end of\n{self.told}")
         return self.process.returncode
 
     def workers(self) -> list[int]:
@@ -174,7 +174,14 @@ class Nodes:
         return sorted(file.parent.name for file in found)
 
     def wait_for_checkpoint(self, name: str) -> None:
-        wait_until(lambda: name in self.checkpoints(), f"{name}; {self.last_words()}")
+        """Return once it is committed."""
+
+        def is_there() -> bool:
+            there = name in self.checkpoints()
+            assert there or any(node.process.poll() is None for node in self.started), self.last_words()
+            return there
+
+        wait_until(is_there, lambda: f"{name}; {self.last_words()}")
 
     def last_words(self) -> str:
         return "\n".join(f"--- {node.log.name}\n{node.told[-3000:]}" for node in self.started[-2:])

@@ -34,6 +34,7 @@ _LOST = re.compile(r"gloo/|Connection (closed|reset|refused)|Socket (closed|Time
 # The only buffer, the null caption, never changes. torch renamed the option between 2.11 and 2.13.
 _RENAMED = "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters
 _NO_SYNC_OF_BUFFERS: dict[str, Any] = {"forward_sync_buffers" if _RENAMED else "broadcast_buffers": False}
+_SAID = re.compile(r"Connection \w+|Socket \w+|Broken pipe|Timed out|ncclRemoteError", re.I)
 
 
 @dataclass(frozen=True)
@@ -55,13 +56,16 @@ class Processes:
         """The network, with gradients summed over all processes in its backward pass."""
         if self.world_size == 1:
             return model
-        return DistributedDataParallel(
+        wrapped = DistributedDataParallel(
             model,
             device_ids=[self.device.index] if self.device.type == "cuda" else None,
             **_NO_SYNC_OF_BUFFERS,
             gradient_as_bucket_view=True,
             bucket_cap_mb=BUCKET_MB,
         )
+        if self.device.type == "cpu":
+            wrapped.register_comm_hook(None, lambda _, bucket: _mean_in_order(bucket))
+        return wrapped
 
     def summed(self, numbers: Tensor) -> Tensor:
         """The sum over all processes, in all of them."""
@@ -93,6 +97,23 @@ class Processes:
             dist.barrier(group=self.control)
 
 
+def _mean_in_order(bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    """The mean of gradients, summed in the order of ranks whatever bucket they are in.
+
+    gloo's own order depends on a gradient's place in its bucket, and torch lays buckets anew after the first step: so a
+    run of three processes or more that was continued would round differently from one that was not.
+    """
+    own = bucket.buffer()
+    of_all = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+    dist.all_gather(of_all, own)
+    total = of_all[0]
+    for other in of_all[1:]:
+        total += other
+    done: torch.futures.Future[Tensor] = torch.futures.Future()
+    done.set_result(total.div_(len(of_all)))
+    return done
+
+
 @contextlib.contextmanager
 def processes() -> Iterator[Processes]:
     """Meet the processes that torchrun started; without it, be the only one. A GPU is used when there is one.
@@ -117,10 +138,10 @@ def processes() -> Iterator[Processes]:
     except RuntimeError as error:
         if not is_lost_peer(error):
             raise
-        words = " ".join(str(error).rpartition("]: ")[2].split())[:100]
+        said = _SAID.search(str(error))
         raise TryLater(
-            f"Another process that trains with this one has ended or does not answer ({words}): where it ran it is told "
-            "why. Training goes on from the last checkpoint."
+            "Another process that trains with this one has ended or does not answer "
+            f"({said[0] if said else type(error).__name__}): where it ran it is told why."
         ) from error
     finally:
         if is_outermost and dist.is_initialized():
