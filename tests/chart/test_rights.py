@@ -225,8 +225,9 @@ def test_a_ci_makes_and_reads_jobs_and_no_more() -> None:
         ("", "configmaps", "create"),
         ("", "pods", "list"),
         ("", "pods/log", "get"),
+        ("kueue.x-k8s.io", "workloads", "list"),
     }
     assert evaluating <= given
-    assert {resource for _, resource, _ in given} == {"jobs", "configmaps", "pods", "pods/log"}
+    assert {resource for _, resource, _ in given} == {"jobs", "configmaps", "pods", "pods/log", "workloads"}
     # Whoever may change the profile's ConfigMap says which images the controller starts.
     assert not {("", "configmaps", "update"), ("", "configmaps", "patch")} & given

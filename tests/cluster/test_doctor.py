@@ -68,7 +68,9 @@ def custom(kind, plural, group, version="v1"):
 
 def node(server, name, **allocatable):
     have = {key.replace("__", "/"): value for key, value in allocatable.items()}
-    server.make({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}, "status": {"allocatable": have}})
+    server.make({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}})
+    with server.storage.lock:  # a status is its kubelet's to write
+        server.storage.find(server.storage.resource("", "nodes"), "", name)["status"] = {"allocatable": have}
 
 
 def controller_pod(server, *, ready=True):
