@@ -18,7 +18,7 @@ import yaml
 
 from bricks_core.cluster.launcher import Object, Task
 from bricks_core.cluster.manifests import objects
-from bricks_core.cluster.pod import as_yaml
+from bricks_core.cluster.run_file import as_yaml
 from bricks_core.errors import AlteredObject, DataError, SpecError, UsageError
 from bricks_core.pipeline.plan import finished
 from bricks_core.spec.cluster import ClusterProfile

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from bricks_core.cluster.indexed_job import KEPT_FOR_S
 from bricks_core.cluster.launcher import RUN_LABEL, STAGE_LABEL, Object, Task
 from bricks_core.cluster.launchers import launcher_for
-from bricks_core.cluster.pod import QUEUE_LABEL, as_yaml, component, labels, needs, num_nodes
+from bricks_core.cluster.metadata import QUEUE_LABEL, component, labels
+from bricks_core.cluster.needs import needs, num_nodes
+from bricks_core.cluster.run_file import as_yaml
 from bricks_core.errors import UsageError
 from bricks_core.spec.cluster import ClusterProfile
 from bricks_core.spec.run import BrickRun

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from bricks_core.cluster.launcher import Failure, Object, Observation
-from bricks_core.cluster.pod import QUEUE_LABEL
+from bricks_core.cluster.metadata import QUEUE_LABEL
 from bricks_core.errors import OTHER_NODE, STOPPED, WRONG_DATA, WRONG_FOR_ALL
 
 KILLED = 137

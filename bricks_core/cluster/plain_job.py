@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from bricks_core.cluster.indexed_job import INDEX_LABEL, IndexedJob, job, progress
 from bricks_core.cluster.launcher import Object, Observation, Task
+from bricks_core.cluster.metadata import labels, owners
+from bricks_core.cluster.needs import num_nodes
 from bricks_core.cluster.observe import observe
-from bricks_core.cluster.pod import (
-    RENDEZVOUS_PORT,
-    labels,
-    num_nodes,
-    owners,
-    pod_template,
-    run_file,
-    train_environment,
-)
+from bricks_core.cluster.pod import RENDEZVOUS_PORT, pod_template, train_environment
+from bricks_core.cluster.run_file import run_file
 
 
 class PlainJob(IndexedJob):

@@ -8,190 +8,25 @@ the schemas of every supported Kubernetes.
 
 from __future__ import annotations
 
-import hashlib
 import math
-import re
-from typing import Any
 
-import yaml
 from kubernetes.utils.quantity import parse_quantity
 
-from bricks_core.cluster.launcher import (
-    ATTEMPT_LABEL,
-    CIRCUMSTANCES_ANNOTATION,
-    QUESTION_ANNOTATION,
-    RUN_LABEL,
-    STAGE_LABEL,
-    Object,
-    Task,
-)
-from bricks_core.errors import SpecError
-from bricks_core.spec.cluster import StageProfile, StageSettings
-from bricks_core.spec.manifest import canonical_json
+from bricks_core.cluster.launcher import Object, Task
+from bricks_core.cluster.metadata import labels
+from bricks_core.cluster.needs import image, needs, num_nodes, num_processes
+from bricks_core.cluster.run_file import CONFIG_FOLDER, RUN_FILE
 from bricks_core.spec.stages import STAGES
 
-CONFIG_FOLDER = "/etc/bricks"
-RUN_FILE = f"{CONFIG_FOLDER}/run.yaml"
 STORE_FOLDER = "/store"
 USER = 65532
 """The user and group of every image (images/*/Dockerfile)."""
-QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 RENDEZVOUS_PORT = 29400
 MAX_PROCESSES = 16_384
 """Of our user on one node, threads included, beyond which a stage that decodes can start none. Linux counts all pods of
 a node together, unless each has users of its own (hostUsers: false)."""
 STAGE_GRACE_S = 60
 """From SIGTERM to SIGKILL. An item is written whole or not at all, so there is little to finish; train has its own."""
-PREFLIGHT_S = 1800
-"""A preflight alone is given up after so long, waiting for its image included."""
-MAX_CONFIG_BYTES = 1_000_000
-"""A ConfigMap holds 1 MiB."""
-_EXPONENT = re.compile(r"[-+]?[0-9._]+[eE][-+]?[0-9]+")
-
-
-def needs(task: Task) -> StageProfile:
-    """What each pod of the task gets: the profile's, where the run does not say otherwise."""
-    profile, cluster = task.profile, task.run.spec.cluster
-    asked = cluster.stages.get(task.stage, StageSettings())  # type: ignore[call-overload]
-    changes = {name: value for name, value in asked.model_dump().items() if value is not None}
-    if not STAGES[task.stage].sharded:
-        changes["shards"] = 1
-    if task.stage != "train":
-        return profile.stage(task.stage).model_copy(update=changes)
-    train = profile.train
-    gpus = train.gpus_per_node if cluster.gpus_per_node is None else cluster.gpus_per_node
-    given = StageProfile(
-        cpu=train.cpu, memory=train.memory, scratch=train.scratch, gpus=gpus, deadline_s=train.deadline_s
-    )
-    if task.preflight_only:
-        changes["deadline_s"] = PREFLIGHT_S
-    return given.model_copy(update=changes)
-
-
-def num_nodes(task: Task) -> int:
-    """Pods that work as one: train's nodes."""
-    if task.stage != "train":
-        return 1
-    nodes = task.run.spec.cluster.nodes
-    return task.profile.train.nodes if nodes is None else nodes
-
-
-def num_processes(task: Task) -> int:
-    """Of each node: one a GPU, or one on the CPU."""
-    return max(1, needs(task).gpus)
-
-
-def image(task: Task) -> str:
-    return task.image or task.profile.images.of(task.stage)
-
-
-def component(task: Task) -> str:
-    return "preflight" if task.preflight_only else task.stage
-
-
-def labels(task: Task) -> dict[str, str]:
-    """On the workload and on its pods."""
-    return {
-        "app.kubernetes.io/name": "bricks",
-        "app.kubernetes.io/component": component(task),
-        "app.kubernetes.io/managed-by": "bricks-controller" if task.owner else "bricks",
-        RUN_LABEL: task.run.name,
-        STAGE_LABEL: component(task),
-        ATTEMPT_LABEL: str(task.attempt),
-    }
-
-
-def metadata(task: Task, *, queued: bool = True) -> Object:
-    """The workload's. `queued`: with the label that puts it into Kueue's queue, where one is set."""
-    queue = _queue(task) if queued else ""
-    return {
-        "name": task.workload_name,
-        "labels": labels(task) | ({QUEUE_LABEL: queue} if queue else {}),
-        "annotations": {QUESTION_ANNOTATION: task.question, CIRCUMSTANCES_ANNOTATION: task.circumstances},
-    } | owners(task)
-
-
-def owners(task: Task) -> Object:
-    """The BrickRun that an object goes with."""
-    if task.owner is None:
-        return {}
-    return {
-        "ownerReferences": [
-            {
-                "apiVersion": task.run.apiVersion,
-                "kind": task.run.kind,
-                "name": task.owner.name,
-                "uid": task.owner.uid,
-                "controller": True,
-                "blockOwnerDeletion": False,
-            }
-        ]
-    }
-
-
-def run_file(task: Task) -> Object:
-    """The ConfigMap with the run as it is resolved, and with what a node must be able to do.
-
-    Its name tells its content (and its owner, so that a run that was deleted and made again does not find a ConfigMap
-    that is about to go): every try of every stage may create it, and it never changes.
-
-    Raises:
-        SpecError: the run is larger than a ConfigMap can be.
-    """
-    run = task.run.model_dump(mode="json")
-    # What says nothing to a stage would only make another ConfigMap: annotations that kubectl keeps, the stop buttons.
-    run["metadata"] = {"name": task.run.name}
-    # null in `cluster` says: as the profile has it.
-    cluster = task.run.spec.cluster.model_dump(mode="json", exclude_none=True)
-    run["spec"] |= {"cluster": cluster, "suspend": False, "cancel": False}
-    data = {
-        "run.yaml": as_yaml(run),
-        "preflight.yaml": as_yaml(task.profile.preflight.model_dump(mode="json", by_alias=True)),
-    }
-    size = sum(len(text.encode()) for text in data.values())
-    if size > MAX_CONFIG_BYTES:
-        raise SpecError(
-            f"Run {task.run.name} is {size} bytes long, and a cluster's ConfigMap holds {MAX_CONFIG_BYTES}: name "
-            "folders instead of single files in ingest.sources, and have fewer prompts."
-        )
-    digest = hashlib.sha256(canonical_json([data, task.owner.uid if task.owner else ""])).hexdigest()[:10]
-    return {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": {
-            "name": f"{task.run.name}-{digest}",
-            "labels": {
-                name: value for name, value in labels(task).items() if name.endswith(("/name", "/managed-by", "/run"))
-            },
-        }
-        | owners(task),
-        "immutable": True,
-        "data": data,
-    }
-
-
-def as_yaml(value: Any) -> str:
-    """YAML for a person: block style, in the order given, long lines as they are."""
-    return yaml.dump(value, Dumper=_Indented, sort_keys=False, allow_unicode=True, width=100)
-
-
-class _Indented(yaml.SafeDumper):
-    """Items of a list stand further in than what they are a list of, texts of several lines as blocks; no anchors."""
-
-    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
-        super().increase_indent(flow, False)
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
-def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    # PyYAML takes 12e34567 for a text; Kubernetes' parser takes it for a number, and every hash can look like that.
-    style = "|" if "\n" in text else "'" if _EXPONENT.fullmatch(text) else None
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
-
-
-_Indented.add_representer(str, _text)
 
 
 def pod_template(
@@ -414,13 +249,6 @@ def _is_root(task: Task) -> bool:
 
 def _scratch_class(task: Task) -> str:
     return task.profile.train.scratch_storage_class if task.stage == "train" else ""
-
-
-def _queue(task: Task) -> str:
-    asked, queues = task.run.spec.cluster.queue, task.profile.queues
-    if asked is not None:
-        return asked
-    return queues.gpu if needs(task).gpus else queues.cpu
 
 
 def _priority_class(task: Task) -> str:

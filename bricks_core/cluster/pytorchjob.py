@@ -9,17 +9,11 @@ from __future__ import annotations
 
 from bricks_core.cluster.indexed_job import KEPT_FOR_S
 from bricks_core.cluster.launcher import Launcher, Object, Observation, Task
+from bricks_core.cluster.metadata import metadata
+from bricks_core.cluster.needs import needs, num_nodes, num_processes
 from bricks_core.cluster.observe import Progress, condition, observe
-from bricks_core.cluster.pod import (
-    RENDEZVOUS_PORT,
-    metadata,
-    needs,
-    num_nodes,
-    num_processes,
-    pod_template,
-    run_file,
-    train_environment,
-)
+from bricks_core.cluster.pod import RENDEZVOUS_PORT, pod_template, train_environment
+from bricks_core.cluster.run_file import run_file
 
 INDEX_LABEL = "training.kubeflow.org/replica-index"
 JOIN_TIMEOUT_S = 1800

@@ -8,16 +8,11 @@ from __future__ import annotations
 
 from bricks_core.cluster.indexed_job import INDEX_LABEL, exit_code_rules
 from bricks_core.cluster.launcher import Launcher, Object, Observation, Task
+from bricks_core.cluster.metadata import metadata
+from bricks_core.cluster.needs import needs, num_nodes, num_processes
 from bricks_core.cluster.observe import Progress, condition, observe
-from bricks_core.cluster.pod import (
-    metadata,
-    needs,
-    num_nodes,
-    num_processes,
-    pod_template,
-    run_file,
-    train_environment,
-)
+from bricks_core.cluster.pod import pod_template, train_environment
+from bricks_core.cluster.run_file import run_file
 from bricks_core.errors import WRONG_DATA, WRONG_FOR_ALL
 
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 from bricks_core.cluster.api import Cluster, NotThere
 from bricks_core.cluster.launcher import QUESTION_ANNOTATION, Object, Observation
 from bricks_core.cluster.launchers import launcher_of
-from bricks_core.cluster.pod import QUEUE_LABEL
+from bricks_core.cluster.metadata import QUEUE_LABEL
 from bricks_core.errors import ClusterDenied, ClusterUnavailable, DataError, TryLater
 
 T = TypeVar("T")

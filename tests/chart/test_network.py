@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from bricks_core.cluster.launcher import Task
-from bricks_core.cluster.pod import labels
+from bricks_core.cluster.metadata import labels
 from bricks_core.spec.cluster import ClusterProfile
 from bricks_core.spec.run import load_run
 from tests.chart.chart import NAMES, S3, Object, of_kind, render, rendered

@@ -1,0 +1,67 @@
+"""What is written on objects: whose they are, by labels and owner, and in which queue they wait."""
+
+from __future__ import annotations
+
+from bricks_core.cluster.launcher import (
+    ATTEMPT_LABEL,
+    CIRCUMSTANCES_ANNOTATION,
+    QUESTION_ANNOTATION,
+    RUN_LABEL,
+    STAGE_LABEL,
+    Object,
+    Task,
+)
+from bricks_core.cluster.needs import needs
+
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+
+
+def component(task: Task) -> str:
+    return "preflight" if task.preflight_only else task.stage
+
+
+def labels(task: Task) -> dict[str, str]:
+    """On the workload and on its pods."""
+    return {
+        "app.kubernetes.io/name": "bricks",
+        "app.kubernetes.io/component": component(task),
+        "app.kubernetes.io/managed-by": "bricks-controller" if task.owner else "bricks",
+        RUN_LABEL: task.run.name,
+        STAGE_LABEL: component(task),
+        ATTEMPT_LABEL: str(task.attempt),
+    }
+
+
+def metadata(task: Task, *, queued: bool = True) -> Object:
+    """The workload's. `queued`: with the label that puts it into Kueue's queue, where one is set."""
+    queue = _queue(task) if queued else ""
+    return {
+        "name": task.workload_name,
+        "labels": labels(task) | ({QUEUE_LABEL: queue} if queue else {}),
+        "annotations": {QUESTION_ANNOTATION: task.question, CIRCUMSTANCES_ANNOTATION: task.circumstances},
+    } | owners(task)
+
+
+def owners(task: Task) -> Object:
+    """The BrickRun that an object goes with."""
+    if task.owner is None:
+        return {}
+    return {
+        "ownerReferences": [
+            {
+                "apiVersion": task.run.apiVersion,
+                "kind": task.run.kind,
+                "name": task.owner.name,
+                "uid": task.owner.uid,
+                "controller": True,
+                "blockOwnerDeletion": False,
+            }
+        ]
+    }
+
+
+def _queue(task: Task) -> str:
+    asked, queues = task.run.spec.cluster.queue, task.profile.queues
+    if asked is not None:
+        return asked
+    return queues.gpu if needs(task).gpus else queues.cpu
