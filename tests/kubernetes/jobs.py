@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from tests.kubernetes.failures import Object, Resource
 from tests.kubernetes.storage import Storage, seconds
@@ -41,6 +42,8 @@ class Jobs:
 
     def __init__(self) -> None:
         self._ledgers: dict[str, Ledger] = {}
+        self._seen: dict[str, tuple[Any, ...]] = {}
+        """What each Job and its pods were like when they were looked at last."""
 
     def work(self, storage: Storage) -> None:
         jobs, pods = storage.kind("batch/v1", "Job"), storage.kind("v1", "Pod")
@@ -53,16 +56,23 @@ class Jobs:
                 by_job.setdefault(owner["uid"], []).append(pod)
         alive = set()
         for job in storage.all(jobs):
-            alive.add(job["metadata"]["uid"])
-            if not job["metadata"].get("deletionTimestamp"):
-                ledger = self._ledgers.setdefault(job["metadata"]["uid"], Ledger())
-                _Sync(storage, jobs, pods, job, by_job.get(job["metadata"]["uid"], []), ledger).run()
-            else:
-                alive.discard(job["metadata"]["uid"])
+            uid, mine = job["metadata"]["uid"], by_job.get(job["metadata"]["uid"], [])
+            if job["metadata"].get("deletionTimestamp"):
+                continue
+            alive.add(uid)
+            seen = self._now(storage, job, mine)
+            if self._seen.get(uid) != seen:
+                self._seen[uid] = seen
+                _Sync(storage, jobs, pods, job, mine, self._ledgers.setdefault(uid, Ledger())).run()
         for uid, orphans in by_job.items():
             if uid not in alive:  # nobody counts them any more
                 for pod in orphans:
                     untrack(storage, pods, pod)
+
+    def _now(self, storage: Storage, job: Object, mine: list[Object]) -> tuple[Any, ...]:
+        timed = "activeDeadlineSeconds" in job["spec"] or "ttlSecondsAfterFinished" in job["spec"]
+        versions = [each["metadata"]["resourceVersion"] for each in (job, *mine)]
+        return (*versions, int(storage.clock.now()) if timed else 0)
 
 
 class _Sync:
@@ -316,6 +326,9 @@ def set_condition(status: Object, storage: Storage, kind: str, value: str, reaso
 
 
 def set_status(storage: Storage, resource: Resource, obj: Object, status: Object) -> None:
+    if status == obj.get("status"):
+        return
+
     def change(now: Object) -> Object:
         now["status"] = status
         return now

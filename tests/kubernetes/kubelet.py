@@ -127,12 +127,7 @@ class Kubelet:
         self._stop.set()
         self._thread.join(30)
         for pod in self._pods.values():
-            self._signal(pod, signal.SIGKILL)
-            for container in pod.containers:
-                if container.process:
-                    container.process.wait(30)
-                if container.reader:
-                    container.reader.join(30)
+            self._stop_at_once(pod)
         if self.error is not None and error is None:
             raise self.error
 
@@ -188,8 +183,7 @@ class Kubelet:
                     self._bind(pod)
             for pod in list(self._pods.values()):
                 if pod.uid not in found:  # removed by force
-                    self._signal(pod, signal.SIGKILL)
-                    self._reap(pod)
+                    self._stop_at_once(pod)
                     del self._pods[pod.uid]
                 else:
                     self._tend(pod)
@@ -349,6 +343,14 @@ class Kubelet:
         except Answered as answer:
             if answer.status not in (404, 409):
                 raise
+
+    def _stop_at_once(self, pod: Pod) -> None:
+        self._signal(pod, signal.SIGKILL)
+        for container in pod.containers:
+            if container.process:
+                container.process.wait(30)
+            if container.reader:
+                container.reader.join(30)
 
     def _signal(self, pod: Pod, number: int) -> None:
         for container in pod.containers:

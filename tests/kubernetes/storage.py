@@ -89,6 +89,8 @@ class Storage:
         self._admit = admit
         self._resources: dict[tuple[str, str], Resource] = {}
         self._objects: dict[tuple[str, str], dict[tuple[str, str], Object]] = {}
+        self._by_uid: dict[str, tuple[Resource, Object]] = {}
+        self._collected = 0
 
     # Kinds
 
@@ -284,8 +286,10 @@ class Storage:
         key = (obj["metadata"].get("namespace", ""), obj["metadata"]["name"])
         if kind == "DELETED":
             objects.pop(key, None)
+            self._by_uid.pop(obj["metadata"]["uid"], None)
         else:
             objects[key] = obj
+            self._by_uid[obj["metadata"]["uid"]] = (resource, obj)
         self.history.append(Change(self.version, kind, resource, obj, before))
         if len(self.history) > REMEMBERED:
             del self.history[: REMEMBERED // 2]
@@ -307,7 +311,14 @@ class Storage:
 
     def collect(self) -> None:
         """One round of the garbage collector and of the removal of namespaces."""
-        uids = {obj["metadata"]["uid"]: (resource, obj) for resource, obj in self.everything()}
+        changes, known = self.since(self._collected), self.oldest <= self._collected
+        self._collected = self.version
+        uids = dict(self._by_uid) if not known or any(_leaves(change) for change in changes) else None
+        if uids is None:  # nothing went: only what is new may have come too late for its owner
+            for change in changes:
+                if change.object["metadata"].get("ownerReferences"):
+                    self._collect_one(change.resource, change.object, self._by_uid, {})
+            return
         dependents: dict[str, list[tuple[Resource, Object]]] = {}
         for resource, obj in list(uids.values()):
             for owner in obj["metadata"].get("ownerReferences", []):
@@ -394,6 +405,10 @@ def _counts_generations(resource: Resource) -> bool:
 def _asked(obj: Object) -> Object:
     """What somebody wants of it."""
     return {key: value for key, value in obj.items() if key not in ("metadata", "status")}
+
+
+def _leaves(change: Change) -> bool:
+    return change.type == "DELETED" or bool(change.object["metadata"].get("deletionTimestamp"))
 
 
 def _blocks(obj: Object, owner: str) -> bool:
