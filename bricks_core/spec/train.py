@@ -211,7 +211,7 @@ class TrainSpec(Strict):
         if isinstance(model, dict):
             model = {"family": "stdit2"} | model
             given = given | {"model": model}
-        family = model.get("family") if isinstance(model, dict) else model.family
+        family = model.get("family") if isinstance(model, dict) else getattr(model, "family", None)
         return {"mask_ratios": None} | given if family == "wan" else given
 
     @model_validator(mode="after")

@@ -195,3 +195,9 @@ def test_the_committed_schema_is_fresh():
 def test_every_example_run_is_valid(file):
     # evaluate.yaml is one of many evaluations of a run, and has a name of its own beside that.
     assert load_run(file).name == {"evaluate": "text2bricks-64f-eval"}.get(file.stem, file.stem)
+
+
+def test_a_model_that_is_nothing_is_a_mistake_with_a_place(run_file):
+    phase = {"name": "a", "steps": 1, "buckets": [], "schedule": {"kind": "constant", "lr": 1e-3}}
+    document = SMALLEST | {"spec": SMALLEST["spec"] | {"train": {"model": None, "phases": [phase]}}}
+    assert "spec.train.model" in wrong(run_file(document))
