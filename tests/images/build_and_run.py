@@ -24,6 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.images import image_checks, stand_in_base
+from tests.images.controlled import follow
 from tests.images.definitions import ROOT, Target, images, read_bake
 from tests.images.path import SECRETS, TinyPath, tiny_path
 from tests.images.podman import NotHere, Podman, has_local_torch, make_ready
@@ -65,7 +66,10 @@ def main() -> int:
     try:
         build(podman, wanted, given.base)
         with tempfile.TemporaryDirectory(prefix="bricks-images-") as folder, a_store(podman) as server:
-            walk(tiny_path(Node(podman, NETWORK, Path(folder), SECRETS), server, Path(folder), TAG, wanted, say))
+            path = tiny_path(Node(podman, NETWORK, Path(folder), SECRETS), server, Path(folder), TAG, wanted, say)
+            walk(path)
+            if set(wanted) == set(images()):
+                follow(podman, NETWORK, path, Path(folder), say)
     except AssertionError as error:
         print(error, file=sys.stderr, flush=True)
         return 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,10 @@ WRITABLE = {"/scratch", "/store", "/tmp", "/var/tmp", "/run/lock"}
 ENTRIES = {"train": ["bricks-train"], "controller": ["bricks-controller"]}
 MODULES = {
     "controller": ["jobs.controller", "bricks_core.controller.*", "bricks_core.cluster.*"],
-    "train": [
-        *("jobs.train", "jobs.bricks_train", "jobs.train_process", "bricks_core.stages.train.*", "bricks_core.nodes.*"),
-        *("bricks_core.diffusion.*", "wandb"),
-    ],
+    "train": ["jobs.bricks_train", "jobs.train_process", "bricks_core.stages.train.*", "bricks_core.nodes.*", "wandb"],
     "caption": ["jobs.caption", "bricks_core.stages.caption.*", "openai"],
     "latents": ["jobs.latents", "bricks_core.stages.latents.*", "transformers", "diffusers", "sentencepiece", "ftfy"],
-    "evaluate": ["jobs.evaluate", "bricks_core.stages.evaluate.*", "bricks_core.diffusion.*", "wandb", "ftfy"],
+    "evaluate": ["jobs.evaluate", "bricks_core.stages.evaluate.*", "wandb", "ftfy"],
 }
 """What an image is for; the others: their door and their stage."""
 HOLDS = {
@@ -83,8 +81,10 @@ def _inside(podman: Podman, name: str, image: str, user: str) -> Iterator[str]:
     flags = ["--rm", "--pull=never", "--network=none", "--user", user, "--cap-drop=ALL"]
     flags += ["--security-opt=no-new-privileges", "--volume", f"{INSIDE}:/inside.py:ro", "--entrypoint", "python"]
     # Once as pods run it, and once with a root that could be written, to see whether anybody may.
-    closed = ["--read-only", "--read-only-tmpfs=false", "--tmpfs=/scratch:mode=1777", "--tmpfs=/tmp"]
-    found = json.loads(podman("run", *flags, *closed, image, "/inside.py", *modules).stdout)
+    with tempfile.TemporaryDirectory() as scratch:
+        Path(scratch).chmod(0o1777)
+        closed = ["--read-only", "--read-only-tmpfs=false", "--volume", f"{scratch}:/scratch", "--tmpfs=/tmp"]
+        found = json.loads(podman("run", *flags, *closed, image, "/inside.py", *modules).stdout)
     for module, error in found["failed"].items():
         yield f"{module} cannot be imported: {error}"
     if found["home"] != "/scratch":

@@ -28,8 +28,9 @@ from tests.journey.tiny_run import ROOT, STAGES, TINY
 from tests.s3_server import BUCKET, KEY_ID, SECRET, S3Server
 
 SHARDS = {"ingest": 2, "clip": 2, "score": 2, "caption": 2, "latents": 2}
-LONG = 240
+LONG = 120
 """Steps of the first phase of training: long enough to be stopped in their midst."""
+PREFIX = "containers"
 PATIENCE_S = 300.0
 
 
@@ -152,10 +153,9 @@ class TinyPath:
         }
 
     def _steps(self) -> int:
-        found = [
-            json.loads(text) for key, text in self.server.objects("").items() if key.endswith("/status/train.json")
-        ]
-        return max((int(each.get("done", 0)) for each in found), default=0)
+        """As the heartbeat tells them."""
+        found = self.server.objects(f"{PREFIX}/runs/{self.run.name}/status/train.json").values()
+        return max((int(json.loads(text).get("done", 0)) for text in found), default=0)
 
 
 def tiny_path(
@@ -173,6 +173,8 @@ def tiny_path(
     document = yaml.safe_load(yaml.safe_dump(TINY))
     document["spec"]["ingest"]["sources"][0]["path"] = f"s3://{BUCKET}/films"
     document["spec"]["train"]["phases"][0]["steps"] = LONG
+    document["spec"]["train"]["checkpoint_every_steps"] = LONG
+    document["spec"]["train"]["held_out"]["every_steps"] = LONG
     run_file = folder / "tiny.yaml"
     run_file.write_text(yaml.safe_dump(document, sort_keys=False))
     small = {"cpu": "1", "memory": "2Gi", "scratch": "1Gi"}
@@ -180,7 +182,7 @@ def tiny_path(
         {
             "images": {"registry": "localhost", "tag": tag, "pullPolicy": "Never"},
             "store": {
-                "uri": f"s3://{BUCKET}/containers",
+                "uri": f"s3://{BUCKET}/{PREFIX}",
                 "endpoint": server.endpoint,
                 "region": "us-east-1",
                 "secret": "bricks-s3",

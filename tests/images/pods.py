@@ -3,19 +3,57 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import signal
 import subprocess
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tests.images.podman import Podman
+from tests.kubernetes import kubelet
+from tests.kubernetes import pods as pod_rules
 
 Object = dict[str, Any]
+PIDS = 1024
+"""Processes of a pod, as a kubelet's podPidsLimit bounds them."""
 _UNITS = {"": 1, "m": 1e-3, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "k": 1e3, "M": 1e6, "G": 1e9}
+
+
+def podman_arguments(spec: Object, environment: Mapping[str, str], mounts: Iterable[str], folder: Path) -> list[str]:
+    """`podman run` without its name and network, for a pod's specification.
+
+    The environment goes by a file in `folder`: arguments can be read by everybody on the machine.
+    """
+    (container,) = spec["containers"]
+    variables = folder / "environment"
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(os.open(variables, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.writelines(f"{name}={value}\n" for name, value in environment.items())
+    memory = str(_amount(container["resources"]["limits"]["memory"]))
+    pod, own = spec["securityContext"], container["securityContext"]
+    assert pod["seccompProfile"] == {"type": "RuntimeDefault"}  # as podman does without being told
+    flags = ["run", "--rm", "--pull=never", "--user", f"{pod['runAsUser']}:{pod['runAsGroup']}"]
+    flags += ["--group-add", str(pod["fsGroup"])] if "fsGroup" in pod else []
+    flags += [f"--cap-drop={each}" for each in own["capabilities"]["drop"]]
+    flags += [] if own["allowPrivilegeEscalation"] else ["--security-opt", "no-new-privileges"]
+    flags += ["--read-only", "--read-only-tmpfs=false"] if own["readOnlyRootFilesystem"] else []
+    flags += ["--memory", memory, "--memory-swap", memory, "--pids-limit", str(PIDS)]
+    flags += ["--stop-timeout", str(spec.get("terminationGracePeriodSeconds", 30)), "--env-file", str(variables)]
+    flags += [flag for mount in mounts for flag in ("--volume", mount)]
+    return [*flags, "--entrypoint", json.dumps(container["command"])]
+
+
+def empty_dir(folder: Path, spec: Object) -> Path:
+    """An emptyDir belongs to root and to the group fsGroup, which may write."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.chown(folder, 0, spec["securityContext"].get("fsGroup", spec["securityContext"]["runAsGroup"]))
+    folder.chmod(0o2775)
+    return folder
 
 
 @dataclass
@@ -52,7 +90,10 @@ class Container:
 
 
 class Node:
-    """Starts pods of one run. `volumes` holds what a pod may write; `secrets` by name, as the cluster has them."""
+    """Starts pods, whatever made them.
+
+    `volumes` holds what they may write; `secrets` are known by name, as the cluster has them.
+    """
 
     def __init__(self, podman: Podman, network: str, volumes: Path, secrets: Mapping[str, Mapping[str, str]]):
         self._podman = podman
@@ -69,38 +110,33 @@ class Node:
         index: int = 0,
         memory: str = "",
         cpus: float = 2,
-        arguments: list[str] | None = None,
+        network: str = "",
+        environment: Mapping[str, str] | None = None,
+        mounts: Iterable[str] = (),
     ) -> Container:
-        """Start the pod of an Indexed Job's index. `memory` and `cpus` where they are to be other than it asks for."""
+        """Start a pod of a template, at an index of its Job.
+
+        `memory`, `cpus`, `network`: where they are to be other than usual. `environment` and `mounts` are what a
+        cluster adds to what the pod itself asks for.
+        """
         self._num += 1
-        labels = template["metadata"]["labels"]
-        name = f"bricks-test-{labels['app.kubernetes.io/component']}-{index}-{self._num}"
-        spec = template["spec"]
+        name = f"bricks-test-{template['metadata']['labels']['app.kubernetes.io/component']}-{index}-{self._num}"
+        labels = template["metadata"]["labels"] | {"batch.kubernetes.io/job-completion-index": str(index)}
+        spec = json.loads(json.dumps(template["spec"]))
         (container,) = spec["containers"]
-        environment = {"JOB_COMPLETION_INDEX": str(index)}
-        for each in container.get("env", []):
-            environment[each["name"]] = each["value"] if "value" in each else self._field(each["valueFrom"], index)
-        # What is secret goes by podman's own environment: arguments can be read by everybody on the machine.
-        secret: dict[str, str] = {}
+        if memory:
+            container["resources"]["limits"]["memory"] = memory
+        pod = {"metadata": {"name": name, "labels": labels}, "spec": spec | {"nodeName": "here"}}
+        known = {"JOB_COMPLETION_INDEX": str(index), **(environment or {})}
         for each in container.get("envFrom", []):
-            secret |= self._secrets[each["secretRef"]["name"]]
+            known |= self._secrets[each["secretRef"]["name"]]
+        known |= pod_rules.environment(pod, container | {"envFrom": []}, _reads_nothing)
         folder = self._volumes / name
-        flags = [
-            *("run", "--rm", "--pull=never", "--name", name, "--network", self._network),
-            *self._security(spec, container),
-            *("--memory", str(_amount(memory or container["resources"]["limits"]["memory"]))),
-            *("--memory-swap", str(_amount(memory or container["resources"]["limits"]["memory"]))),
-            *("--cpus", f"{cpus:g}", "--pids-limit", "1024"),
-            *("--stop-timeout", str(spec["terminationGracePeriodSeconds"])),
-            *(flag for variable in secret for flag in ("--env", variable)),
-            *(flag for name, value in environment.items() for flag in ("--env", f"{name}={value}")),
-            *(flag for each in self._mounts(spec, container, configs, folder) for flag in ("--volume", each)),
-            *("--entrypoint", json.dumps(container["command"])),
-        ]
-        command = self._podman.command(*flags, container["image"], *(arguments or container["args"]))
+        flags = podman_arguments(spec, known, [*self._mounts(spec, configs, folder), *mounts], folder)
+        flags += ["--name", name, "--network", network or self._network, "--cpus", f"{cpus:g}"]
         process = subprocess.Popen(
-            command,
-            env=self._podman.environment(secret),
+            self._podman.command(*flags, container["image"], *container.get("args", [])),
+            env=self._podman.environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -112,36 +148,58 @@ class Node:
         return Container(self._podman, name, process, out, reader)
 
     @staticmethod
-    def _field(source: Object, index: int) -> str:
-        """Of the downward API, what these pods ask for: the node's name and the place among the pods."""
-        return "node" if source["fieldRef"]["fieldPath"] == "spec.nodeName" else str(index)
-
-    @staticmethod
-    def _security(spec: Object, container: Object) -> list[str]:
-        pod, own = spec["securityContext"], container["securityContext"]
-        assert pod["seccompProfile"] == {"type": "RuntimeDefault"}  # as podman does without being told
-        flags = ["--user", f"{pod['runAsUser']}:{pod['runAsGroup']}", "--group-add", str(pod["fsGroup"])]
-        flags += [f"--cap-drop={each}" for each in own["capabilities"]["drop"]]
-        flags += [] if own["allowPrivilegeEscalation"] else ["--security-opt", "no-new-privileges"]
-        return flags + (["--read-only", "--read-only-tmpfs=false"] if own["readOnlyRootFilesystem"] else [])
-
-    def _mounts(self, spec: Object, container: Object, configs: list[Object], folder: Path) -> list[str]:
+    def _mounts(spec: Object, configs: list[Object], folder: Path) -> list[str]:
         volumes = {each["name"]: each for each in spec["volumes"]}
         data = {each["metadata"]["name"]: each["data"] for each in configs if each["kind"] == "ConfigMap"}
         mounts = []
-        for mount in container["volumeMounts"]:
-            volume = volumes[mount["name"]]
+        for mount in spec["containers"][0]["volumeMounts"]:
             place = folder / mount["name"]
-            place.mkdir(parents=True)
-            if "configMap" in volume:
-                for name, text in data[volume["configMap"]["name"]].items():
+            if config := volumes[mount["name"]].get("configMap"):
+                place.mkdir(parents=True)
+                for name, text in data[config["name"]].items():
                     (place / name).write_text(text)
             else:
-                # An emptyDir belongs to root and to the group fsGroup.
-                shutil.chown(place, 0, spec["securityContext"]["fsGroup"])
-                place.chmod(0o2775)
+                empty_dir(place, spec)
             mounts.append(f"{place}:{mount['mountPath']}:{'ro' if mount.get('readOnly') else 'rw'}")
         return mounts
+
+
+class ContainerKubelet(kubelet.Kubelet):
+    """The tests' kubelet (tests/kubernetes), whose pods are containers instead of processes."""
+
+    def __init__(self, podman: Podman, network: str, server: kubelet.Server, namespace: str, folder: Path):
+        super().__init__(server, namespace, folder)
+        self._podman = podman
+        self._network = network
+
+    def _prepare(self, pod: kubelet.Pod) -> bool:
+        spec = pod.object["spec"]
+        (container,) = spec["containers"]
+        own = pod.folder / container["name"]
+        volumes = {each["name"]: self._volume(pod, each) for each in spec["volumes"]}
+        for each in spec["volumes"]:
+            if "emptyDir" in each:
+                empty_dir(volumes[each["name"]], spec)
+        mounts = [
+            f"{volumes[each['name']]}:{each['mountPath']}:{'ro' if each.get('readOnly') else 'rw'}"
+            for each in container["volumeMounts"]
+        ]
+        flags = podman_arguments(spec, pod_rules.environment(pod.object, container, self._read), mounts, own)
+        flags += ["--name", pod.name, "--network", self._network, "--cpus", "1"]
+        command = self._podman.command(*flags, container["image"], *container["args"])
+        pod.containers.append(kubelet.Running(container["name"], command, self._podman.environment(), own))
+        return True
+
+    def _signal(self, pod: kubelet.Pod, number: int) -> None:
+        # SIGTERM goes through podman to the container; of SIGKILL podman itself would die, and nothing else.
+        if number == signal.SIGKILL:
+            self._podman("kill", pod.name, code=None)
+        else:
+            super()._signal(pod, number)
+
+
+def _reads_nothing(plural: str, name: str) -> Object:
+    raise KeyError(f"{plural}/{name}")
 
 
 def _amount(text: str) -> int:
