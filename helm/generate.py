@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from bricks_core.spec.cluster import ClusterProfile
+from bricks_core.spec.cluster import ENV_NAME, ClusterProfile
 
 CHART = Path(__file__).parent / "bricks"
 BEGIN, END = "<!-- values: python -m helm.generate writes them -->", "<!-- end of values -->"
@@ -33,6 +33,7 @@ _PORTS: Schema = {"type": "array", "items": {"type": "integer", "minimum": 1, "m
 _CIDRS: Schema = {"type": "array", "items": {"type": "string", "pattern": r"^[0-9a-fA-F.:]+/[0-9]{1,3}$"}}
 _QUANTITY: Schema = {"type": ["string", "number"], "pattern": r"^[0-9]+(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$"}
 _DIGESTS: Schema = {"type": "object", "additionalProperties": {"type": "string", "pattern": "^sha256:[0-9a-f]{64}$"}}
+_ENV: Schema = _TEXTS | {"propertyNames": {"pattern": f"^({ENV_NAME.pattern})$"}}
 _FREE: Schema = {"type": "object"}
 _SHORT: Schema = {"type": "string", "pattern": r"^$|^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", "maxLength": 50}
 _OBJECT_NAME: Schema = {"type": "string", "pattern": _NAME, "maxLength": 253}
@@ -56,6 +57,8 @@ SHAPES: dict[str, Schema] = {
         "additionalProperties": {"type": "string", "pattern": "^sha256:[0-9a-f]{64}$"},
     },
     "images.pullSecrets": _PULL_SECRETS,
+    "pods.env": _ENV,
+    "train.nccl": _ENV,
     "pods.hostUsers": {"type": "boolean"},
     "storage.mode": {"type": "string", "enum": ["s3", "pvc"]},
     "storage.s3.bucket": {"type": "string", "pattern": r"^$|^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$"},

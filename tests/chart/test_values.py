@@ -10,7 +10,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bricks_core.spec.cluster import ClusterProfile, load_profile
+from bricks_core.spec.cluster import SECRET_NAME, ClusterProfile, load_profile
+from bricks_core.spec.run import BrickRun
 from helm.generate import SHAPES, read_values, written
 from tests.chart.chart import CHART, FILES, NAMES, S3, notes, of_kind, profile, render, rendered, values_of
 
@@ -87,6 +88,18 @@ def test_a_bucket_beside_a_volume_is_not_passed_over() -> None:
         render(merged(S3, {"storage": {"mode": "pvc"}}))
 
 
+@pytest.mark.parametrize(
+    "name", ["HF_TOKEN", "openai_api_key", "AWS_ACCESS_KEY_ID", "PASSWORD", "MY_SECRET", "WANDB_MODE"]
+)
+def test_what_looks_like_a_secret_is_no_environment(name: str) -> None:
+    for values in ({"pods": {"env": {name: "x"}}}, {"train": {"nccl": {name: "x"}}}):
+        if SECRET_NAME.search(name):
+            with pytest.raises(helm.HelmRenderError, match=f"has {name}, which looks like a secret"):
+                render(merged(S3, values))
+        else:
+            profile(render(merged(S3, values)))
+
+
 @pytest.mark.parametrize("name", ["h100-ib", "single-gpu"])
 def test_the_chart_and_bricks_render_have_the_same_examples_of_clusters(name: str) -> None:
     made = profile(rendered(f"values-{name}"))
@@ -117,6 +130,7 @@ MISTAKES = [
     ({"networkPolicy": {"enabled": "yes"}}, "'/networkPolicy/enabled': got string, want null or boolean"),
     ({"networkPolicy": {"store": {"cidrs": ["10.0.0.1"]}}}, "'/networkPolicy/store/cidrs/0'"),
     ({"storage": {"s3": {"bucket": "s3://films"}}}, "'/storage/s3/bucket'"),
+    ({"train": {"nccl": {"NCCL-NET": "IB"}}}, "invalid propertyName 'NCCL-NET'"),
     ({"crds": {"keep": 1}}, "'/crds/keep': got number, want null or boolean"),
 ]
 
@@ -257,6 +271,14 @@ def test_what_a_deployment_selects_by_does_not_change_with_its_values() -> None:
             labels = each["spec"]["template"]["metadata"]["labels"]
             assert each["spec"]["selector"]["matchLabels"].items() <= labels.items()
             assert "app.kubernetes.io/version" not in each["spec"]["selector"]["matchLabels"]
+
+
+def test_the_chart_s_own_example_of_a_run_is_one() -> None:
+    about = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    (example,) = yaml.safe_load(about["annotations"]["artifacthub.io/crdsExamples"])
+    BrickRun.model_validate(example)
+    for name in ("changes", "crds"):
+        assert yaml.safe_load(about["annotations"][f"artifacthub.io/{name}"])
 
 
 def test_there_are_profiles_for_a_laptop_one_gpu_and_infiniband() -> None:

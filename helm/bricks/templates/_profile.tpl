@@ -3,6 +3,14 @@
 {{- define "bricks.profile" -}}
 {{- $values := .Values -}}
 {{- $pods := $values.pods -}}
+{{- range $place, $env := dict "pods.env" $pods.env "train.nccl" $values.train.nccl -}}
+{{- range $name, $_ := $env -}}
+{{- /* As SECRET_NAME in bricks_core/spec/cluster.py. */ -}}
+{{- if regexMatch "(?i)(_KEY|_TOKEN|_SECRET|PASSWORD|^AWS_ACCESS_KEY_ID)$" $name -}}
+{{- fail (printf "%s has %s, which looks like a secret, and whoever may see a pod reads its environment: put it into a Secret, and name that in secrets or storage.s3.existingSecret." $place $name) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- $profile := dict
       "images" (include "bricks.images" . | fromJson)
       "store" (include "bricks.store" . | fromJson)
