@@ -380,7 +380,8 @@ def documents(draw: st.DrawFn) -> Object:
             if draw(st.integers(0, 5)) == 0 and there:
                 del place[key]
             else:
-                place[key] = draw(in_bounds(child) if draw(st.integers(0, 7)) else st.sampled_from(ANYTHING))
+                values = in_bounds(child) if draw(st.integers(0, 7)) else st.sampled_from(ANYTHING)
+                place[key] = copy.deepcopy(draw(values))
             break
     return document
 
