@@ -1,8 +1,8 @@
 """Build the images from their Dockerfiles and run the path of a tiny run in them, as Kubernetes would:
 
-    make images-test                                          all of them
-    python -m tests.images.build_and_run --quick              controller, clip and train: what CI runs
-    python -m tests.images.build_and_run --images score       what is named, and what it stands on
+    make images-test                                    all of them
+    make images-test IMAGES=quick                       controller, clip and train: what CI runs
+    make images-test IMAGES="clip,score --keep"         what is named, and what it stands on
 
 Each stage's pods are started as they are rendered for a cluster: as 65532, with a read-only root, no capability,
 bounded memory and processes, sharing nothing but a store in S3 (moto's, on this machine) over a network that leads
@@ -47,14 +47,18 @@ def say(text: str) -> None:
 
 def main() -> int:
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    flags.add_argument("--quick", action="store_true", help=f"only {', '.join(QUICK)}")
-    flags.add_argument("--images", help="only these, by name, with commas between")
+    flags.add_argument(
+        "which",
+        nargs="?",
+        default="all",
+        help=f"all; quick, which is {', '.join(QUICK)}; or names, with commas between",
+    )
     flags.add_argument("--base", help="a base from a registry, instead of the one made of Debian's packages")
     flags.add_argument("--if-possible", action="store_true", help="end with 0 where containers cannot be run")
     flags.add_argument("--keep", action="store_true", help="leave images and caches for the next time")
     flags.add_argument("--folder", type=Path, default=_folder(), help="where everything is kept: %(default)s")
     given = flags.parse_args()
-    wanted = given.images.split(",") if given.images else QUICK if given.quick else images()
+    wanted = {"all": images(), "quick": QUICK}.get(given.which) or given.which.split(",")
     if unknown := set(wanted) - set(images()):
         flags.error(f"there is no image {', '.join(sorted(unknown))}; there are {', '.join(images())}")
     try:

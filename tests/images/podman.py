@@ -66,16 +66,17 @@ class Podman:
     def command(self, *arguments: str | Path) -> list[str]:
         return ["podman", *map(str, arguments)]
 
-    def environment(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
-        return dict(os.environ) | self._environment | dict(more or {})
+    def environment(self) -> dict[str, str]:
+        return dict(os.environ) | self._environment
 
     def __call__(
-        self, *arguments: str | Path, code: int | None = 0, timeout_s: float = 600, env: Mapping[str, str] | None = None
+        self, *arguments: str | Path, code: int | None = 0, timeout_s: float = 600
     ) -> subprocess.CompletedProcess[str]:
-        """Run podman. `env` is for `--env NAME`, so that no secret is in an argument."""
+        """Run podman. `code` is what it has to end with; None: whatever it likes."""
         ended = subprocess.run(
             self.command(*arguments),
-            env=self.environment(env),
+            env=self.environment(),
+            cwd=self.folder,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -137,6 +137,7 @@ class Node:
         process = subprocess.Popen(
             self._podman.command(*flags, container["image"], *container.get("args", [])),
             env=self._podman.environment(),
+            cwd=folder,  # where conmon leaves a file when memory runs out
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
