@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import shutil
 import signal
 import sys
@@ -314,5 +315,7 @@ def set_defaults(*, rdma: bool, num_processes: int, only_preflight: bool = False
     if rdma:
         # NCCL then fails where InfiniBand does not work, instead of going on over TCP at a hundredth of its speed.
         defaults["NCCL_NET"] = "IB"
+        hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)[1]
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (hard, hard))
     for name, value in defaults.items():
         os.environ.setdefault(name, value)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes.util
+import ctypes
 import os
 import resource
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 
 from bricks_core.errors import BricksError, StoreDenied
@@ -78,17 +78,17 @@ def rdma_devices(*, rdma: bool, place: Path = Path("/dev/infiniband")) -> Check:
     return at_least("RDMA devices", found, 1, "", words, "", CONFIGURATION)
 
 
-def verbs_library(*, rdma: bool, find: Callable[[str], str | None] = ctypes.util.find_library) -> Check:
+def verbs_library(*, rdma: bool, names: Sequence[str] = ("libibverbs.so.1",)) -> Check:
     """libibverbs: without it NCCL says nothing and goes over TCP."""
     if not rdma:
         return left_out("verbs library", "No RDMA is asked for.")
-    for name in filter(None, ("libibverbs.so.1", find("ibverbs"))):
+    for name in names:
         try:
             ctypes.CDLL(name)
             return Check(name="verbs library", state="passed", sentence=f"{name} can be loaded.")
         except OSError:
             continue
-    words = "libibverbs.so.1 cannot be loaded, so NCCL would have no RDMA: train from an image with libibverbs1, "
+    words = f"{names[0]} cannot be loaded, so NCCL would have no RDMA: train from an image with libibverbs1, "
     return failed("verbs library", words + "ibverbs-providers and librdmacm1, as images/train has them.")
 
 

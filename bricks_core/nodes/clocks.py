@@ -55,7 +55,7 @@ def clock_check(skew_s: float, num_nodes: int, profile: PreflightProfile) -> Che
     return Check(
         name="clock",
         state="passed" if fine else "failed",
-        measured=skew_s,
+        measured=round(skew_s, 3),
         wanted=profile.clock_skew_s,
         unit="s",
         sentence="" if fine else words,

@@ -113,6 +113,8 @@ class _Flight:
             node_passed=(marker := _marker()) is not None and marker.exists(),
         )
         self.is_leader = place.local_rank == 0
+        self.profiles: list[PreflightProfile] = []
+        """By node. What is over all nodes follows the first one's, so that all come to the same verdict."""
         self.places: list[_Place] = self._gathered(place)
         self.node_ranks = sorted({each.node_rank for each in self.places})
         if len(self.node_ranks) < len({each.group_rank for each in self.places}):
@@ -129,13 +131,14 @@ class _Flight:
         if self.everyone.device.type == "cuda" and self.node.num_gpus:
             own.append(gpus.computes(self.everyone.device.index))
         skews = self._skews()
-        gathered = self._gathered((platform.node(), self.node.name, own, skews))
+        gathered = self._gathered((platform.node(), self.node.name, own, skews, self.node.profile))
         first = next(found[3] for found, place in zip(gathered, self.places, strict=True) if self._leads_first(place))
         reports = []
         for index, rank in enumerate(self.node_ranks):
             of_node = [found for found, place in zip(gathered, self.places, strict=True) if place.node_rank == rank]
             found = [check for each in of_node for check in each[2]]
-            found.insert(0, clock_check(first[index], len(self.node_ranks), self.node.profile))
+            found.insert(0, clock_check(first[index], len(self.node_ranks), of_node[0][4]))
+            self.profiles.append(of_node[0][4])
             reports.append(NodeReport(node_rank=rank, node_name=of_node[0][1], hostname=of_node[0][0], checks=found))
         if any(report.failed for report in reports):
             words = "Not measured: something else is wrong already."
@@ -173,7 +176,7 @@ class _Flight:
 
     def _wires(self, reports: list[NodeReport]) -> list[NodeReport]:
         """The reports with all-reduce in each node and over all."""
-        profile, found = self.node.profile, [list[Check]() for _ in reports]
+        profile, found = self.profiles[0], [list[Check]() for _ in reports]
         node_sweeps, all_sweeps = self._in_each_node(), self._over_all()
         pairs: list[float] = []
         if all_sweeps and profile.cluster_bus_gbps and all_sweeps[-1].bus_gbps < profile.cluster_bus_gbps:
@@ -181,7 +184,9 @@ class _Flight:
         guilty = _guilty(len(reports), pairs, profile.cluster_bus_gbps, self.node.rdma)
         for index, (checked, sweeps) in enumerate(zip(found, node_sweeps, strict=True)):
             words = "inside this node: look at its GPUs' links (nvidia-smi topo -m), or lower preflight.nodeBusGbps."
-            checked.append(_bandwidth("node all-reduce", sweeps, profile.node_bus_gbps, words, ANOTHER_NODE))
+            checked.append(
+                _bandwidth("node all-reduce", sweeps, self.profiles[index].node_bus_gbps, words, ANOTHER_NODE)
+            )
             words = "over all nodes. Look for NET/Socket in NCCL's lines (NCCL_DEBUG=INFO): TCP instead of InfiniBand. "
             words += "Or lower preflight.clusterBusGbps to what this cluster can."
             code = guilty.get(index, 0)
@@ -255,7 +260,7 @@ class _Flight:
             raise PreflightFailed(sentence) from error
 
     def _sizes(self) -> list[int]:
-        return sizes(self.node.profile.max_bytes, self.everyone.device)
+        return sizes(self.profiles[0].max_bytes, self.everyone.device)
 
     def _gathered(self, value: Any) -> list[Any]:
         if self.everyone.world_size == 1:

@@ -191,6 +191,7 @@ def _wait_for_commit(store: Store, address: Address) -> Manifest:
     A launcher may call a job done, and end all its pods, as soon as one of them ends (Training Operator 1.9 with an
     elastic policy): so none ends before the artifact is there. If the first process fails, torchrun ends this one.
     """
+    log.debug("%s: waiting for the first process to commit", address.stage.name)
     while (manifest := find_manifest(store, address.stage.name, address.digest)) is None:
         time.sleep(WAIT_FOR_COMMIT_S)
     return manifest

@@ -135,23 +135,25 @@ class Nodes:
 
     def start(self, *arguments: str, rank: int = 0, count: int = 1, port: int = 0, **environment: str) -> Node:
         """A node, as a pod is: its settings come from the environment."""
-        inherited = {name: text for name, text in os.environ.items() if not name.startswith(("AWS_", "BRICKS_"))}
         own = {
-            "BRICKS_STORE": "store",
             "BRICKS_NODES": str(count),
             "BRICKS_NODE_RANK": str(rank),
             "BRICKS_RENDEZVOUS_ID": "nodes-train-a1",
             "BRICKS_NODE_NAME": f"machine-{rank}",
-            "BRICKS_COMMIT": "tested",
-            "OMP_NUM_THREADS": "1",
         }
         own |= {"BRICKS_RENDEZVOUS": f"127.0.0.1:{port}"} if port else {}
+        return self.start_door("jobs.bricks_train", *arguments, **(own | environment))
+
+    def start_door(self, door: str, *arguments: str, **environment: str) -> Node:
+        """One of our programs, on this run."""
+        inherited = {name: text for name, text in os.environ.items() if not name.startswith(("AWS_", "BRICKS_"))}
+        own = {"BRICKS_STORE": "store", "BRICKS_COMMIT": "tested", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         log = self.folder / f"node-{len(self.started)}.log"
         with log.open("w") as out:
             process = subprocess.Popen(
-                [sys.executable, "-m", "jobs.bricks_train", "--run", "run.yaml", *arguments],
+                [sys.executable, "-m", door, "--run", "run.yaml", *arguments],
                 cwd=self.folder,
-                env=inherited | own | environment | {"PYTHONPATH": str(ROOT)},
+                env=inherited | own | environment,
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 text=True,
