@@ -2,9 +2,9 @@
 
 python -m benchmarks.controller [--save] [--runs 200] [--repeats 5]
 
-The API server is the tests' double, in this process, so a look at all is mostly its time: its figure is for comparison
-with itself. Start and memory are held against a Python that does no more than import what no such controller can do
-without (kopf and the Kubernetes client), in the same run.
+The API server is the tests' double, in this process, and the store moto's S3, so a look at all is mostly their time:
+its figure is for comparison with itself. Start and memory are held against a Python that does no more than import what
+no such controller can do without (kopf and the Kubernetes client), in the same run.
 """
 
 from __future__ import annotations
@@ -30,10 +30,12 @@ from bricks_core.spec.cluster import ClusterProfile
 from bricks_core.storage.store import open_store
 from tests.controller.executor import Executor
 from tests.kubernetes.double import Double
+from tests.s3_server import BUCKET, S3Server
 
 STAGES = ("ingest", "clip", "score", "caption", "latents")
 PROFILE = {"stages": {stage: {"shards": 1} for stage in STAGES}}
 BARE = "import time; import kopf, kubernetes.client; print('ready', flush=True); time.sleep(60)"
+STORE = f"s3://{BUCKET}/artifacts"
 LONGEST_S = 120.0
 STATES = ("done", "failed", "running", "waiting", "wrong")
 CODES: dict[str, int | None] = {"done": 0, "failed": 64, "running": None}
@@ -46,11 +48,14 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=200)
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
+    s3 = S3Server()
+    s3.start()
+    os.environ.update(s3.environment)
     with tempfile.TemporaryDirectory() as folder, Double(crds=[crd()]) as server:
         place = Path(folder)
         reconciler = town(server, place, arguments.runs)
         kubeconfig = server.kubeconfig(place / "kubeconfig", namespace="bricks")
-        env = os.environ | {"KUBECONFIG": str(kubeconfig), "BRICKS_STORE": str(place / "store"), "OMP_NUM_THREADS": "1"}
+        env = os.environ | {"KUBECONFIG": str(kubeconfig), "BRICKS_STORE": STORE, "OMP_NUM_THREADS": "1"}
         (place / "profile.yaml").write_text(str(PROFILE).replace("'", '"'))
         bare, ours = [], []
         for _ in range(arguments.repeats):
@@ -65,6 +70,7 @@ def main() -> None:
             "stop_s": round(statistics.median(each["stop_s"] for each in ours), 3),
             "look_at_all": look_at_all(server, reconciler),
         }
+    s3.kill()
     keep("controller", found, save=arguments.save)
 
 
@@ -72,7 +78,7 @@ def town(server: Double, place: Path, num_runs: int) -> Reconciler:
     """Runs that have succeeded, failed, run, wait, and cannot be used, in equal parts."""
     (place / "films").mkdir()
     (place / "films" / "a.mp4").write_bytes(b"never opened here")
-    store = open_store(str(place / "store"))
+    store = open_store(STORE)
     profile = ClusterProfile.model_validate(PROFILE)
     reconciler = Reconciler(server.cluster(), store, profile)
     source = {"ingest": {"sources": [{"path": str(place / "films")}]}}

@@ -6,9 +6,10 @@ from what this process remembers. So it does not matter how often it is asked, b
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from bricks_core.cluster.launcher import (
@@ -31,6 +32,8 @@ from bricks_core.spec.manifest import Manifest
 from bricks_core.spec.run import BrickRun
 from bricks_core.spec.stages import STAGES
 
+ENDED_ANNOTATION = "bricks.dev/ended"
+"""How a child ended, as it was when that was acted upon: its pods may go with their nodes, and their exit codes too."""
 LOOK_AGAIN_S = 20.0
 """While something runs: its progress is told in the store, of which no event comes."""
 
@@ -71,6 +74,12 @@ class Child:
     @property
     def circumstances(self) -> str:
         return annotation(self.workload, CIRCUMSTANCES_ANNOTATION)
+
+    @property
+    def failure(self) -> Failure | None:
+        """Why it ended badly: as was noted on it when its pods could still be asked, for those may go with their nodes;
+        else as they tell now."""
+        return noted(annotation(self.workload, ENDED_ANNOTATION)) or self.observation.failure
 
     @property
     def is_going(self) -> bool:
@@ -146,13 +155,23 @@ class Delete:
 
 
 @dataclass(frozen=True)
+class Note:
+    """Write on a child how it ended, for when its pods are gone."""
+
+    kind: str
+    name: str
+    uid: str
+    text: str
+
+
+@dataclass(frozen=True)
 class Point:
     """Let the run point to an artifact, so that it is found by the run's name and never taken for garbage."""
 
     address: Address
 
 
-Action = Create | Delete | Point
+Action = Create | Delete | Note | Point
 
 
 @dataclass
@@ -205,11 +224,12 @@ def plan(world: World, launcher_for: LauncherFor) -> Plan:
     points: list[Action] = [
         Point(address) for address, _ in world.finished.values() if address.digest not in world.pointed
     ]
+    first = [*points, *_idle(world, tuple(world.finished))]
     stage = next((name for name in wanted if name not in world.finished), None)
     if stage is None:
-        return Plan([*points, *_idle(world, wanted)], wanted)
+        return Plan(first, wanted)
     turn = _turn(world, stage, launcher_for)
-    return Plan([*points, *_idle(world, tuple(world.finished)), *turn.actions], wanted, turn, turn.again_s)
+    return Plan([*first, *turn.actions], wanted, turn, turn.again_s)
 
 
 def stages_of(run: BrickRun) -> tuple[str, ...]:
@@ -220,6 +240,22 @@ def stages_of(run: BrickRun) -> tuple[str, ...]:
             break
         wanted.append(name)
     return tuple(wanted)
+
+
+def note(failure: Failure) -> str:
+    """How a try ended, as its child's annotation has it."""
+    return json.dumps(asdict(failure))
+
+
+def noted(text: str) -> Failure | None:
+    """The same, read; None: nothing was noted, or what nobody understands."""
+    try:
+        told = json.loads(text)
+        code = told["exit_code"]
+        nodes = tuple(str(node) for node in told["bad_nodes"])
+        return Failure(None if code is None else int(code), bool(told["disrupted"]), nodes)
+    except (ValueError, TypeError, KeyError):
+        return None
 
 
 def annotation(obj: Object, name: str) -> str:
@@ -280,12 +316,7 @@ def _turn(world: World, stage: str, launcher_for: LauncherFor) -> Turn:
 def _task(world: World, stage: str, mine: Sequence[Child]) -> Task:
     assert world.run is not None
     metadata = world.raw["metadata"]
-    bad_nodes = {
-        node
-        for child in world.children
-        if child.observation.failure is not None
-        for node in child.observation.failure.bad_nodes
-    }
+    bad_nodes = {node for child in world.children if child.failure is not None for node in child.failure.bad_nodes}
     return Task(
         run=world.run,
         stage=stage,
@@ -309,6 +340,18 @@ def _stale(world: World, stage: str, task: Task) -> list[Delete]:
         elif child.attempt < newest:
             stale.append(_delete(child, "Duplicate"))
     return stale
+
+
+def _notes(mine: Sequence[Child]) -> list[Action]:
+    """What is about to be acted upon, and could not be found out again once the pods are gone."""
+    return [
+        Note(child.kind, child.name, child.uid, note(failure))
+        for child in mine
+        if (failure := child.observation.failure) is not None
+        and failure != Failure(exit_code=None)
+        and not child.is_going
+        and not annotation(child.workload, ENDED_ANNOTATION)
+    ]
 
 
 def _idle(world: World, done: Sequence[str]) -> list[Delete]:
@@ -350,14 +393,15 @@ def _after(world: World, stage: str, mine: Sequence[Child], decision: Decision) 
     """Between two tries, or after the last one."""
     assert world.run is not None
     child = next(each for each in reversed(mine) if each.attempt == decision.attempt)
-    said = child.observation.message if child.observation.failure is not None else ""
+    said = child.observation.message if child.failure is not None else ""
     what = f"{stage}, try {decision.attempt}: {decision.rule.what}."
     hint = decision.rule.hint.replace("<stage>", stage)
     budget = world.run.spec.cluster.attempts
     if decision.again_at is None:
         spent = f"All {budget} tries are spent (spec.cluster.attempts)." if decision.num_used >= budget else ""
         words = " ".join(each for each in (what, said, spent, hint) if each)
-        return Turn(stage, "Failed", decision.rule.reason, words, child=child, decision=decision, has_failed=True)
+        notes = _notes(mine)
+        return Turn(stage, "Failed", decision.rule.reason, words, notes, child, decision, has_failed=True)
     left = f"{decision.num_used} of {budget} tries are spent; the next begins at {decision.again_at:%H:%M:%S} UTC."
     words = " ".join(each for each in (what, said, left, hint) if each)
     again_s = max(0.1, (decision.again_at - world.now).total_seconds())
@@ -382,7 +426,7 @@ def _creating(
     if world.trouble is not None:
         return Turn(stage, "Waiting", world.trouble.reason, world.trouble.message, [], last, decision)
     message = f"{stage}: {task.workload_name} is being created."
-    actions: list[Action] = [Create(task, objects)]
+    actions = [*_notes(mine), Create(task, objects)]
     return Turn(stage, "Waiting", "Creating", message, actions, last, decision, is_over=False)
 
 
@@ -396,7 +440,7 @@ _OPERATORS = {
 
 
 def _try(child: Child) -> Try:
-    failure = child.observation.failure
+    failure = child.failure
     if child.observation.state == "failed" and failure is None:
         failure = Failure(exit_code=None)
     return Try(child.attempt, child.observation.reason, failure, child.created_at, child.finished_at)

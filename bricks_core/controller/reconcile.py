@@ -18,9 +18,11 @@ from bricks_core.cluster.launcher import ATTEMPT_LABEL, RUN_LABEL, STAGE_LABEL, 
 from bricks_core.cluster.launchers import launcher_for, launcher_of
 from bricks_core.controller.heartbeats import Heartbeat, read_heartbeats
 from bricks_core.controller.plan import (
+    ENDED_ANNOTATION,
     Child,
     Create,
     Delete,
+    Note,
     Plan,
     Point,
     Trouble,
@@ -227,13 +229,17 @@ class Reconciler:
                     case Delete():
                         log.info("%s: deleting %s", action.reason, action.name, extra=_fields(name, action.name))
                         self.cluster.delete(action.kind, action.name, uid=action.uid)
+                    case Note():
+                        # With the uid: one made anew under that name answers 409.
+                        change = {"uid": action.uid, "annotations": {ENDED_ANNOTATION: action.text}}
+                        self.cluster.patch(action.kind, action.name, {"metadata": change})
                     case Create():
                         with self._creating:
                             trouble = self._create(action, uid)
                         if trouble is not None:
                             return trouble
-            except Changed:
-                raise
+            except (Changed, NotThere) as error:  # what the plan was made from is not so any more
+                raise Changed(str(error)) from None
             except BricksError as error:
                 return _trouble(error)
         return None

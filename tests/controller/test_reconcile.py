@@ -107,7 +107,7 @@ def test_nothing_new_to_say_is_not_said() -> None:
         assert {request.verb for request in here.server.requests} == {"get", "list"}
 
 
-def test_a_child_is_created_and_deleted_and_never_changed() -> None:
+def test_of_a_child_nothing_is_changed_but_the_note_of_how_it_ended() -> None:
     """Least of all its spec.suspend, which is Kueue's."""
     with town([137]) as here:
         controller = here.controller()
@@ -117,8 +117,33 @@ def test_a_child_is_created_and_deleted_and_never_changed() -> None:
         controller.reconcile("tiny")
         here.ask(suspend=False)
         here.come_to_rest(controller)
-        verbs = {request.verb for request in here.server.requests if request.resource == "jobs"}
-        assert verbs == {"list", "create", "delete"}
+        asked = [request for request in here.server.requests if request.resource == "jobs"]
+        assert {request.verb for request in asked} == {"list", "create", "delete", "patch"}
+        changes = [request.body["metadata"] for request in asked if request.verb == "patch"]
+        assert [set(change) for change in changes] == [{"uid", "annotations"}]
+        assert [set(change["annotations"]) for change in changes] == [{"bricks.dev/ended"}]
+
+
+def test_how_a_try_ended_is_known_when_its_pods_are_gone() -> None:
+    """Three tries that were stopped from outside, on nodes that went away with their pods: none is spent."""
+    with town([143, 143, 143, 143, 64]) as here:
+        controller = here.controller()
+        for _ in range(40):
+            controller.reconcile("tiny")
+            here.executor.step()
+            here.server.advance(100)
+            for pod in here.server.cluster().list("Pod"):
+                newest = max(job["metadata"]["name"] for job in here.jobs())
+                if pod["status"]["phase"] == "Failed" and not pod["metadata"]["name"].startswith(newest):
+                    here.server.cluster().delete("Pod", pod["metadata"]["name"], foreground=False)
+        assert len(here.jobs()) == 5
+        stage = here.status()["stages"][0]
+        assert (stage["reason"], stage["triesUsed"], here.status()["phase"]) == ("WrongSpec", 1, "Failed")
+        for pod in here.server.cluster().list("Pod"):
+            here.server.cluster().delete("Pod", pod["metadata"]["name"], foreground=False)
+        controller.reconcile("tiny")
+        assert here.status()["stages"][0]["reason"] == "WrongSpec"
+        assert len(here.jobs()) == 5
 
 
 def test_suspending_spends_no_try_and_resuming_begins_the_same_one() -> None:
