@@ -101,11 +101,18 @@ def _where(report: Report, store_uri: str, web: str) -> Iterator[str]:
 def _whose_code(job: EvaluationJob, report: Report) -> Iterator[str]:
     """Whether the commit itself was evaluated: an image may be of another, an answer older."""
     made_by, _, commit = report.manifest.code_version.partition("+")
-    if commit and job.sha[: len(commit)] == commit[: len(job.sha)]:  # one of them may be shortened
+    base = commit.removesuffix("-dirty")
+    is_this = bool(base) and job.sha[: len(base)] == base[: len(job.sha)]  # one of them may be shortened
+    if is_this and base == commit:
         return
-    known = f"`{_code(commit)}`" if commit else f"version {_plain(made_by)}"
     asked = job.run.spec.evaluate.code if job.run.spec.evaluate else ""
-    why = "the image is not of this commit" if asked else "the same question was answered before (--any-code)"
+    if is_this:
+        why = "this commit with changes that are in none"
+    elif asked:
+        why = "the image is not of this commit"
+    else:
+        why = "the same question was answered before (--any-code)"
+    known = f"`{_code(commit)}`" if commit else f"version {_plain(made_by)}"
     yield f"⚠️ The samples were made by {known}: {why}."
     yield ""
 

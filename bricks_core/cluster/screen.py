@@ -55,7 +55,8 @@ def run_screen(run: Object, namespace: str, flags: str = "") -> None:
     console.print(
         Text.assemble(f"Run {name} in namespace {namespace}: ", _coloured(phase)), soft_wrap=True, highlight=False
     )
-    if why := why_so(run) or _nobody_looked(run):
+    why = why_so(run) or str((current_stage(run) or {}).get("message") or _nobody_looked(run))
+    if why:
         console.print(why, soft_wrap=True, highlight=False, markup=False)
     grid = _grid("stage", "state", "try", "progress", "what")
     for stage in status.get("stages") or []:
@@ -64,7 +65,7 @@ def run_screen(run: Object, namespace: str, flags: str = "") -> None:
             _coloured(str(stage.get("state") or "Pending")),
             str(stage.get("attempt") or ""),
             _progress(stage),
-            str((stage.get("output") or {}).get("uri") or stage.get("message") or ""),
+            _what(stage, why),
         )
     if grid.row_count:
         console.print(grid)
@@ -127,6 +128,12 @@ def _what_next(run: Object, flags: str) -> list[tuple[str, str]]:
     if not phase:
         commands.append((f"bricks doctor{flags}", "whether the controller is running, and the rest"))
     return commands
+
+
+def _what(stage: dict[str, Any], said: str) -> str:
+    """What a stage left, or why it is as it is; in a word, where that was said already."""
+    message = str(stage.get("message") or "")
+    return str((stage.get("output") or {}).get("uri") or (stage.get("reason") if message == said else message) or "")
 
 
 def _progress(stage: dict[str, Any]) -> str:

@@ -115,7 +115,7 @@ def wait_for_workload(
             uid = workload["metadata"]["uid"]
             seen(workload)
         now = observe(cluster, workload)
-        words = f"{kind} {name} {_STATES[now.state]}: {now.message}"
+        words = f"{kind} {name} {_STATES[now.state]}" + ("." if now.state == "succeeded" else f": {now.message}")
         if words != told:
             told = words
             tell(words)

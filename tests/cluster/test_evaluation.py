@@ -9,8 +9,10 @@ import yaml
 
 from bricks_core.cluster.evaluation import load_evaluation
 from bricks_core.pipeline.plan import Address, point
+from bricks_core.spec.run import load_run
 from bricks_core.spec.stages import STAGES
 from bricks_core.storage.artifacts import open_artifact
+from tests.cluster.answered import answer
 from tests.cluster.command_line import NAMESPACE, without_cluster
 from tests.kubernetes.double import Fault
 from tests.kubernetes.kubelet import Kubelet
@@ -190,6 +192,30 @@ def test_a_job_that_fails_without_a_report_is_infrastructure(bricks, double, pro
     assert "### ⚠️ Evaluation default of `12e456789012`: no verdict" in report
     assert "has not ingested these sources" in report
     assert bricks(*flags).code == 0
+
+
+def test_a_run_of_the_controllers_is_reported_on_in_the_same_way(bricks, tmp_path):
+    gate = {"metric": "held_out.loss.ema", "at_most_of_base": 0.5}
+    answer(tmp_path / "store", load_run(bricks.run_file()), code_version=f"0.1.0+{SHA[:12]}")
+    file = render(bricks, bricks.run_file(gates=[gate]), "--any-code")
+    said = bricks("eval", "report", "--job", file, "--store", tmp_path / "store", "--exit-code")
+    assert "### ✅" in said.out
+
+
+@pytest.mark.parametrize(
+    ("made_by", "says"),
+    [
+        (f"0.1.0+{SHA[:12]}", None),
+        (f"0.1.0+{SHA[:12]}-dirty", "with changes"),
+        ("0.1.0+abcdef012345", "`abcdef012345`: the image is not of this commit"),
+        ("0.1.0", "version 0.1.0"),
+    ],
+)
+def test_a_report_says_when_another_code_than_the_commits_made_it(bricks, tmp_path, made_by, says):
+    file = render(bricks, bricks.run_file())
+    answer(tmp_path / "store", load_evaluation(file).run, code_version=made_by)
+    out = bricks("eval", "report", "--job", file, "--store", tmp_path / "store").out
+    assert says in out if says else "⚠️" not in out
 
 
 def test_waiting_says_why_and_survives_an_api_server_that_fails_for_a_while(bricks, double, profile):
