@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, ParamSpec, Self, TypeVar
 
 from bricks_core.errors import BricksError, DataError, TryLater
+from bricks_core.storage.in_threads import num_cores
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -98,7 +99,7 @@ class Isolation:
 
         Items are taken as they are needed. The first failure ends everything and is raised.
         """
-        num_at_once = num_at_once or num_cpus()
+        num_at_once = num_at_once or num_cores()
         with ThreadPoolExecutor(num_at_once) as threads:
             running: set[Future[None]] = set()
             try:
@@ -160,11 +161,6 @@ class _Life:
 
 
 _life: _Life | None = None  # set in an isolated process only
-
-
-def num_cpus() -> int:
-    """CPUs this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _reaped(running: set[Future[None]]) -> set[Future[None]]:

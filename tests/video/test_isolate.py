@@ -85,6 +85,24 @@ def test_every_item_is_worked_on_and_taken_only_when_needed(isolation):
     assert sorted(done) == list(range(20))
 
 
+def test_a_pod_works_on_as_many_items_at_once_as_it_asked_for_cores(isolation, monkeypatch):
+    monkeypatch.setenv("BRICKS_CPUS", "3")
+    together = threading.Barrier(3)
+    at_once, most, lock = 0, 0, threading.Lock()
+
+    def work(item):
+        nonlocal at_once, most
+        with lock:
+            at_once += 1
+            most = max(most, at_once)
+        together.wait(60)  # breaks unless three are at work together
+        with lock:
+            at_once -= 1
+
+    isolation.each(work, iter(range(9)))
+    assert most == 3
+
+
 def test_the_first_failure_ends_everything(isolation):
     """Also work that would wait for an hour."""
 
