@@ -63,10 +63,10 @@ def main() -> int:
         flags.error(f"there is no image {', '.join(sorted(unknown))}; there are {', '.join(images())}")
     try:
         make_ready()
+        podman = Podman(given.folder.absolute())
     except NotHere as why:
         print(f"Images are not tested: {why}", flush=True)
         return 0 if given.if_possible else 69
-    podman = Podman(given.folder.absolute())
     try:
         build(podman, wanted, given.base)
         with tempfile.TemporaryDirectory(prefix="bricks-images-") as folder, a_store(podman) as server:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -50,12 +51,17 @@ class NotHere(Exception):
 
 
 class Podman:
-    """Builds and runs. `folder` holds settings, images and what containers write."""
+    """Builds and runs. `folder` holds settings and images, for one process at a time (else NotHere)."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "networks").mkdir(exist_ok=True)
+        self._lock = (folder / "in-use").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise NotHere(f"{folder} is in use by another run: wait for it, or name another --folder.") from None
         settings = {"CONTAINERS_CONF": CONTAINERS_CONF, "CONTAINERS_STORAGE_CONF": STORAGE_CONF}
         self._environment = {}
         for variable, text in settings.items():
