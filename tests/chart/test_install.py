@@ -209,6 +209,9 @@ def test_it_comes_changes_and_goes(place: Place, tmp_path: Path) -> None:
     # The garbage collector takes what belongs to the Deployment a moment later.
     eventually(lambda: told(everything(place.api) - before, {CRD}))
 
+    place.helm.install(S3)  # it takes up the kind that it left
+    place.helm.uninstall()
+
 
 def test_nothing_at_all_is_left_where_the_kind_is_not_to_be_kept(place: Place) -> None:
     before = everything(place.api)

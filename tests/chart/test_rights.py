@@ -56,7 +56,6 @@ def kinds_of(function: str, call: str) -> Set[str]:
         ("_children", "list"): set(WORKLOADS),
         ("_act", "delete"): set(WORKLOADS),  # of children, which are found among these
         ("_act", "patch"): set(WORKLOADS),
-        ("_act", "patch"): set(WORKLOADS),
         ("_create", "create"): created(),
         ("_compare", "get"): created(),
         ("_write", "write_status"): {"BrickRun"},
