@@ -28,8 +28,10 @@ Mistakes = list[tuple[str, str]]
 
 def admit(resource: Resource, old: Object | None, new: Object, subresource: str) -> Object:
     """The object as it is stored; Failure when it cannot be."""
+    mistakes = [*(_check_name(resource, new) if old is None else ()), *_check_metadata(new["metadata"])]
     if resource.schema is not None:
-        return _admit_custom(resource, new)
+        return _admit_custom(resource, new, mistakes)
+    new = _tidy(new)
     if subresource == "status":
         return new
     if resource.kind == "CustomResourceDefinition" and old is None:
@@ -38,10 +40,63 @@ def admit(resource: Resource, old: Object | None, new: Object, subresource: str)
     new = _defaulted(resource, old, new)
     if old is None or {**new, "metadata": 0, "status": 0} != {**old, "metadata": 0, "status": 0}:
         _hold_to_schema(resource, new)
-        mistakes = _CHECKS[resource.kind](old, new) if resource.kind in _CHECKS else []
-        if mistakes:
-            raise invalid(resource, new["metadata"]["name"], mistakes)
+        mistakes += _CHECKS[resource.kind](old, new) if resource.kind in _CHECKS else []
+    if mistakes:
+        raise invalid(resource, new["metadata"]["name"], mistakes)
     return new
+
+
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
+_NAME_RULE = (
+    "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and "
+    "end with an alphanumeric character (e.g. 'example.com', regex used for validation is "
+    "'[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"
+)
+_WORD = r"([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]"
+_KEY = re.compile(rf"([a-z0-9.-]{{1,253}}/)?(?=.{{1,63}}$){_WORD}")
+_LABEL = re.compile(rf"(?=.{{0,63}}$)({_WORD})?")
+
+
+def _check_name(resource: Resource, obj: Object) -> Iterator[tuple[str, str]]:
+    name = obj["metadata"]["name"]
+    if len(name) > 253:
+        yield "metadata.name", f'Invalid value: "{name}": must be no more than 253 characters'
+    elif not _NAME.fullmatch(name) and resource.group != "rbac.authorization.k8s.io":
+        yield "metadata.name", f'Invalid value: "{name}": {_NAME_RULE}'
+
+
+def _check_metadata(meta: Object) -> Iterator[tuple[str, str]]:
+    for key, value in (meta.get("labels") or {}).items():
+        if not _KEY.fullmatch(key):
+            yield "metadata.labels", f'Invalid value: "{key}": name part must consist of alphanumeric characters'
+        if not _LABEL.fullmatch(value):
+            text = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.'"
+            yield "metadata.labels", f'Invalid value: "{value}": {text}'
+    for key in meta.get("annotations") or {}:
+        if not _KEY.fullmatch(key.lower()):
+            yield "metadata.annotations", f'Invalid value: "{key}": name part must consist of alphanumeric characters'
+    for finalizer in meta.get("finalizers") or []:
+        if not _KEY.fullmatch(finalizer):
+            yield (
+                "metadata.finalizers",
+                f'Invalid value: "{finalizer}": name part must consist of alphanumeric characters',
+            )
+
+
+def _tidy(obj: Object) -> Object:
+    """Without what Go leaves out of core kinds: nulls, and maps and lists of metadata and data that are empty."""
+    tidy: Object = _without_nulls(obj)
+    tidy["metadata"] = {key: value for key, value in tidy["metadata"].items() if value not in ({}, [])}
+    for key in ("data", "binaryData"):
+        if tidy.get(key) == {}:
+            del tidy[key]
+    return tidy
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nulls(each) for key, each in value.items() if each is not None}
+    return [_without_nulls(each) for each in value] if isinstance(value, list) else value
 
 
 # Core kinds
@@ -267,6 +322,10 @@ def _check_plain_pod(old: Object | None, new: Object) -> Mistakes:
 
 
 def _check_config_map(old: Object | None, new: Object) -> Mistakes:
+    wrong = [key for key in new.get("data") or {} if not re.fullmatch(r"[-._a-zA-Z0-9]{1,253}", key)]
+    if wrong:
+        text = "a valid config key must consist of alphanumeric characters, '-', '_' or '.'"
+        return [(f"data[{key}]", f'Invalid value: "{key}": {text}') for key in wrong]
     if old and old.get("immutable") and (old.get("data"), True) != (new.get("data"), new.get("immutable")):
         return [("data", "Forbidden: field is immutable when `immutable` is set")]
     return []
@@ -349,7 +408,7 @@ def _as_json_schema(schema: Any) -> Any:
     return made
 
 
-def _admit_custom(resource: Resource, obj: Object) -> Object:
+def _admit_custom(resource: Resource, obj: Object, mistakes: Mistakes) -> Object:
     schema = dict(resource.schema or {})
     schema["properties"] = {
         **schema.get("properties", {}),
@@ -358,7 +417,7 @@ def _admit_custom(resource: Resource, obj: Object) -> Object:
         "metadata": {"type": "object", "x-kubernetes-preserve-unknown-fields": True},
     }
     new: Object = _fitted(copy.deepcopy(obj), schema)
-    mistakes = []
+    new["metadata"] = {key: value for key, value in new["metadata"].items() if value not in ({}, [], None)}
     for error in _custom_validator(json.dumps(schema, sort_keys=True)).iter_errors(new):
         mistakes.append(_mistake(error))
     if mistakes:
@@ -375,8 +434,8 @@ def _fitted(value: Any, schema: Object) -> Any:
     properties, others = schema.get("properties", {}), schema.get("additionalProperties")
     fitted = {}
     for key, each in value.items():
-        if each is None and "default" in properties.get(key, {}) and not properties[key].get("nullable"):
-            continue  # a null where there is a default is the default
+        if each is None and key in properties and not properties[key].get("nullable"):
+            continue  # a null that may not be is as good as nothing
         if key in properties:
             fitted[key] = _fitted(each, properties[key])
         elif isinstance(others, dict):

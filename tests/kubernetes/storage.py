@@ -8,7 +8,6 @@ from __future__ import annotations
 import bisect
 import copy
 import random
-import re
 import string
 import threading
 import uuid
@@ -35,12 +34,6 @@ REMEMBERED = 20_000
 DELETION = ("deletionTimestamp", "deletionGracePeriodSeconds")
 KEPT = ("name", "namespace", "uid", "creationTimestamp", "generation", *DELETION)
 """What of an object's metadata only the server writes."""
-_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
-_NAME_RULE = (
-    "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and "
-    "end with an alphanumeric character (e.g. 'example.com', regex used for validation is "
-    "'[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"
-)
 
 
 @dataclass(frozen=True)
@@ -149,10 +142,6 @@ class Storage:
         name = meta.get("name", "")
         if not name:
             raise invalid(resource, "", [("metadata.name", "Required value: name or generateName is required")])
-        if not _NAME.fullmatch(name) and resource.group != "rbac.authorization.k8s.io":
-            raise invalid(resource, name, [("metadata.name", f'Invalid value: "{name}": {_NAME_RULE}')])
-        if self.find(resource, namespace, name) is not None:
-            raise already_exists(resource, name)
         if meta.get("resourceVersion"):
             raise bad_request("resourceVersion should not be set on objects to be created")
         for key in (*KEPT[2:], "selfLink"):
@@ -161,6 +150,8 @@ class Storage:
             obj.pop("status", None)
         meta |= {"uid": str(uuid.uuid4()), "creationTimestamp": self.clock.stamp()}
         obj = self._admit(resource, None, obj, "")
+        if self.find(resource, namespace, name) is not None:
+            raise already_exists(resource, name)
         if _counts_generations(resource):
             obj["metadata"]["generation"] = 1
         return obj if dry_run else self._put(resource, obj, "ADDED", None)

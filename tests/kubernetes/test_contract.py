@@ -517,6 +517,26 @@ def test_a_token_that_is_nobodys_is_not_let_in(server: Server) -> None:
 def toys(api: Api, namespace: str) -> Iterator[str]:
     """The path of a kind that this test defines."""
     plural = f"toys{uuid.uuid4().hex[:6]}"
+    path = f"/apis/bricks.test/v1/namespaces/{namespace}/{plural}"
+    with refused(404):
+        api.get(path)
+    define_toys(api, path)
+    yield path
+    api.delete(f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{plural}.bricks.test")
+
+    def unknown() -> bool:
+        try:
+            api.get(path)
+        except Answered as answer:
+            return answer.status == 404
+        return False
+
+    eventually(unknown)
+
+
+def define_toys(api: Api, path: str) -> None:
+    """Define a kind whose objects are at a path, and wait until it is served."""
+    plural = path.rpartition("/")[2]
     schema = {
         "type": "object",
         "required": ["spec"],
@@ -543,30 +563,16 @@ def toys(api: Api, namespace: str) -> Iterator[str]:
         "spec": {
             "group": "bricks.test",
             "scope": "Namespaced",
-            "names": {"kind": plural.title(), "plural": plural},
+            "names": {"kind": plural.title().removesuffix("s"), "plural": plural},
             "versions": [{**version, "subresources": {"status": {}}}],
         },
     }
-    path = f"/apis/bricks.test/v1/namespaces/{namespace}/{plural}"
-    with refused(404):
-        api.get(path)
     api.post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", crd)
     eventually(lambda: api.get(path)["kind"])
-    yield path
-    api.delete(f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{plural}.bricks.test")
-
-    def unknown() -> bool:
-        try:
-            api.get(path)
-        except Answered as answer:
-            return answer.status == 404
-        return False
-
-    eventually(unknown)
 
 
 def toy(path: str, spec: Object, name: str = "a") -> Object:
-    kind = path.rpartition("/")[2].title()
+    kind = path.rpartition("/")[2].title().removesuffix("s")
     return {"apiVersion": "bricks.test/v1", "kind": kind, "metadata": {"name": name}, "spec": spec}
 
 
