@@ -4,6 +4,8 @@ import json
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bricks_core.cluster.runs import merge_patch
 from tests.cluster.command_line import NAMESPACE, at, without_cluster
@@ -247,7 +249,14 @@ def test_waiting_gives_up_when_its_time_is_up_and_says_that_the_run_goes_on(bric
     assert "goes on in the cluster" in said.error
 
 
-def test_a_merge_patch_makes_one_document_of_the_other():
-    before = {"a": 1, "b": {"c": 2, "d": [1, 2]}, "e": {"f": 1}}
-    after = {"a": 1, "b": {"d": [3], "g": {}}, "h": "new"}
+VALUES = st.recursive(
+    st.booleans() | st.integers() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
+    max_leaves=8,
+)
+DOCUMENTS = st.dictionaries(st.sampled_from("abcd"), VALUES, max_size=4)
+
+
+@given(DOCUMENTS, DOCUMENTS)
+def test_a_merge_patch_makes_one_document_of_the_other(before, after):
     assert merge(before, merge_patch(before, after)) == after
