@@ -6,6 +6,7 @@ as a container.
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -70,6 +71,9 @@ def follow(podman: Podman, network: str, path: TinyPath, folder: Path, say: Call
             server.make(secret | {"stringData": data})
         (deployment,) = [each for each in documents if each["kind"] == "Deployment"]
         template = deployment["spec"]["template"]
+        # It shares this machine's network, where the double is, and so its ports.
+        (container,) = template["spec"]["containers"]
+        container["args"] = [each.replace("8080", str(_free_port())) for each in container["args"]]
         account = _account(server, template["spec"]["serviceAccountName"], folder / "account")
         host, port = server.url.removeprefix("https://").split(":")
         began_s = time.monotonic()
@@ -94,6 +98,11 @@ def follow(podman: Podman, network: str, path: TinyPath, folder: Path, say: Call
         manifest = Manifest.model_validate_json(_manifest(path, stage))
         assert manifest.host.get("image") == path.profile.images.of(stage), f"{stage}: {manifest.host}"
     say(f"controller: brought the whole run to its end in {time.monotonic() - began_s:.0f} s, with the chart's rights")
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
 
 
 def _account(server: Double, name: str, folder: Path) -> Path:

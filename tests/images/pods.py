@@ -82,7 +82,7 @@ class Container:
 
     def terminate(self) -> None:
         """What a kubelet does first when a pod has to go."""
-        self.podman("kill", "--signal", "TERM", self.name)
+        self.podman("kill", "--signal", "TERM", self.name, code=None)
 
     @property
     def said(self) -> str:
