@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -148,7 +149,8 @@ class _Bucket:
     def client(self) -> Any:
         """This process's client for the settings of now: a boto3 client serves many threads, but survives no fork."""
         settings = frozenset(item for item in os.environ.items() if item[0].startswith("AWS_"))
-        return _client(os.getpid(), settings)
+        with _making:
+            return _client(os.getpid(), settings)
 
     @property
     def place(self) -> str:
@@ -359,6 +361,19 @@ def _source_file(bucket: _Bucket, found: _Object, name: str) -> SourceFile:
         _sha256=lambda: bucket.sha256(full, name),
         _local=local,
     )
+
+
+_making = threading.Lock()
+"""One is made at a time: threads that begin together would each make one of their own, of 10 MB and more."""
+
+
+def _renew_lock() -> None:
+    """The thread that held it is not in the child."""
+    global _making
+    _making = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)
 
 
 @lru_cache(maxsize=4)  # making one takes a quarter of a second
