@@ -99,9 +99,10 @@ def logs(
 ) -> None:
     """Print what the pods of a stage wrote, and how they ended."""
     from bricks_core.cluster.logs import Wanted, follow_logs, read_logs
+    from bricks_core.cluster.runs import checked
     from bricks_core.spec.stages import stage_named
 
-    wanted = Wanted(run, stage_named(stage).name if stage != "preflight" else stage, attempt, index, tail)
+    wanted = Wanted(checked(run), stage_named(stage).name if stage != "preflight" else stage, attempt, index, tail)
     cluster = _connect(context, namespace)
     for line in follow_logs(cluster, wanted) if follow else read_logs(cluster, wanted):
         typer.echo(line)
@@ -205,7 +206,7 @@ def _cluster_status(cluster: Cluster, name: str | None, flags: str) -> None:
     from bricks_core.cluster.runs import KIND, get
     from bricks_core.cluster.screen import run_screen, runs_screen
 
-    if name:
+    if name is not None:
         run_screen(get(cluster, name), cluster.namespace, flags)
     else:
         runs_screen(cluster.list(KIND), cluster.namespace)
@@ -236,8 +237,9 @@ def _wait(name: str, namespace: str | None, context: str | None, timeout_s: floa
 
 def _connect(context: str | None, namespace: str | None) -> Cluster:
     from bricks_core.cluster.api import connect
+    from bricks_core.cluster.runs import checked
 
-    return connect(context, namespace)
+    return connect(context, checked(namespace, "namespace") if namespace is not None else None)
 
 
 def _flags(namespace: str | None, context: str | None) -> str:

@@ -14,6 +14,8 @@ from bricks_core.cluster.verdict import Judged, Measured, Verdict
 
 MAX_PROMPTS = 24
 MAX_TEXT = 300
+MAX_REASON = 2000
+"""Why there is no verdict: a pod's last line may be long, and is what helps."""
 MAX_OTHERS = 12
 _SIGNS = {"passed": "✅", "failed": "❌", "unknown": "❔"}
 
@@ -54,7 +56,7 @@ def no_verdict_comment(job: EvaluationJob, why: str) -> str:
             marker(job.suite),
             f"### ⚠️ Evaluation {job.suite} of {_commit(job)}: no verdict",
             "",
-            _plain(why),
+            _plain(why, MAX_REASON),
             "",
             "This says nothing about the commit: the evaluation itself did not come to its end.",
             "",
@@ -138,10 +140,10 @@ def _number(value: float | None) -> str:
     return f"{value:,.0f}" if float(value).is_integer() and abs(value) < 1e15 else f"{value:.4g}"
 
 
-def _plain(text: str) -> str:
+def _plain(text: str, most: int = MAX_TEXT) -> str:
     """A text on one line that Markdown takes for nothing but text."""
     line = " ".join(text.split())
-    line = line if len(line) <= MAX_TEXT else line[: MAX_TEXT - 1] + "…"
+    line = line if len(line) <= most else line[: most - 1] + "…"
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     # A zero-width joiner after @ and # keeps a name from being called and an issue from being linked.
     return re.sub(r"([\\`*_\[\]|~!])", r"\\\1", line).replace("@", "@\u200d").replace("#", "#\u200d")

@@ -161,6 +161,11 @@ def _cluster(patient: Patient) -> Iterator[Finding]:
         )
     else:
         yield Finding("cluster", "ok", said)
+    if _may(patient.cluster, "", "namespaces", "get"):
+        try:
+            patient.cluster.ask(f"/api/v1/namespaces/{patient.cluster.namespace}")
+        except (ClusterDenied, NotThere) as error:
+            yield Finding("namespace", "wrong", str(error))
 
 
 def _kind(patient: Patient) -> Iterator[Finding]:
@@ -368,15 +373,17 @@ def _store(patient: Patient) -> Iterator[Finding]:
     try:
         yield _probe(uri)
     except BricksError as error:
-        yield Finding("store", "wrong", f"{uri}: {error}", away=error.exit_code == ClusterUnavailable.exit_code)
+        # Not the address as it was given: it may hold a key, which is what is wrong with it.
+        yield Finding("store", "wrong", str(error), away=error.exit_code == ClusterUnavailable.exit_code)
 
 
 def _probe(uri: str) -> Finding:
     """Write, read and remove one small object, by the promise that everything else rests on."""
     store = open_store(uri)
     key = f"doctor/{uuid.uuid4().hex}"
+    first = store.put(key, b"bricks doctor", if_absent=True)
     try:
-        first, second = (store.put(key, b"bricks doctor", if_absent=True) for _ in range(2))
+        second = store.put(key, b"bricks doctor", if_absent=True)
         kept = store.get(key) == b"bricks doctor"
     finally:
         store.delete([key])

@@ -19,6 +19,7 @@ import yaml
 from bricks_core.cluster.launcher import Object, Task
 from bricks_core.cluster.manifests import objects
 from bricks_core.cluster.run_file import as_yaml
+from bricks_core.cluster.runs import checked
 from bricks_core.errors import AlteredObject, DataError, SpecError, UsageError
 from bricks_core.pipeline.plan import finished
 from bricks_core.spec.cluster import ClusterProfile
@@ -183,5 +184,7 @@ def _check(asked: Asked) -> None:
             f'--suite "{asked.suite}" cannot be part of a name: at most {MAX_SUITE} lower-case letters, digits and '
             "dashes, such as smoke."
         )
+    if asked.namespace:
+        checked(asked.namespace, "namespace")
     if asked.image_digest and not _DIGEST.fullmatch(asked.image_digest):
         raise UsageError(f'--image-digest "{asked.image_digest}" is none: write sha256: and 64 digits of 0-9a-f.')

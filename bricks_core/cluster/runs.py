@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,12 +12,13 @@ from pydantic import ValidationError
 from bricks_core.cluster.api import AlreadyThere, Changed, Cluster, NotThere
 from bricks_core.cluster.launcher import Object
 from bricks_core.cluster.wait import EVERY_S, Tell, minutes, poll
-from bricks_core.errors import DataError, TryLater, nearest
+from bricks_core.errors import DataError, TryLater, UsageError, nearest
 from bricks_core.pipeline.plan import differences
 from bricks_core.spec.run import BrickRun
 from bricks_core.spec.stages import STAGES
 
 KIND = "BrickRun"
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 
 
 @dataclass(frozen=True)
@@ -55,16 +57,28 @@ def get(cluster: Cluster, name: str) -> Object:
     """The BrickRun of that name.
 
     Raises:
+        UsageError: it cannot be one.
         DataError: there is none; the nearest right name is said.
     """
     try:
-        return cluster.get(KIND, name)
+        return cluster.get(KIND, checked(name))
     except NotThere:
         there = names(cluster)
         known = f": there are {', '.join(there)}." if there else ", and no other: bricks submit FILE makes one."
         raise DataError(
             f"There is no BrickRun {name} in namespace {cluster.namespace}{nearest(name, there)}{known}"
         ) from None
+
+
+def checked(name: str, what: str = "run") -> str:
+    """A name as Kubernetes takes it.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if not _NAME.fullmatch(name) or len(name) > 63:
+        raise UsageError(f'"{name}" cannot be the name of a {what}: at most 63 of a-z, 0-9 and -, no - at an end.')
+    return name
 
 
 def names(cluster: Cluster) -> list[str]:

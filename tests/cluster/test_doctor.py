@@ -240,6 +240,18 @@ def test_a_store_inside_the_cluster_is_not_asked_from_outside(bricks, double, pr
     assert "helm test" in said.out
 
 
+def test_a_key_in_a_stores_address_is_not_shown(bricks):
+    said = bricks("doctor", "--store", "s3://AKIA:hush@bucket/bricks", code=None)
+    assert "must not hold keys" in line(said, "store")[0]
+    assert "hush" not in said.out + said.error
+
+
+def test_a_namespace_that_is_not_there_is_told(bricks):
+    said = bricks("doctor", "--store", "store", "-n", "nowhere", code=None)
+    assert line(said, "namespace")[0].startswith("✗")
+    assert "nowhere" in line(said, "namespace")[0]
+
+
 def test_the_probe_of_a_store_leaves_nothing_there(bricks, tmp_path):
     bricks("doctor", "--store", "store", code=None)
     assert [file for file in (tmp_path / "store").rglob("*") if file.is_file() and not file.name.startswith(".")] == []

@@ -127,6 +127,7 @@ def test_a_commit_that_looks_like_a_number_stays_a_text_for_every_parser(bricks)
         (["--sha", "main"], 64, "git rev-parse HEAD"),
         (["--sha", SHA, "--suite", "Far too long"], 64, "such as smoke"),
         (["--sha", SHA, "--image-digest", "latest"], 64, "sha256:"),
+        (["--sha", SHA, "-n", "Not Ok"], 64, "name of a namespace"),
         (["--sha", SHA, "--set", "evaluate=null"], 78, "no spec.evaluate"),
         (["--sha", SHA, "--profile", "nowhere.yaml"], 78, "nowhere.yaml is not there"),
     ],

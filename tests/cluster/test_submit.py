@@ -260,3 +260,15 @@ DOCUMENTS = st.dictionaries(st.sampled_from("abcd"), VALUES, max_size=4)
 @given(DOCUMENTS, DOCUMENTS)
 def test_a_merge_patch_makes_one_document_of_the_other(before, after):
     assert merge(before, merge_patch(before, after)) == after
+
+
+@pytest.mark.parametrize("name", ["", "a b", "x=1,y", "a/../b", "UPPER", "-a", "a" * 64])
+@pytest.mark.parametrize("command", ["status", "suspend", "resume", "cancel", "logs"])
+def test_what_cannot_be_a_runs_name_is_refused(bricks, double, command, name):
+    arguments = [command, *(["--"] if name.startswith("-") else []), name, *(["train"] if command == "logs" else [])]
+    assert "cannot be the name of a run" in bricks(*arguments, code=64).error
+    assert not [request for request in double.requests if request.resource in ("brickruns", "pods")]
+
+
+def test_what_cannot_be_a_namespace_is_refused(bricks):
+    assert "cannot be the name of a namespace" in bricks("status", "-n", "no such", code=64).error
