@@ -147,6 +147,7 @@ def train_environment(task: Task, *, rendezvous: str, rank_label: str) -> list[O
     values = {
         "BRICKS_NODES": str(num_nodes(task)),
         "BRICKS_PROCESSES": str(num_processes(task)),
+        "BRICKS_GPUS": str(needs(task).gpus),
         "BRICKS_RENDEZVOUS": f"{rendezvous}:{RENDEZVOUS_PORT}",
         "BRICKS_RENDEZVOUS_ID": task.workload_name,
         "BRICKS_MAX_RESTARTS": "0" if task.preflight_only else str(train.max_restarts),
