@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from typing import Any
 
 import helm_python as helm
@@ -288,9 +289,24 @@ def test_there_are_profiles_for_a_laptop_one_gpu_and_infiniband() -> None:
 def test_the_notes_say_what_to_do_next() -> None:
     told = notes(S3)
     assert "s3://films/bricks" in told
-    assert "kubectl apply -n studio -f k8s/runs/text2bricks-64f.yaml" in told
+    assert "bricks submit k8s/runs/quickstart.yaml -n studio --set ingest.sources.0.path=s3://films/films" in told
     assert "helm test bricks -n studio" in told
     assert "Mind:" not in told
+
+
+def test_the_notes_commands_are_ours_and_their_files_are_there() -> None:
+    from typer.testing import CliRunner
+
+    from jobs.bricks import app
+
+    for values in (S3, values_of("values-kind"), values_of("bare-values")):
+        for line in notes(values).splitlines():
+            words = shlex.split(line.strip(), comments=True) if line.startswith("  ") else []
+            if words[:1] == ["bricks"]:
+                told = CliRunner().invoke(app, [*words[1:], "--help"])
+                assert told.exit_code == 0, told.output
+            for each in words:
+                assert not each.startswith("k8s/") or (CHART.parents[1] / each).is_file(), each
 
 
 @pytest.mark.parametrize(
