@@ -16,6 +16,7 @@ import pytest
 from bricks_core.cluster.api import AlreadyThere, Changed, NotThere, Refused
 from bricks_core.errors import ClusterDenied
 from tests.kubernetes.conftest import Server
+from tests.kubernetes.double import client_of
 from tests.kubernetes.kubelet import Kubelet
 from tests.kubernetes.raw import JSON_PATCH, STRATEGIC, Answered, Api, eventually
 from tests.kubernetes.real import token_of
@@ -766,8 +767,6 @@ def test_an_event_told_again_is_counted(server: Server, api: Api, namespace: str
 
 
 def test_who_lacks_a_right_is_told_which(server: Server, guest: Api, namespace: str) -> None:
-    from tests.kubernetes.double import client_of
-
     cluster = client_of(server.url, guest.token, namespace)
     with pytest.raises(ClusterDenied, match=r'needs the verb "create" on "jobs.batch"') as raised:
         cluster.create(job("a"))
