@@ -45,7 +45,7 @@ def strike_requests(server: Double, after: int, fault: Fault) -> None:
 
 # Shrinking takes minutes here; a failure says its moves, and how to have them again.
 @settings(
-    max_examples=12,
+    max_examples=30,
     deadline=None,
     suppress_health_check=list(HealthCheck),
     print_blob=True,
