@@ -115,7 +115,7 @@ def wait_for_workload(
             uid = workload["metadata"]["uid"]
             seen(workload)
         now = observe(cluster, workload)
-        words = f"{kind} {name} {_STATES[now.state]}" + ("." if now.state == "succeeded" else f": {now.message}")
+        words = _words(f"{kind} {name}", now)
         if words != told:
             told = words
             tell(words)
@@ -150,7 +150,14 @@ def minutes(seconds: float) -> str:
     return f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} seconds"
 
 
-_STATES = {"waiting": "waits", "running": "runs", "succeeded": "is complete", "failed": "has failed"}
+_STATES = {"waiting": "waits", "running": "runs", "failed": "has failed"}
+
+
+def _words(what: str, now: Observation) -> str:
+    if now.state == "succeeded":
+        return f"{what} is complete."
+    # Some messages name the workload themselves.
+    return now.message if what in now.message else f"{what} {_STATES[now.state]}: {now.message}"
 
 
 def _belongs(pod: Object, workload: Object) -> bool:

@@ -14,6 +14,7 @@ from bricks_core.spec.stages import STAGES
 from bricks_core.storage.artifacts import open_artifact
 from tests.cluster.answered import answer
 from tests.cluster.command_line import NAMESPACE, without_cluster
+from tests.cluster.test_doctor import custom, make
 from tests.kubernetes.double import Fault
 from tests.kubernetes.kubelet import Kubelet
 from tests.schemas.strict import mistakes
@@ -186,7 +187,7 @@ def test_a_job_that_fails_without_a_report_is_infrastructure(bricks, double, pro
     create(double, file)
     with Kubelet(double, NAMESPACE, tmp_path / "pods", mounts={"/store": tmp_path / "volume"}):
         waited = bricks("eval", "wait", "--job", file, "--timeout", "5m", "--every", "0.3")
-    assert "has failed" in waited.out
+    assert "Job eval-12e456789012-default-r1 failed: pod " in waited.out
     flags = ["eval", "report", "--job", file, "--store", tmp_path / "volume/store", "--out", "report.md"]
     assert "ended with 65" in bricks(*flags, "--exit-code", code=75).error
     report = Path("report.md").read_text()
@@ -243,6 +244,28 @@ def test_waiting_says_why_and_survives_an_api_server_that_fails_for_a_while(bric
     assert "was deleted" in said[0].error
     assert "waits" in said[0].out
     assert "Trying again" in said[0].out
+
+
+def test_waiting_in_a_queue_is_told_in_kueues_words(bricks, double, tmp_path):
+    double.make(custom("Workload", "workloads", "kueue.x-k8s.io", "v1beta2"))
+    (tmp_path / "queued.yaml").write_text(yaml.safe_dump({"queues": {"gpu": "bricks-gpu"}}))
+    file = render(bricks, bricks.run_file(), "--profile", tmp_path / "queued.yaml")
+    create(double, file)
+    cluster, name = double.cluster(NAMESPACE), "eval-12e456789012-default-r1"
+    job = cluster.patch("Job", name, {"spec": {"suspend": True}})
+    says = "couldn't assign flavors to pod set main: insufficient unused quota for nvidia.com/gpu"
+    labels = {"kueue.x-k8s.io/job-uid": job["metadata"]["uid"]}
+    waits = {"type": "QuotaReserved", "status": "False", "reason": "Pending", "message": says}
+    make(
+        double,
+        "Workload",
+        f"job-{name}",
+        api_version="kueue.x-k8s.io/v1beta2",
+        metadata={"labels": labels},
+        status={"conditions": [waits]},
+    )
+    said = bricks("eval", "wait", "--job", file, "--timeout", "0.5s", "--every", "0.1", code=75)
+    assert said.out == f"Job {name} waits in queue bricks-gpu: {says}.\n"
 
 
 def test_waiting_for_a_job_that_is_not_there_says_how_to_create_it(bricks, profile):
