@@ -15,7 +15,10 @@ folder, which goes at the end unless --keep.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import os
+import socket
+import struct
 import sys
 import tempfile
 import time
@@ -140,6 +143,7 @@ def a_store(podman: Podman) -> Iterator[S3Server]:
     holder = ["run", "--detach", "--rm", "--pull=never", "--name", f"{NETWORK}-holder", "--network", NETWORK]
     podman("rm", "--force", f"{NETWORK}-holder", code=None)
     podman(*holder, "--stop-timeout=0", _tag("base"), "sleep", "infinity")
+    _keep_address(podman("network", "inspect", NETWORK, "--format", "{{.NetworkInterface}}").stdout.strip())
     server = S3Server(gateway)
     try:
         server.start()
@@ -148,6 +152,20 @@ def a_store(podman: Podman) -> Iterator[S3Server]:
         server.kill()
         podman("rm", "--force", f"{NETWORK}-holder", code=None)
         podman("network", "rm", "--force", NETWORK, code=None)
+
+
+def _keep_address(bridge: str) -> None:
+    """Give the bridge the hardware address that it has, for good.
+
+    Else it is always the lowest of its ports': it changes as containers come and go, and whoever remembers the old one
+    reaches nobody for some seconds.
+    """
+    get, put, ethernet = 0x8927, 0x8924, 1  # SIOCGIFHWADDR, SIOCSIFHWADDR, ARPHRD_ETHER
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        found = fcntl.ioctl(any_socket, get, struct.pack("16sH14x", bridge.encode(), ethernet))
+        fcntl.ioctl(any_socket, put, found)
+    kind = Path("/sys/class/net", bridge, "addr_assign_type").read_text().strip()
+    assert kind == "3", f"{bridge}'s hardware address is not kept ({kind})"  # NET_ADDR_SET
 
 
 def walk(path: TinyPath) -> None:
