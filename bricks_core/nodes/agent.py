@@ -55,6 +55,9 @@ SETTLE_S = 5.0
 LINGER_S = 30.0
 """How long the first node keeps the board up for the others to read."""
 LINGER_STOPPED_S = 5.0
+LAST_S = 3.0
+"""How much longer than the first one other nodes stay after a good end. Training Operator 1.9 calls a job done when one
+node is, and removes the pods of the others with their logs; people read the first one's."""
 CLOSE_S = 30
 WATCH_EVERY_S = 0.2
 READ_TIMEOUT_S = 120
@@ -162,6 +165,8 @@ class Board:
         try:
             num_left = self._store.add(self._left, 1)
             if not self._meeting.is_host:
+                if not end.code:
+                    time.sleep(LAST_S)
                 return
             stopped = end.code in (128 + signal.SIGTERM, 128 + signal.SIGINT)
             until_s = time.monotonic() + (LINGER_STOPPED_S if stopped else LINGER_S)
