@@ -12,7 +12,7 @@ from bricks_core.spec.stages import STAGES
 
 ROOT = Path(__file__).parents[2]
 NAMES_THAT_SAY_NOTHING = {"utils", "util", "common", "helpers", "helper", "manager", "base", "misc", "core"}
-HEAVY = {"av", "boto3", "cv2", "diffusers", "openai", "pyarrow", "torch", "transformers", "wandb"}
+HEAVY = {"aiohttp", "av", "boto3", "cv2", "diffusers", "kopf", "kubernetes", "openai", "pyarrow", "torch", "transformers", "wandb"}
 
 
 def python_files():
@@ -30,6 +30,7 @@ def test_a_stage_has_a_room_on_every_floor(stage):
         "work": ROOT / "bricks_core/stages" / stage / "stage.py",
         "tests": ROOT / "tests/stages" / stage,
         "page": ROOT / "docs" / f"{stage}.md",
+        "image": ROOT / "images" / stage / "Dockerfile",
     }
     assert [name for name, path in rooms.items() if not path.exists()] == []
     assert stage in RunSpec.model_fields
@@ -46,10 +47,11 @@ def test_the_command_line_starts_without_anything_heavy():
     assert set(loaded.stdout.split()) & HEAVY == set()
 
 
-def test_the_contract_and_the_store_load_no_torch():
+def test_the_contract_the_store_and_the_controller_load_no_torch():
     code = (
         "import sys, bricks_core.spec.run, bricks_core.storage.work, bricks_core.pipeline.local, "
-        "bricks_core.pipeline.screen; print(*{name.partition('.')[0] for name in sys.modules})"
+        "bricks_core.pipeline.screen, bricks_core.controller.handlers, jobs.controller; "
+        "print(*{name.partition('.')[0] for name in sys.modules})"
     )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert set(loaded.stdout.split()) & {"torch", "diffusers", "transformers", "av", "cv2", "wandb", "openai"} == set()
