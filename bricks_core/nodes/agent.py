@@ -36,6 +36,7 @@ from bricks_core.nodes.exit_codes import (
     NOT_TRIED_AGAIN,
     OF_ALL_NODES,
     OUR_BUG,
+    STOPS,
     End,
     NodeEnded,
     decisive,
@@ -168,8 +169,7 @@ class Board:
                 if not end.code:
                     time.sleep(LAST_S)
                 return
-            stopped = end.code in (128 + signal.SIGTERM, 128 + signal.SIGINT)
-            until_s = time.monotonic() + (LINGER_STOPPED_S if stopped else LINGER_S)
+            until_s = time.monotonic() + (LINGER_STOPPED_S if end.code in STOPS else LINGER_S)
             while num_left < self._meeting.num_nodes and time.monotonic() < until_s:
                 time.sleep(WATCH_EVERY_S)
                 num_left = self._store.add(self._left, 0)
@@ -293,8 +293,9 @@ class Agent(LocalElasticAgent):
             log.debug("the rendezvous is gone: %s", error)
 
     def _shutdown(self, death_sig: signal.Signals = signal.SIGTERM, timeout: int = CLOSE_S) -> None:
-        # torch calls this with a signal's number when the agent was told to stop, and without when one process failed.
-        if sys.exc_info()[0] is not None and isinstance(sys.exc_info()[1], (SignalException, Stopped)):
+        # Where it was told to stop, here or on another node, processes are writing a checkpoint.
+        why = sys.exc_info()[1]
+        if isinstance(why, (SignalException, Stopped)) or (isinstance(why, NodeEnded) and why.exit_code in STOPS):
             timeout = self._meeting.stop_timeout_s
         if self._pcontext:
             self._pcontext.close(signal.Signals(death_sig), timeout)

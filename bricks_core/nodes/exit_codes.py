@@ -16,7 +16,8 @@ from typing import Any
 
 from bricks_core.errors import BricksError, TryLater
 
-NOT_TRIED_AGAIN = frozenset({64, 65, 77, 78, 128 + signal.SIGINT, 128 + signal.SIGTERM})
+STOPS = frozenset({128 + signal.SIGINT, 128 + signal.SIGTERM})
+NOT_TRIED_AGAIN = frozenset({64, 65, 77, 78}) | STOPS
 """Ends that the same processes on the same nodes would come to again, or that somebody asked for."""
 OF_ALL_NODES = NOT_TRIED_AGAIN - {77}
 """Of those, what is as true of every node as of the one that ended with it."""
@@ -26,7 +27,6 @@ LOST_ANOTHER = TryLater.exit_code
 """What a process ends with that can't go on because another one has ended: never the reason why all of them did."""
 
 _DECISIVE = (frozenset({64, 65, 78}), frozenset({77}))
-_STOPPED = frozenset({128 + signal.SIGINT, 128 + signal.SIGTERM})
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def weight(code: int) -> int:
     for place, codes in enumerate(_DECISIVE):
         if code in codes:
             return 5 - place
-    if code in _STOPPED:
+    if code in STOPS:
         return 2
     return 1 if code == LOST_ANOTHER else 0 if code == 0 else 3
 

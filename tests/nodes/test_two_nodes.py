@@ -117,5 +117,5 @@ def test_the_preflight_of_both_nodes_is_in_the_store(journey):
         assert {sweep["scope"] for sweep in node["sweeps"]} == {"node", "cluster"}
 
 
-def test_nothing_is_left_where_temporary_files_go(journey):
+def test_no_probe_of_the_preflight_is_left_in_the_store(journey):
     assert list((journey.nodes.store / "runs/nodes/preflight").glob("probe-*")) == []
