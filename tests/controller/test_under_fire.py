@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -96,8 +97,9 @@ def test_killed_after_every_single_call_it_leaves_what_it_would_have_left() -> N
         struck.check_end()
 
 
-def test_two_controllers_that_take_turns_at_every_call_make_one_of_each() -> None:
-    with town([75, 0, 143]) as struck:
+@pytest.mark.parametrize("codes", [[75, 0, 143], [143, 137, 1, 143, 137, 137, 137, 137]])
+def test_two_controllers_that_take_turns_at_every_call_make_one_of_each(codes: list[int]) -> None:
+    with town(list(codes)) as struck:
         controller = struck.controller()
         for _ in range(8):
             struck.look(controller, dict.fromkeys(range(1, 30, 2), "another controller"))

@@ -167,7 +167,7 @@ class Town:
             jobs = [
                 job for job in self.executor.all("jobs", "batch") if STAGE_LABEL in job["metadata"].get("labels", {})
             ]
-            live = [job for job in jobs if not job["metadata"].get("deletionTimestamp") and not is_over(job)]
+            live = [job for job in jobs if not is_over(job)]  # also those that are being deleted, with their pods
             at_once = Counter(job["metadata"]["labels"][STAGE_LABEL] for job in live)
             owners = [[owner["kind"] for owner in job["metadata"].get("ownerReferences", ())] for job in jobs]
             # Not an assertion: the controller would take it for a fault of its own, and go on.
