@@ -64,14 +64,18 @@ def main() -> int:
     wanted = {"all": images(), "quick": QUICK}.get(given.which) or given.which.split(",")
     if unknown := set(wanted) - set(images()):
         flags.error(f"there is no image {', '.join(sorted(unknown))}; there are {', '.join(images())}")
+    podman: Podman | None = None
     try:
         make_ready()
         podman = Podman(given.folder.absolute())
+        base = given_base(podman, given.base)
     except NotHere as why:
         print(f"Images are not tested: {why}", flush=True)
+        if podman and not given.keep:
+            podman.remove_everything()
         return 0 if given.if_possible else 69
     try:
-        build(podman, wanted, given.base)
+        build(podman, wanted, base)
         with tempfile.TemporaryDirectory(prefix="bricks-images-") as folder, a_store(podman) as server:
             path = tiny_path(Node(podman, NETWORK, Path(folder), SECRETS), server, Path(folder), TAG, wanted, say)
             walk(path)
@@ -87,17 +91,23 @@ def main() -> int:
     return 0
 
 
-def build(podman: Podman, wanted: list[str], base: str | None) -> None:
-    """Build what is wanted and what it stands on, in order, as the Bake file says; look at each image."""
+def given_base(podman: Podman, base: str | None) -> str:
+    """The image that all stand on, here and able to run. Raises NotHere."""
     if base:
         podman("pull", base)
     else:
         say("base: Debian's packages in the place of the registry's image")
         stand_in_base.make(podman)
+    podman.see_that_it_runs(base or stand_in_base.NAME)
+    return base or stand_in_base.NAME
+
+
+def build(podman: Podman, wanted: list[str], base: str) -> None:
+    """Build what is wanted and what it stands on, in order, as the Bake file says; look at each image."""
     arguments = {
         "REVISION": REVISION,
         "VERSION": TAG,
-        "BASE": base or stand_in_base.NAME,
+        "BASE": base,
         "TORCH_FLAVOUR": FLAVOUR,
         "TORCH_INDEX": "" if has_local_torch(FLAVOUR) else None,
     }

@@ -114,6 +114,13 @@ class Podman:
         if ended.returncode:
             raise AssertionError(f"{image} cannot be built:\n{log.read_text()[-3000:]}\nAll of it: {log}")
 
+    def see_that_it_runs(self, image: str) -> None:
+        """Start one container, on a network as builds have it. Raises NotHere: this machine cannot."""
+        ended = self("run", "--rm", "--pull=never", "--memory=256m", image, "true", code=None)
+        if ended.returncode:
+            last = ended.stderr.strip().splitlines()[-1:] or [f"exit code {ended.returncode}"]
+            raise NotHere(f"podman cannot start a container on this machine ({last[0]}).")
+
     def remove_everything(self) -> None:
         """Every container, image and network of this folder."""
         self("system", "reset", "--force", code=None)

@@ -9,7 +9,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from tests.images.podman import Podman
+from tests.images.podman import NotHere, Podman
 
 SUITE, PYTHON = "bookworm", "3.11"
 NAME = f"localhost/python:{PYTHON}-slim-{SUITE}"
@@ -17,13 +17,18 @@ UNWANTED = ("doc", "man", "info", "locale")
 
 
 def make(podman: Podman) -> None:
-    """Make it, unless it is there."""
+    """Make it, unless it is there. Raises NotHere: Debian's packages cannot be fetched."""
     if podman.has(NAME):
         return
     tar = podman.folder / "base.tar"
     if not tar.exists():
         unfinished = tar.with_suffix(".unfinished.tar")
-        subprocess.run(_mmdebstrap(unfinished), check=True, stdin=subprocess.DEVNULL)
+        try:
+            subprocess.run(_mmdebstrap(unfinished), check=True, stdin=subprocess.DEVNULL)
+        except subprocess.CalledProcessError as error:
+            raise NotHere(
+                f"mmdebstrap cannot make a base of Debian's packages (exit code {error.returncode})."
+            ) from None
         unfinished.rename(tar)
     changes = [
         "ENV PATH=/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin",
