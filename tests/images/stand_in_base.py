@@ -26,9 +26,7 @@ def make(podman: Podman) -> None:
         try:
             subprocess.run(_mmdebstrap(unfinished), check=True, stdin=subprocess.DEVNULL)
         except subprocess.CalledProcessError as error:
-            raise NotHere(
-                f"mmdebstrap cannot make a base of Debian's packages (exit code {error.returncode})."
-            ) from None
+            raise NotHere(f"mmdebstrap cannot make a base image here (exit code {error.returncode}).") from None
         unfinished.rename(tar)
     changes = [
         "ENV PATH=/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin",
