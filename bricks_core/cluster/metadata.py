@@ -14,6 +14,8 @@ from bricks_core.cluster.launcher import (
 from bricks_core.cluster.needs import needs
 
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+JOB_UID_LABEL = "kueue.x-k8s.io/job-uid"
+"""On Kueue's Workload: which job it speaks of."""
 
 
 def component(task: Task) -> str:

@@ -42,6 +42,9 @@ def _waiting(reason: str, message: str) -> Observation:
     return Observation("waiting", reason, message)
 
 
+_STARTING = _waiting("Starting", "Pods are being started: images are fetched and volumes mounted.")
+
+
 def condition(obj: Object, kind: str) -> Object | None:
     """The condition of an object, if it is True."""
     found = _condition(obj, kind)
@@ -108,7 +111,8 @@ def _how_it_runs(pods: Sequence[Object], progress: Progress, container: str, gan
         message = f"{len(running)} of {wanted} nodes run." if gang else done
         return Observation("running", "Running", f"{message} {waiting.message}" if waiting else message)
     if waiting is None:
-        waiting = _waiting("Starting", "Pods are being started: images are fetched and volumes mounted.")
+        leaving = next((pod for pod in pods if _is_leaving(pod)), None)
+        waiting = _why_it_leaves(leaving) if leaving and not live else _STARTING
     if running:
         before = f"{len(running)} of {wanted} nodes run and wait for the others."
         return replace(waiting, message=f"{before} {waiting.message}")
@@ -145,6 +149,16 @@ def _why_pod_waits(pod: Object, container: str) -> Observation | None:
             code = _exit_code(each)
             return _waiting("Restarting", f"Pod {name} ended with {code} and is started again after a while.")
     return None
+
+
+def _why_it_leaves(pod: Object) -> Observation:
+    """A pod that is to go keeps its place until its node says that it has: for good, where the node is lost."""
+    name, node = pod["metadata"]["name"], (pod.get("spec") or {}).get("nodeName") or "none"
+    return _waiting(
+        "Stopping",
+        f"Pod {name} on node {node} is being stopped, and another one takes its place when it is gone. If that node is "
+        f"lost, say so: kubectl delete node {node}, or kubectl delete pod {name} --force.",
+    )
 
 
 def _what_to_do(said: str) -> str:
@@ -288,11 +302,14 @@ def _end_of(pod: Object, container: str) -> _End | None:
     mine = next((each for each in _statuses(pod) if each.get("name") == container), {})
     ended = (mine.get("state") or {}).get("terminated") or (mine.get("lastState") or {}).get("terminated") or {}
     code = ended.get("exitCode")
+    # A pod that filled more disk than it may is evicted as well, but that is its own doing: it has no DisruptionTarget.
+    # It was told to stop like any other, so what it left with then explains nothing.
+    evicted = status.get("reason") == "Evicted"
+    if evicted and not disrupted and code in (0, *STOPPED):
+        code = KILLED
     if code == 0 or (code is None and not disrupted and status.get("phase") != "Failed"):
         return None
-    # A pod that filled more disk than it may is evicted as well, but that is its own doing: it has no DisruptionTarget.
-    evicted = not ended or status.get("reason") == "Evicted"
-    said = str((status if evicted else ended).get("message") or "")
+    said = str((status if evicted or not ended else ended).get("message") or "")
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     return _End(
         pod=pod["metadata"]["name"],
@@ -327,9 +344,17 @@ def _exit_code(status: Object) -> int | str:
     return ended.get("exitCode", "an error")
 
 
+def has_ended(pod: Object) -> bool:
+    """Whether none of its containers runs any more, or will."""
+    return (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")
+
+
+def _is_leaving(pod: Object) -> bool:
+    return bool(pod["metadata"].get("deletionTimestamp")) and not has_ended(pod)
+
+
 def _is_over(pod: Object) -> bool:
-    phase = (pod.get("status") or {}).get("phase")
-    return phase in ("Succeeded", "Failed") or bool(pod["metadata"].get("deletionTimestamp"))
+    return has_ended(pod) or bool(pod["metadata"].get("deletionTimestamp"))
 
 
 def _is_running(pod: Object, container: str) -> bool:

@@ -6,11 +6,13 @@ JobSet. The names `node` of the replicated job and of its container are the Trai
 
 from __future__ import annotations
 
+from collections import Counter
+
 from bricks_core.cluster.indexed_job import INDEX_LABEL, exit_code_rules
 from bricks_core.cluster.launcher import Launcher, Object, Observation, Task
 from bricks_core.cluster.metadata import metadata
 from bricks_core.cluster.needs import needs, num_nodes, num_processes
-from bricks_core.cluster.observe import Progress, condition, observe
+from bricks_core.cluster.observe import Progress, condition, has_ended, observe
 from bricks_core.cluster.pod import pod_template, train_environment
 from bricks_core.cluster.run_file import run_file
 from bricks_core.errors import WRONG_DATA, WRONG_FOR_ALL
@@ -41,9 +43,8 @@ class TrainJob(Launcher):
         return [config, _runtime(task, config), workload]
 
     def observe(self, workload: Object, pods: list[Object], admission: Object | None = None) -> Observation:
-        return observe(
-            workload, pods, admission, _progress(workload), container="node", index_label=INDEX_LABEL, gang=True
-        )
+        progress = _progress(workload, pods)
+        return observe(workload, pods, admission, progress, container="node", index_label=INDEX_LABEL, gang=True)
 
 
 def _runtime(task: Task, config: Object) -> Object:
@@ -97,9 +98,10 @@ def _runtime(task: Task, config: Object) -> Object:
     }
 
 
-def _progress(workload: Object) -> Progress:
+def _progress(workload: Object, pods: list[Object]) -> Progress:
+    """Its nodes are counted over pods: what jobsStatus counts are the JobSet's Jobs, and all nodes are one of them."""
     status, spec = workload.get("status") or {}, workload.get("spec") or {}
-    nodes: Object = next((each for each in status.get("jobsStatus") or [] if each.get("name") == "node"), {})
+    phases = Counter((pod.get("status") or {}).get("phase") for pod in pods)
     return Progress(
         succeeded=condition(workload, "Complete"),
         failed=condition(workload, "Failed"),
@@ -107,7 +109,7 @@ def _progress(workload: Object) -> Progress:
         noticed=bool(status),
         operator="Kubeflow Trainer 2.2 or later",
         num_wanted=int((spec.get("trainer") or {}).get("numNodes") or 1),
-        num_active=int(nodes.get("active") or 0),
-        num_succeeded=int(nodes.get("succeeded") or 0),
-        num_failed=int(nodes.get("failed") or 0),
+        num_active=sum(not has_ended(pod) for pod in pods),
+        num_succeeded=phases["Succeeded"],
+        num_failed=phases["Failed"],
     )

@@ -14,7 +14,7 @@ from typing import TypeVar
 from bricks_core.cluster.api import Cluster, NotThere
 from bricks_core.cluster.launcher import QUESTION_ANNOTATION, Object, Observation
 from bricks_core.cluster.launchers import launcher_of
-from bricks_core.cluster.metadata import QUEUE_LABEL
+from bricks_core.cluster.metadata import JOB_UID_LABEL, QUEUE_LABEL
 from bricks_core.errors import ClusterDenied, ClusterUnavailable, DataError, TryLater
 
 T = TypeVar("T")
@@ -25,7 +25,6 @@ PATIENCE_S = 600.0
 """A server that has answered once may be silent, or refuse us, for so long before that counts as an answer."""
 NOT_YET_S = 30.0
 """What was just created may not be seen for so long (another API server, a cache)."""
-JOB_UID_LABEL = "kueue.x-k8s.io/job-uid"
 
 
 def poll(

@@ -54,6 +54,8 @@ class Child:
     stage: str
     attempt: int
     observation: Observation
+    pods_until: datetime | None = None
+    """It is over, and pods of it are still ending: by then they will be gone, or their node is. None: they are gone."""
 
     @property
     def kind(self) -> str:
@@ -304,6 +306,11 @@ def _turn(world: World, stage: str, launcher_for: LauncherFor) -> Turn:
     if going is not None:
         message = f"{stage}: {going.name} is being deleted; the next try begins when its pods have ended."
         return Turn(stage, "Waiting", "Stopping", message, child=going, is_over=False, again_s=LOOK_AGAIN_S)
+    lingering = next((child for child in mine if child.pods_until and child.pods_until > world.now), None)
+    if lingering is not None:
+        message = f"{stage}: pods of {lingering.name} are still ending; the next try begins when they have."
+        # Nothing is noted yet: what ends last may tell most.
+        return Turn(stage, "Waiting", "Stopping", message, child=lingering, is_over=False, again_s=LOOK_AGAIN_S)
     tries = [_try(child) for child in mine if child.circumstances == task.circumstances]
     if tries:
         decision = decide(tries, world.run.spec.cluster.attempts)

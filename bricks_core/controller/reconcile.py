@@ -10,12 +10,15 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 from bricks_core.cluster.api import AlreadyThere, Changed, Cluster, NotThere
 from bricks_core.cluster.launcher import ATTEMPT_LABEL, RUN_LABEL, STAGE_LABEL, Object
 from bricks_core.cluster.launchers import launcher_for, launcher_of
+from bricks_core.cluster.metadata import JOB_UID_LABEL, QUEUE_LABEL
+from bricks_core.cluster.observe import has_ended
 from bricks_core.controller.heartbeats import Heartbeat, read_heartbeats
 from bricks_core.controller.plan import (
     ENDED_ANNOTATION,
@@ -29,6 +32,7 @@ from bricks_core.controller.plan import (
     World,
     child_place,
     plan,
+    time_of,
 )
 from bricks_core.controller.report import events, report
 from bricks_core.controller.status import RunStatus, read_status
@@ -44,8 +48,6 @@ log = logging.getLogger("bricks.controller")
 
 WORKLOADS = ("Job", "PyTorchJob", "TrainJob")
 """Kinds of objects that run a stage."""
-QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
-JOB_UID_LABEL = "kueue.x-k8s.io/job-uid"
 MAX_CREATES = 4
 """At the same time, over all runs."""
 MAX_ROUNDS = 6
@@ -53,6 +55,8 @@ MAX_KEPT = 4096
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 1.0, 300.0
 HEARTBEATS_KEPT_S = 10.0
 KINDS_KEPT_S = 60.0
+LOST_AFTER_S = 60.0
+"""A pod that is still there so long after it was to be gone is not waited for: its node is lost."""
 
 
 class Reconciler:
@@ -171,7 +175,9 @@ class Reconciler:
         for workload, (stage, attempt) in workloads:
             own = [pod for pod in pods if _is_pod_of(pod, workload, stage, attempt)]
             seen = launcher_of(workload).observe(workload, own, self._admission(workload))
-            children.append(Child(workload, stage, attempt, seen))
+            child = Child(workload, stage, attempt, seen)
+            is_over = seen.state in ("failed", "succeeded")
+            children.append(replace(child, pods_until=_pods_until(child, own)) if is_over else child)
         return children
 
     def _admission(self, workload: Object) -> Object | None:
@@ -360,6 +366,16 @@ def _is_pod_of(pod: Object, workload: Object, stage: str, attempt: int) -> bool:
     # One of an earlier run of that name may still be there; between a TrainJob and its pods there are other owners.
     owners = [each for each in pod["metadata"].get("ownerReferences") or () if each.get("kind") == workload["kind"]]
     return not owners or any(each.get("uid") == workload["metadata"]["uid"] for each in owners)
+
+
+def _pods_until(child: Child, pods: Sequence[Object]) -> datetime | None:
+    """When the last pods of a child that is over are gone at the latest. Training Operator and JobSet call a job failed
+    first, and stop its other pods then: those still write their checkpoint."""
+    # A deletionTimestamp is when the grace period ends.
+    ends = [
+        time_of(pod["metadata"].get("deletionTimestamp")) or child.finished_at for pod in pods if not has_ended(pod)
+    ]
+    return max(ends) + timedelta(seconds=LOST_AFTER_S) if ends else None
 
 
 def _fields(run: str, child: str = "", *, status: RunStatus | None = None) -> dict[str, object]:

@@ -124,15 +124,19 @@ def test_nodes_run_only_when_all_do(name):
     assert seen.message.startswith("1 of 2 nodes run and wait for the others. No node fits pod pod-1: 0/4 nodes")
 
 
-def test_counts_of_every_kind_come_from_its_own_status():
+def test_counts_of_nodes_come_from_the_operator_s_own_status():
     launcher, workload = train("pytorchjob")
     counts = {"replicaStatuses": {"Worker": {"active": 1, "succeeded": 2, "failed": 3}}}
     seen = launcher.observe(status(workload, "Running", **counts), [])
     assert (seen.num_active, seen.num_succeeded, seen.num_failed) == (1, 2, 3)
-    launcher, workload = train("trainjob")
-    counts = {"jobsStatus": [{"name": "node", "active": 1, "ready": 0, "succeeded": 2, "failed": 3, "suspended": 0}]}
-    seen = launcher.observe(status(workload, **counts), [])
-    assert (seen.num_active, seen.num_succeeded, seen.num_failed) == (1, 2, 3)
+
+
+def test_nodes_of_a_trainjob_are_its_pods_as_its_status_counts_the_one_job_of_them_all():
+    launcher, workload = train("trainjob", nodes=4)
+    counts = {"jobsStatus": [{"name": "node", "active": 0, "ready": 1, "succeeded": 0, "failed": 0, "suspended": 0}]}
+    pods = [ended(0, "TrainJob", 0), ended(75, "TrainJob", 1), pod("TrainJob", 2), pod("TrainJob", 3, phase="Pending")]
+    seen = launcher.observe(status(workload, **counts), pods)
+    assert (seen.num_active, seen.num_succeeded, seen.num_failed) == (2, 1, 1)
 
 
 # --- waiting
@@ -197,6 +201,16 @@ def test_a_pod_that_is_only_starting_is_said_to():
     launcher, job = clip()
     seen = launcher.observe(status(job, active=1), [waiting("ContainerCreating")])
     assert (seen.state, seen.reason) == ("waiting", "Starting")
+
+
+def test_a_pod_that_a_lost_node_does_not_let_go_of_is_named_with_what_to_do():
+    launcher, job = clip()
+    lost = pod(node="node-7", conditions=[{"type": "DisruptionTarget", "status": "True"}])
+    lost["metadata"]["deletionTimestamp"] = "2026-11-24T11:00:00Z"
+    seen = launcher.observe(status(job, active=0), [lost])
+    assert (seen.state, seen.reason) == ("waiting", "Stopping")
+    assert "Pod pod-0 on node node-7 is being stopped" in seen.message
+    assert "kubectl delete node node-7" in seen.message
 
 
 def test_a_pod_that_starts_over_and_over_is_told_with_its_code():
@@ -361,6 +375,14 @@ def test_a_pod_that_filled_more_disk_than_it_may_is_at_fault_itself():
     seen = launcher.observe(failed(job), [full])
     assert seen.failure == Failure(137)
     assert seen.message.endswith(said)
+
+
+@pytest.mark.parametrize("code", [0, 130, 143])
+def test_a_pod_that_filled_its_disk_and_left_when_told_to_was_not_stopped_from_outside(code):
+    launcher, job = clip()
+    full = ended(code)
+    full["status"] |= {"phase": "Failed", "reason": "Evicted", "message": "Pod ephemeral local storage usage exceeds."}
+    assert launcher.observe(failed(job), [full]).failure == Failure(137)
 
 
 def test_a_pod_that_its_node_did_not_let_in_is_told_with_the_node_s_words():

@@ -435,6 +435,16 @@ def test_the_next_try_waits_until_the_last_ones_pods_are_gone() -> None:
     assert case.stage("ingest").reason == "Stopping"
 
 
+@pytest.mark.parametrize("left_s", [-1, 1])
+def test_the_next_try_waits_for_pods_that_a_failed_job_s_operator_still_stops(left_s: int) -> None:
+    case = Case().child("ingest", 1, failed(75))
+    until = NOW + timedelta(seconds=left_s)
+    case = replace(case, children=[replace(case.children[0], pods_until=until)])
+    assert case.creates == ([] if left_s > 0 else ["demo-ingest-a2"])
+    assert case.stage("ingest").reason == ("Stopping" if left_s > 0 else "Creating")
+    assert case.stage("ingest").state == "Waiting"
+
+
 def test_a_run_file_that_cannot_be_used_says_so_and_begins_nothing() -> None:
     case = Case()
     with pytest.raises(SpecError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -122,6 +123,34 @@ def test_of_a_child_nothing_is_changed_but_the_note_of_how_it_ended() -> None:
         changes = [request.body["metadata"] for request in asked if request.verb == "patch"]
         assert [set(change) for change in changes] == [{"uid", "annotations"}]
         assert [set(change["annotations"]) for change in changes] == [{"bricks.dev/ended"}]
+
+
+def test_a_pod_that_outlives_its_failed_job_is_waited_for_but_not_when_its_node_is_lost() -> None:
+    """As the Training Operator leaves them: it calls a job failed, and only then stops the other pods."""
+    with town([75]) as here:
+        controller = here.controller()
+        for _ in range(2):
+            controller.reconcile("tiny")
+            here.executor.step()
+        pod = here.server.cluster().list("Pod")[0]
+        labels, spec = pod["metadata"]["labels"], pod["spec"] | {"terminationGracePeriodSeconds": 900}
+        metadata = {
+            "name": "other",
+            "namespace": "bricks",
+            "labels": labels,
+            "finalizers": ["tests/writes-a-checkpoint"],
+        }
+        here.server.make({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+        here.server.cluster().delete("Pod", "other", foreground=False)
+        gone_by = here.server.cluster().get("Pod", "other")["metadata"]["deletionTimestamp"]
+        here.server.advance(100)
+        controller.reconcile("tiny")
+        assert [job["metadata"]["name"] for job in here.jobs()] == ["tiny-ingest-a1"]
+        assert here.status()["stages"][0]["reason"] == "Stopping"
+        left_s = datetime.fromisoformat(gone_by).timestamp() - here.server.clock.now()
+        here.server.advance(left_s + 61)
+        controller.reconcile("tiny")
+        assert len(here.jobs()) == 2
 
 
 def test_how_a_try_ended_is_known_when_its_pods_are_gone() -> None:
