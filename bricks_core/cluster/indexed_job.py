@@ -32,6 +32,9 @@ class IndexedJob(Launcher):
         return [config, job(task, pod_template(task, config), need.shards, need.parallelism)]
 
     def observe(self, workload: Object, pods: list[Object], admission: Object | None = None) -> Observation:
+        # What a shard failed with before it was done explains nothing any more.
+        done = _indexes(str((workload.get("status") or {}).get("completedIndexes") or ""))
+        pods = [pod for pod in pods if (pod["metadata"].get("labels") or {}).get(INDEX_LABEL) not in done]
         return observe(workload, pods, admission, progress(workload), container="main", index_label=INDEX_LABEL)
 
 
@@ -80,6 +83,15 @@ def exit_code_rules(container: str = "main", **codes: tuple[int, ...]) -> list[O
         }
         for action, values in codes.items()
     ]
+
+
+def _indexes(text: str) -> set[str]:
+    """Kubernetes' way to write many numbers, as 0-3,5."""
+    found: set[str] = set()
+    for each in filter(None, text.split(",")):
+        first, _, last = each.partition("-")
+        found.update(map(str, range(int(first), int(last or first) + 1)))
+    return found
 
 
 def progress(workload: Object) -> Progress:

@@ -17,6 +17,8 @@ KILLED = 137
 LONGEST_LINE = 300
 DEADLINE = "DeadlineExceeded"
 PULL_REASONS = ("ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "ImageInspectError")
+NOT_DONE = "status.phase!=Succeeded"
+"""A field selector: the pods that `observe` needs. Of a stage of thousands of shards the others are most."""
 CONFIG_REASONS = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 
 
@@ -64,7 +66,7 @@ def observe(
     """What a workload has come to.
 
     Args:
-        pods: The workload's own.
+        pods: The workload's own; those that ended well may be left out.
         admission: Kueue's Workload of it, if there is one.
         container: The pods' container that counts; others (a mesh's, a profiler's) may end as they like.
         index_label: Of the pods: which shard or node each is.
@@ -93,7 +95,7 @@ def _observe(
         return _why_failed(workload, _ends(pods, container, index_label), progress.failed, gang)
     if progress.suspended:
         return _why_suspended(workload, admission)
-    if not pods:
+    if not pods and not progress.num_succeeded:
         return _why_no_pods(workload, progress)
     return _how_it_runs(pods, progress, container, gang)
 
@@ -106,6 +108,10 @@ def _how_it_runs(pods: Sequence[Object], progress: Progress, container: str, gan
     running = [pod for pod in live if _is_running(pod, container)]
     waiting = next(filter(None, (_why_pod_waits(pod, container) for pod in live if pod not in running)), None)
     wanted = progress.num_wanted
+    if all((pod.get("status") or {}).get("phase") == "Succeeded" for pod in pods):
+        # Between the end of the last pod and the condition that says so.
+        what = "nodes have ended well" if gang else "shards are done"
+        return Observation("running", "Running", f"{max(progress.num_succeeded, len(pods))} of {wanted} {what}.")
     if running and (not gang or len(running) >= wanted):
         done = f"{progress.num_succeeded} of {wanted} shards are done, {len(running)} run."
         message = f"{len(running)} of {wanted} nodes run." if gang else done

@@ -102,14 +102,15 @@ def _progress(workload: Object, pods: list[Object]) -> Progress:
     """Its nodes are counted over pods: what jobsStatus counts are the JobSet's Jobs, and all nodes are one of them."""
     status, spec = workload.get("status") or {}, workload.get("spec") or {}
     phases = Counter((pod.get("status") or {}).get("phase") for pod in pods)
+    done, wanted = condition(workload, "Complete"), int((spec.get("trainer") or {}).get("numNodes") or 1)
     return Progress(
-        succeeded=condition(workload, "Complete"),
+        succeeded=done,
         failed=condition(workload, "Failed"),
         suspended=bool(spec.get("suspend")),
         noticed=bool(status),
         operator="Kubeflow Trainer 2.2 or later",
-        num_wanted=int((spec.get("trainer") or {}).get("numNodes") or 1),
+        num_wanted=wanted,
         num_active=sum(not has_ended(pod) for pod in pods),
-        num_succeeded=phases["Succeeded"],
+        num_succeeded=wanted if done else phases["Succeeded"],
         num_failed=phases["Failed"],
     )

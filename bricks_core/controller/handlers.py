@@ -18,6 +18,7 @@ import kopf
 
 from bricks_core.cluster.api import KINDS, Cluster
 from bricks_core.cluster.launcher import RUN_LABEL
+from bricks_core.cluster.observe import NOT_DONE
 from bricks_core.controller.queue import KeyedQueue
 from bricks_core.controller.reconcile import WORKLOADS, Reconciler, is_settled
 from bricks_core.errors import BricksError
@@ -188,6 +189,8 @@ def _settings() -> kopf.OperatorSettings:
     for kind in (*WORKLOADS, "Pod"):
         group, _, version = KINDS[kind].api_version.rpartition("/")
         settings.watching.label_selectors[group, version, KINDS[kind].plural] = RUN_LABEL
+    # One that leaves the selection, as it has ended well, is told as deleted.
+    settings.watching.field_selectors["", "v1", "pods"] = NOT_DONE
     return settings
 
 

@@ -16,6 +16,8 @@ from bricks_core.storage.store import Store
 MAX_READ = 512
 """Heartbeats read at a time: a stage may have thousands of shards, and the rest are like these."""
 _THREADS = 16
+LONGEST_S = 10 * 365 * 86_400
+"""An end further away is not told."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ def progress_of(beats: Iterable[Heartbeat], *, num_shards: int, since: datetime)
         total = round(total * num_shards / len(beats))
     rate = sum(beat.rate_per_s for beat in beats if beat.state == "running")
     last = max(beats, key=lambda beat: beat.time)
-    eta_s = round((total - done) / rate) if rate > 0 else None
+    # What is done may be more than was thought; and a pace of next to nothing has no end that a number could hold.
+    eta_s = round(max(0, total - done) / rate) if rate * LONGEST_S > total else None
     return StageProgress(
         done=done,
         total=total,

@@ -18,7 +18,7 @@ from bricks_core.cluster.api import AlreadyThere, Changed, Cluster, NotThere
 from bricks_core.cluster.launcher import ATTEMPT_LABEL, RUN_LABEL, STAGE_LABEL, Object
 from bricks_core.cluster.launchers import launcher_for, launcher_of
 from bricks_core.cluster.metadata import JOB_UID_LABEL, QUEUE_LABEL
-from bricks_core.cluster.observe import has_ended
+from bricks_core.cluster.observe import NOT_DONE, has_ended
 from bricks_core.controller.heartbeats import Heartbeat, read_heartbeats
 from bricks_core.controller.plan import (
     ENDED_ANNOTATION,
@@ -55,6 +55,8 @@ MAX_KEPT = 4096
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 1.0, 300.0
 HEARTBEATS_KEPT_S = 10.0
 KINDS_KEPT_S = 60.0
+MANY_PODS = 256
+"""Of a Job with more, those that ended well are not read: ten thousand would be 350 MB here, at every look."""
 LOST_AFTER_S = 60.0
 """A pod that is still there so long after it was to be gone is not waited for: its node is lost."""
 
@@ -170,7 +172,9 @@ class Reconciler:
             for workload in self.cluster.list(kind, labels={RUN_LABEL: name})
             if _owned_by(workload, uid) and (place := child_place(name, workload))
         ]
-        pods = self.cluster.list("Pod", labels={RUN_LABEL: name}) if workloads else []
+        many = any((workload.get("spec") or {}).get("completions", 1) > MANY_PODS for workload, _ in workloads)
+        fields = NOT_DONE if many else ""
+        pods = self.cluster.list("Pod", labels={RUN_LABEL: name}, fields=fields) if workloads else []
         children = []
         for workload, (stage, attempt) in workloads:
             own = [pod for pod in pods if _is_pod_of(pod, workload, stage, attempt)]

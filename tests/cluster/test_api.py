@@ -201,6 +201,13 @@ def test_a_long_list_comes_in_pages_and_each_object_says_what_it_is(
     assert len(server.requests) == 3
 
 
+def test_a_list_may_leave_out_by_field(server: Double) -> None:
+    here = server.cluster("bricks")
+    for name in ("a", "b"):
+        here.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}})
+    assert [each["metadata"]["name"] for each in here.list("ConfigMap", fields="metadata.name!=a")] == ["b"]
+
+
 def test_a_list_whose_place_was_forgotten_begins_again(server: Double, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bricks_core.cluster.api._PAGE", 2)
     cluster = server.cluster()

@@ -112,6 +112,22 @@ def test_shards_run_although_others_wait_and_it_says_why_those_do():
     assert "1 run. No node fits pod pod-1: 0/3 nodes are available." in seen.message
 
 
+def test_shards_that_are_done_need_not_be_shown():
+    launcher, job = clip(shards=16)
+    seen = launcher.observe(status(job, active=1, succeeded=15, completedIndexes="0-14"), [pod(index=15)])
+    assert (seen.state, seen.message) == ("running", "15 of 16 shards are done, 1 run.")
+    seen = launcher.observe(status(job, active=0, succeeded=16, completedIndexes="0-15"), [])
+    assert (seen.state, seen.reason, seen.message) == ("running", "Running", "16 of 16 shards are done.")
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_pods_that_have_ended_well_are_not_taken_for_starting_until_the_condition_says_so(name):
+    launcher, workload = train(name, nodes=2)
+    kind = KINDS[name]
+    seen = launcher.observe(status(workload, "Running"), [ended(0, kind, 0), ended(0, kind, 1)])
+    assert (seen.state, seen.reason, seen.message) == ("running", "Running", "2 of 2 nodes have ended well.")
+
+
 @pytest.mark.parametrize("name", TRAINERS)
 def test_nodes_run_only_when_all_do(name):
     launcher, workload = train(name, nodes=2)
@@ -323,6 +339,15 @@ def test_only_the_newest_pod_of_an_index_counts():
     launcher, job = clip()
     pods = [ended(137, name="b", made="12:00:00"), ended(64, name="a", made="10:00:00")]
     assert launcher.observe(failed(job), pods).failure == Failure(137)
+
+
+def test_what_a_shard_failed_with_before_it_was_done_explains_nothing():
+    launcher, job = clip(shards=4)
+    pods = [ended(137, index=0, at="10:00:00"), ended(1, index=3, at="11:00:00")]
+    assert launcher.observe(failed(job), pods).failure == Failure(137)
+    done = failed(job)
+    done["status"]["completedIndexes"] = "0-1,2"
+    assert launcher.observe(done, pods).failure == Failure(1)
 
 
 @pytest.mark.parametrize("name", TRAINERS)

@@ -566,6 +566,20 @@ def test_progress_is_told_with_a_pace_and_an_end() -> None:
     assert (half.done, half.total) == (100, 800)  # the other shard has not begun, and is taken to be like this one
 
 
+@pytest.mark.parametrize(
+    ("done", "rate", "eta_s", "eta"),
+    [(12, 0.5, 0, "0 s"), (1, 1e-300, None, ""), (1, float("inf"), 0, "0 s")],
+)
+def test_a_heartbeat_that_cannot_be_right_is_no_fault_of_the_controller(
+    done: int, rate: float, eta_s: int | None, eta: str
+) -> None:
+    beats = [Heartbeat("running", done, 10, "clips", "", rate, NOW)] * 2
+    case = Case(facts={"heartbeats": beats}).child("ingest", 1, RUNNING, ended_s_ago=0, ran_s=600)
+    progress = case.stage("ingest").progress
+    assert progress is not None
+    assert (progress.eta_s, progress.eta) == (eta_s, eta)
+
+
 def test_the_status_does_not_grow_with_shards_nor_with_what_is_said() -> None:
     loud = replace(QUEUED, message="no " * 10_000)
     beats = [Heartbeat("running", 1, 10, "clips" * 99, "n" * 9999, 0.1, NOW)] * 5000

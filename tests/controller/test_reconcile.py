@@ -153,6 +153,25 @@ def test_a_pod_that_outlives_its_failed_job_is_waited_for_but_not_when_its_node_
         assert len(here.jobs()) == 2
 
 
+def test_of_thousands_of_shards_those_that_are_done_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bricks_core.controller.reconcile.MANY_PODS", 1)
+    with town() as here:
+        here.ask(cluster={"stages": {"ingest": {"shards": 3, "parallelism": 1}}})
+        controller = here.controller()
+        controller.reconcile("tiny")
+        for _ in range(3):
+            here.executor.step()
+        assert {pod["status"]["phase"] for pod in here.server.cluster().list("Pod")} > {"Succeeded"}
+        here.server.requests.clear()
+        controller.reconcile("tiny")
+        (asked,) = {
+            request.query.get("fieldSelector") for request in here.server.requests if request.resource == "pods"
+        }
+        assert [request.query.get("fieldSelector") for request in asked] == ["status.phase!=Succeeded"]
+        here.come_to_rest(controller)
+        assert here.status()["phase"] == "Succeeded"
+
+
 def test_how_a_try_ended_is_known_when_its_pods_are_gone() -> None:
     """Three tries that were stopped from outside, on nodes that went away with their pods: none is spent."""
     with town([143, 143, 143, 143, 64]) as here:
