@@ -15,6 +15,11 @@ JOIN_TIMEOUT_S = 1800
 """How long nodes wait for each other: longer than a cold node needs to fetch the image."""
 LOOK_AGAIN_S = 1.0
 DEFAULT_PORT = 29400
+NAMED_WITHIN_S = 60.0
+"""How long the first node may not know its own name: a name server keeps it for half a minute that it was asked too
+early, by a node that began before."""
+ELSEWHERE = "192.0.2.1"
+"""An address that nobody has (RFC 5737): the way to it leaves by the default route."""
 
 
 @dataclass(frozen=True)
@@ -104,13 +109,26 @@ def wait_for_host(meeting: Meeting, timeout_s: float = JOIN_TIMEOUT_S) -> None:
 def address_here(meeting: Meeting) -> str:
     """The address under which the others reach this node.
 
-    The one that the system would use to speak to the first node. Not the host's name: a pod's often resolves nowhere.
+    The one that the system would use to speak to the first node, else to anybody. Last the host's name: a pod's often
+    resolves nowhere, and whoever is told it would look for this node until its time is up.
     """
     if meeting.num_nodes == 1:
         return "127.0.0.1"
+    until_s = time.monotonic() + NAMED_WITHIN_S
+    while True:
+        try:
+            return _address_towards(meeting.host, meeting.port or 1)
+        except OSError:
+            if time.monotonic() > until_s:
+                break
+            time.sleep(LOOK_AGAIN_S)
     with contextlib.suppress(OSError):
-        family, kind, _, _, place = socket.getaddrinfo(meeting.host, meeting.port or 1, type=socket.SOCK_DGRAM)[0]
-        with socket.socket(family, kind) as probe:
-            probe.connect(place)  # sends nothing: it only chooses a route
-            return str(probe.getsockname()[0])
+        return _address_towards(ELSEWHERE, 1)
     return socket.gethostname()
+
+
+def _address_towards(host: str, port: int) -> str:
+    family, kind, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, kind) as probe:
+        probe.connect(place)  # sends nothing: it only chooses a route
+        return str(probe.getsockname()[0])

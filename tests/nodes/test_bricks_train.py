@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from bricks_core.errors import TryLater, UsageError
+from bricks_core.nodes import meeting
 from bricks_core.nodes.meeting import Meeting, address_here, node_rank, rendezvous, wait_for_host
 from tests.nodes.two_nodes import DEADLINE_S, free_port, wait_until
 
@@ -162,6 +163,36 @@ def test_a_first_node_that_comes_late_is_waited_for():
 
 def test_a_node_is_reached_at_the_address_from_which_it_speaks_to_the_first():
     assert address_here(Meeting(2, 1, 1, "127.0.0.1", 29400)) == "127.0.0.1"
+
+
+def resolving(names):
+    """socket.getaddrinfo, where `names` have what is answered for them, one look after the other."""
+    real = socket.getaddrinfo
+
+    def look_up(host, *args, **kwargs):
+        if host not in names:
+            return real(host, *args, **kwargs)
+        answers = names[host]
+        answer = answers.pop(0) if len(answers) > 1 else answers[0]
+        if answer is None:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return real(answer, *args, **kwargs)
+
+    return look_up
+
+
+def test_a_first_node_that_begins_before_its_name_is_known_waits_for_it(monkeypatch):
+    monkeypatch.setattr(meeting, "LOOK_AGAIN_S", 0.01)
+    monkeypatch.setattr(socket, "getaddrinfo", resolving({"job-0.job": [None, None, "127.0.0.1"]}))
+    assert address_here(Meeting(2, 1, 0, "job-0.job", 29400)) == "127.0.0.1"
+
+
+def test_a_node_that_cannot_name_the_first_tells_an_address_and_not_a_name_that_others_may_not_know(monkeypatch):
+    monkeypatch.setattr(meeting, "NAMED_WITHIN_S", 0.0)
+    monkeypatch.setattr(meeting, "LOOK_AGAIN_S", 0.01)
+    monkeypatch.setattr(meeting, "ELSEWHERE", "127.0.0.1")
+    monkeypatch.setattr(socket, "getaddrinfo", resolving({"job-0.job": [None]}))
+    assert address_here(Meeting(2, 1, 0, "job-0.job", 29400)) == "127.0.0.1"
 
 
 def test_processes_have_most_of_the_grace_period_for_their_checkpoint_and_the_node_the_rest():
