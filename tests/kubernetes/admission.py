@@ -322,13 +322,17 @@ def _check_plain_pod(old: Object | None, new: Object) -> Mistakes:
 
 
 def _check_config_map(old: Object | None, new: Object) -> Mistakes:
-    wrong = [key for key in new.get("data") or {} if not re.fullmatch(r"[-._a-zA-Z0-9]{1,253}", key)]
-    if wrong:
-        text = "a valid config key must consist of alphanumeric characters, '-', '_' or '.'"
-        return [(f"data[{key}]", f'Invalid value: "{key}": {text}') for key in wrong]
-    if old and old.get("immutable") and (old.get("data"), True) != (new.get("data"), new.get("immutable")):
-        return [("data", "Forbidden: field is immutable when `immutable` is set")]
-    return []
+    text = "a valid config key must consist of alphanumeric characters, '-', '_' or '.'"
+    mistakes = [
+        (f"data[{key}]", f'Invalid value: "{key}": {text}')
+        for key in new.get("data") or {}
+        if not re.fullmatch(r"[-._a-zA-Z0-9]{1,253}", key)
+    ]
+    if old and old.get("immutable"):
+        kept = {"immutable": bool(new.get("immutable")), "data": (old.get("data") or {}) == (new.get("data") or {})}
+        fixed = "Forbidden: field is immutable when `immutable` is set"
+        mistakes += [(key, fixed) for key, is_kept in kept.items() if not is_kept]
+    return mistakes
 
 
 _CHECKS = {

@@ -211,7 +211,9 @@ def toys(both: tuple[Server, Server]) -> Iterator[tuple[str, str]]:
         yield paths  # type: ignore[misc]
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+@settings(
+    max_examples=12, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate]
+)
 @given(st.lists(OPERATIONS, min_size=4, max_size=25))
 def test_whatever_is_asked_both_answer_alike(both: tuple[Server, Server], operations: list[Operation]) -> None:
     apis = [server.api() for server in both]
@@ -227,7 +229,9 @@ def test_whatever_is_asked_both_answer_alike(both: tuple[Server, Server], operat
                 side.api.patch(f"{side.path}/{each['metadata']['name']}", {"metadata": {"finalizers": None}})
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+@settings(
+    max_examples=40, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate]
+)
 @given(operations=st.lists(TOYS, min_size=3, max_size=12))
 def test_whatever_a_kind_of_ours_is_given_both_take_or_refuse_it_alike(
     both: tuple[Server, Server], toys: tuple[str, str], operations: list[Operation]
