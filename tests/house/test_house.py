@@ -12,7 +12,10 @@ from bricks_core.spec.stages import STAGES
 
 ROOT = Path(__file__).parents[2]
 NAMES_THAT_SAY_NOTHING = {"utils", "util", "common", "helpers", "helper", "manager", "base", "misc", "core"}
-HEAVY = {"aiohttp", "av", "boto3", "cv2", "diffusers", "kopf", "kubernetes", "openai", "pyarrow", "torch", "transformers", "wandb"}
+HEAVY = {
+    *("aiohttp", "av", "boto3", "cv2", "diffusers", "kopf", "kubernetes"),
+    *("openai", "pyarrow", "torch", "transformers", "wandb"),
+}
 
 
 def python_files():
