@@ -48,7 +48,7 @@ class Task:
     owner: Owner | None = None
     """None: the objects stand alone, as `bricks render` writes them."""
     excluded_nodes: tuple[str, ...] = ()
-    """Host names that failed their preflight, beside the profile's."""
+    """Names of nodes that failed their preflight, beside the profile's hosts."""
     name: str = ""
     """Of the workload; empty: <run>-<stage>-a<attempt>."""
     preflight_only: bool = False
@@ -89,7 +89,7 @@ class Failure:
     disrupted: bool = False
     """Stopped from outside: drained, preempted, evicted."""
     bad_nodes: tuple[str, ...] = ()
-    """Host names of pods that ended with 77: they failed their preflight."""
+    """Names of the nodes of pods that ended with 77: they failed their preflight."""
 
 
 @dataclass(frozen=True)

@@ -235,13 +235,19 @@ def _network(task: Task) -> Object:
 
 
 def _elsewhere(task: Task) -> Object:
-    """Not on the hosts that failed their preflight, nor on those that the profile leaves out of training."""
-    hosts = sorted({*task.excluded_nodes, *(task.profile.train.exclude_nodes if task.stage == "train" else [])})
-    if not hosts:
+    """Not on the nodes that failed their preflight, nor on the hosts that the profile leaves out of training."""
+    hosts = sorted(set(task.profile.train.exclude_nodes)) if task.stage == "train" else []
+    term: Object = {}
+    if hosts:
+        term["matchExpressions"] = [{"key": "kubernetes.io/hostname", "operator": "NotIn", "values": hosts}]
+    if task.excluded_nodes:
+        # By the node's own name, as pods tell it: the label says what the host calls itself, which may be another name.
+        # Kubernetes takes one value in each.
+        names = sorted(set(task.excluded_nodes))
+        term["matchFields"] = [{"key": "metadata.name", "operator": "NotIn", "values": [name]} for name in names]
+    if not term:
         return {}
-    away = {"key": "kubernetes.io/hostname", "operator": "NotIn", "values": hosts}
-    terms = [{"matchExpressions": [away]}]
-    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}
+    return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}}
 
 
 def _is_root(task: Task) -> bool:

@@ -175,22 +175,24 @@ def test_a_store_on_a_volume_is_mounted_and_one_in_s3_is_told_of():
     assert (told["AWS_ENDPOINT_URL"], told["AWS_REGION"]) == ("https://s3.example.org", "eu")
 
 
-def test_hosts_that_failed_are_left_out_and_the_profile_s_are_left_out_of_training_alone():
-    profile = profile_with(train={"excludeNodes": ["node-9"]})
+def test_nodes_that_failed_are_left_out_by_name_and_the_profile_s_hosts_of_training_alone():
+    profile = profile_with(train={"excludeNodes": ["host-9"]})
 
-    def hosts(stage, excluded=()):
+    def left_out(stage, excluded=()):
         affinity = pod(Task(QUICKSTART, stage, profile, excluded_nodes=excluded))["spec"].get("affinity")
         if affinity is None:
-            return []
+            return [], []
         (term,) = affinity["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
-        (expression,) = term["matchExpressions"]
-        assert (expression["key"], expression["operator"]) == ("kubernetes.io/hostname", "NotIn")
-        return expression["values"]
+        hosts, nodes = term.get("matchExpressions", []), term.get("matchFields", [])
+        assert {(each["key"], each["operator"]) for each in hosts} <= {("kubernetes.io/hostname", "NotIn")}
+        assert {(each["key"], each["operator"]) for each in nodes} <= {("metadata.name", "NotIn")}
+        assert all(len(each["values"]) == 1 for each in nodes), "Kubernetes takes one value of a field"
+        return [each for every in hosts for each in every["values"]], [each["values"][0] for each in nodes]
 
-    assert hosts("train", ("node-3", "node-9")) == ["node-3", "node-9"]
-    assert hosts("train") == ["node-9"]
-    assert hosts("clip", ("node-3",)) == ["node-3"]
-    assert hosts("clip") == []
+    assert left_out("train", ("node-3", "node-1")) == (["host-9"], ["node-1", "node-3"])
+    assert left_out("train") == (["host-9"], [])
+    assert left_out("clip", ("node-3",)) == ([], ["node-3"])
+    assert left_out("clip") == ([], [])
 
 
 def test_pods_with_gpus_go_where_gpus_are():

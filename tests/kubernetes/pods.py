@@ -140,7 +140,12 @@ def node_for(pod: Object, nodes: Mapping[str, int]) -> str | None:
         labels = {"kubernetes.io/hostname": node}
         if any(labels.get(key) != value for key, value in selector.items() if key in labels):
             return False
-        return any(all(_matches(each, labels) for each in term.get("matchExpressions") or []) for term in terms)
+        name = {"metadata.name": node}
+        return any(
+            all(_matches(each, labels) for each in term.get("matchExpressions") or [])
+            and all(_matches(each, name) for each in term.get("matchFields") or [])
+            for term in terms
+        )
 
     fitting = [node for node in nodes if fits(node)]
     return min(fitting, key=lambda node: nodes[node]) if fitting else None

@@ -178,10 +178,12 @@ def test_what_is_removed_by_force_is_killed(double: Double, kubelet: Kubelet, cl
     eventually(lambda: not Path(f"/proc/{pid}").exists())
 
 
-def test_a_pod_goes_where_it_may(kubelet: Kubelet, cluster: Cluster) -> None:
+@pytest.mark.parametrize("by", ["label", "name"])
+def test_a_pod_goes_where_it_may(kubelet: Kubelet, cluster: Cluster, by: str) -> None:
     def away(*nodes: str) -> Object:
-        expression = {"key": "kubernetes.io/hostname", "operator": "NotIn", "values": list(nodes)}
-        terms = [{"matchExpressions": [expression]}]
+        labels = [{"key": "kubernetes.io/hostname", "operator": "NotIn", "values": list(nodes)}]
+        fields = [{"key": "metadata.name", "operator": "NotIn", "values": [node]} for node in nodes]
+        terms = [{"matchExpressions": labels} if by == "label" else {"matchFields": fields}]
         return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}}
 
     cluster.create(pod("p", "pass", affinity=away("node-1")))
