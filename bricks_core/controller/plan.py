@@ -126,6 +126,8 @@ class World:
     """None: it cannot be used, and `mistakes` says why."""
     mistakes: str = ""
     children: Sequence[Child] = ()
+    knows_children: bool = True
+    """False: the cluster could not be asked for them."""
     finished: Mapping[str, tuple[Address, Manifest]] | None = field(default_factory=dict)
     """Asked for after the children were: a child that had ended well by then has left its artifact, or never will.
     None: the store cannot be asked."""
@@ -218,8 +220,10 @@ def plan(world: World, launcher_for: LauncherFor) -> Plan:
     """
     if world.raw["metadata"].get("deletionTimestamp"):
         return Plan([])  # its children have it as their owner, and go with it
-    if world.run is None:
-        return Plan([])
+    if world.run is None:  # whatever else is wrong with it, it can be stopped
+        spec = world.raw.get("spec") or {}
+        stops = spec.get("cancel") is True or spec.get("suspend") is True
+        return Plan([_delete(child, "Stopping") for child in world.children if child.is_live] if stops else [])
     wanted = stages_of(world.run)
     if world.finished is None:
         return _without_store(world, wanted)

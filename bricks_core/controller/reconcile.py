@@ -318,7 +318,9 @@ class Reconciler:
             said = before.condition("Degraded")
             if said is not None and (said.status, said.reason) == ("True", trouble.reason):
                 return  # its words may differ each time, and each writing wakes the controller again
-            world = World(raw, self._now(), self.profile, run_of(raw), finished=None, trouble=trouble)
+            world = World(
+                raw, self._now(), self.profile, run_of(raw), knows_children=False, finished=None, trouble=trouble
+            )
             self._write(raw, before, report(world, Plan([]), before))
         except BricksError as error:
             log.debug("no status: %s", error, extra={"run": name})

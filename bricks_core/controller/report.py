@@ -115,7 +115,7 @@ def _unusable(world: World, before: RunStatus, conditions: _Conditions) -> RunSt
     live = [child for child in world.children if child.is_live or child.is_going]
     going_on = f" {live[0].name} still runs, as it was asked to before." if live else ""
     how = "Mend the run file and apply it again."
-    conditions.add("Accepted", "False", "SpecInvalid", f"{world.mistakes} {how}")
+    conditions.add("Accepted", "False", "SpecInvalid", f"{world.mistakes.rstrip('.')}. {how}")
     conditions.add("Running", "False", "SpecInvalid", f"Nothing is begun.{going_on}")
     _degraded(world, None, conditions)
     conditions.add("Succeeded", "Unknown" if live else "False", "SpecInvalid", world.mistakes)
@@ -130,12 +130,24 @@ def _unusable(world: World, before: RunStatus, conditions: _Conditions) -> RunSt
 
 
 def _blind(world: World, before: RunStatus, conditions: _Conditions) -> RunStatus:
+    assert world.run is not None
+    finished = before.condition("Finished")
+    is_stopped = world.knows_children and not any(child.is_live or child.is_going for child in world.children)
+    told: dict[str, object] = {"observed_generation": _generation(world), "conditions": conditions.told}
     conditions.add("Accepted", "True", "Accepted", "The run file can be used.")
+    if world.run.spec.cancel and is_stopped and not (finished and finished.status == "True"):
+        # Nobody need wait for a store that is gone: if all was done after all, the next look that can ask it says so.
+        message = "The run was cancelled (spec.cancel). The store cannot be asked what is finished."
+        conditions.add("Running", "False", "Cancelled", message)
+        _degraded(world, None, conditions)
+        conditions.add("Succeeded", "False", "Cancelled", message)
+        conditions.add("Finished", "True", "Cancelled", message)
+        return before.model_copy(update=told | {"phase": "Cancelled"})
     conditions.keep("Running")
     _degraded(world, None, conditions)
     conditions.keep("Succeeded")
     conditions.keep("Finished")
-    return before.model_copy(update={"observed_generation": _generation(world), "conditions": conditions.told})
+    return before.model_copy(update=told)
 
 
 def _degraded(world: World, turn: Turn | None, conditions: _Conditions) -> None:

@@ -466,6 +466,12 @@ def test_what_runs_goes_on_while_the_run_file_cannot_be_used() -> None:
     assert case.condition("Finished") == ("False", "SpecInvalid")
 
 
+@pytest.mark.parametrize("stop", ["cancel", "suspend"])
+def test_a_run_file_that_cannot_be_used_can_still_be_stopped(stop: str) -> None:
+    case = Case(spec={stop: True}, facts={"run": None, "mistakes": "spec.clip is wrong."}).child("ingest", 1, RUNNING)
+    assert case.deletes == [("demo-ingest-a1", "Stopping")]
+
+
 # --- what is in the way
 
 
@@ -513,6 +519,18 @@ def test_without_the_store_nothing_is_begun_and_nothing_is_called_done() -> None
 def test_without_the_store_a_suspended_run_still_stops() -> None:
     case = Case(spec={"suspend": True}, facts={"finished": None, "trouble": Trouble("StoreUnavailable", "")})
     assert case.child("ingest", 1, RUNNING).deletes == [("demo-ingest-a1", "Stopping")]
+
+
+def test_a_cancelled_run_is_over_although_its_store_is_gone() -> None:
+    away = {"finished": None, "trouble": Trouble("StoreDenied", "There is no bucket x.")}
+    case = Case(spec={"cancel": True}, facts=away)
+    assert case.child("ingest", 1, RUNNING).condition("Finished")[0] == "Unknown"
+    assert case.condition("Finished") == ("True", "Cancelled")
+    assert case.status().phase == "Cancelled"
+    done = Case(done=[*DATA_STAGES]).status()
+    assert case.status(done).phase == "Succeeded"
+    unseen = replace(case, facts=away | {"knows_children": False})
+    assert unseen.condition("Finished")[0] == "Unknown"
 
 
 # --- what is said
