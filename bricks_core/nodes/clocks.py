@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Sequence
 
@@ -43,14 +44,24 @@ def skews_s(
     return skews
 
 
+def off_by_s(skews: Sequence[float]) -> list[float]:
+    """How far each node's clock is off, from how much later each is than the first one's.
+
+    Off what most say: it may be the first one's that is wrong, and its node that is to go. Of two nobody can tell, and
+    the second is taken for it.
+    """
+    middle = statistics.median(skews) if len(skews) > 2 else 0.0
+    return [skew - middle for skew in skews]
+
+
 def clock_check(skew_s: float, num_nodes: int, profile: PreflightProfile) -> Check:
-    """Whether a node's clock is near enough to the first one's."""
+    """Whether a node's clock is near enough to the other nodes'."""
     if num_nodes == 1:
         return left_out("clock", "There is one node.")
     if not profile.clock_skew_s:
         return left_out("clock", "preflight.clockSkewS is 0.")
     fine = abs(skew_s) <= profile.clock_skew_s
-    words = f"The clock is {abs(skew_s):.1f} s {'ahead of' if skew_s > 0 else 'behind'} the first node's, and "
+    words = f"The clock is {abs(skew_s):.1f} s {'ahead of' if skew_s > 0 else 'behind'} the other nodes', and "
     words += f"{profile.clock_skew_s:g} s are allowed: see that chrony or ntpd runs on this node."
     return Check(
         name="clock",

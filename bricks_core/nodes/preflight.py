@@ -22,7 +22,7 @@ import torch.distributed as dist
 from bricks_core.errors import BricksError, PreflightFailed, SpecError, StoreUnavailable, TryLater
 from bricks_core.nodes import checks, gpus
 from bricks_core.nodes.all_reduce import TIMEOUT, at_fault, sizes, sweep
-from bricks_core.nodes.clocks import clock_check, skews_s
+from bricks_core.nodes.clocks import clock_check, off_by_s, skews_s
 from bricks_core.nodes.exit_codes import leave_word
 from bricks_core.nodes.report import (
     ANOTHER_NODE,
@@ -133,11 +133,12 @@ class _Flight:
         skews = self._skews()
         gathered = self._gathered((platform.node(), self.node.name, own, skews, self.node.profile))
         first = next(found[3] for found, place in zip(gathered, self.places, strict=True) if self._leads_first(place))
+        off_s = off_by_s(first)
         reports = []
         for index, rank in enumerate(self.node_ranks):
             of_node = [found for found, place in zip(gathered, self.places, strict=True) if place.node_rank == rank]
             found = [check for each in of_node for check in each[2]]
-            found.insert(0, clock_check(first[index], len(self.node_ranks), of_node[0][4]))
+            found.insert(0, clock_check(off_s[index], len(self.node_ranks), of_node[0][4]))
             self.profiles.append(of_node[0][4])
             reports.append(NodeReport(node_rank=rank, node_name=of_node[0][1], hostname=of_node[0][0], checks=found))
         if any(report.failed for report in reports):

@@ -66,7 +66,7 @@ def test_nodes_that_are_fit_pass_and_the_first_process_says_so(store):
 def test_a_node_whose_clock_is_off_asks_for_another_and_the_fit_one_tries_later(store):
     outcomes = fly(store, [Place(0, 1), Place(1, 1, skew_s=-42)])
     assert codes(outcomes) == [[75], [77]]
-    assert "42.0 s behind the first node's" in outcomes[1][0].sentence
+    assert "42.0 s behind the other nodes'" in outcomes[1][0].sentence
     assert "chrony" in outcomes[1][0].sentence
     assert "This node is fit" in outcomes[0][0].sentence
     assert "machine-1" in outcomes[0][0].sentence
@@ -74,6 +74,12 @@ def test_a_node_whose_clock_is_off_asks_for_another_and_the_fit_one_tries_later(
     assert checks_of(first)["clock"]["state"] == "passed"
     assert checks_of(second)["clock"]["measured"] == pytest.approx(-42, abs=1)
     assert checks_of(second)["all-reduce"]["state"] == "left out", "no use in measuring what will not train"
+
+
+def test_a_first_node_whose_clock_is_off_is_the_one_to_go(store):
+    outcomes = fly(store, [Place(0, 1, skew_s=42), Place(1, 1), Place(2, 1)])
+    assert codes(outcomes) == [[77], [75], [75]]
+    assert "42.0 s ahead of the other nodes'" in outcomes[0][0].sentence
 
 
 def test_a_node_without_room_asks_for_another_with_all_its_processes(store):
