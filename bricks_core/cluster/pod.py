@@ -22,6 +22,8 @@ STORE_FOLDER = "/store"
 USER = 65532
 """The user and group of every image (images/*/Dockerfile)."""
 RENDEZVOUS_PORT = 29400
+WITH_TORCH = ("latents", "train", "evaluate")
+"""Stages whose images can use a GPU."""
 MAX_PROCESSES = 16_384
 """Of our user on one node, threads included, beyond which a stage that decodes can start none. Linux counts all pods of
 a node together, unless each has users of its own (hostUsers: false)."""
@@ -128,6 +130,9 @@ def _environment(task: Task) -> list[Object]:
     if profile.store.region:
         values["AWS_REGION"] = profile.store.region
     values |= {"BRICKS_IMAGE": image(task), "HOME": "/scratch", "TMPDIR": "/scratch"}
+    if task.stage in WITH_TORCH and not needs(task).gpus:
+        # These images ask for all GPUs, which some nodes give to every container that nobody has given any.
+        values["NVIDIA_VISIBLE_DEVICES"] = "void"
     if task.stage != "train":
         values |= {"BRICKS_CPUS": cores, "BRICKS_MAX_PROCESSES": str(MAX_PROCESSES)}
     return [{"name": name, "value": value} for name, value in values.items()]

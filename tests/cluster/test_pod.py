@@ -195,6 +195,14 @@ def test_nodes_that_failed_are_left_out_by_name_and_the_profile_s_hosts_of_train
     assert left_out("clip") == ([], [])
 
 
+def test_a_pod_that_asked_for_no_gpu_sees_none_although_its_node_would_show_it_all():
+    without = profile_with(stages={"latents": {"gpus": 0}}, train={"gpusPerNode": 0})
+    told = [environment(Task(QUICKSTART, stage, without)) for stage in ("latents", "train")]
+    assert [each["NVIDIA_VISIBLE_DEVICES"] for each in told] == ["void", "void"]
+    assert "NVIDIA_VISIBLE_DEVICES" not in environment(Task(QUICKSTART, "latents", profile_with()))
+    assert "NVIDIA_VISIBLE_DEVICES" not in environment(Task(QUICKSTART, "clip", profile_with()))
+
+
 def test_pods_with_gpus_go_where_gpus_are():
     profile = profile_with(
         nodeSelector={"pool": "bricks"},
