@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from bricks_core.errors import AlteredObject, BricksError, CorruptManifest, DataError, TryLater
+from bricks_core.errors import AlteredObject, BricksError, CorruptManifest, DataError, StoreUnavailable, TryLater
 from bricks_core.pipeline.plan import Address, Step, addresses, make_plan, point
 from bricks_core.progress import Progress
 from bricks_core.spec.manifest import Manifest
@@ -192,9 +192,16 @@ def _wait_for_commit(store: Store, address: Address) -> Manifest:
     elastic policy): so none ends before the artifact is there. If the first process fails, torchrun ends this one.
     """
     log.debug("%s: waiting for the first process to commit", address.stage.name)
-    while (manifest := find_manifest(store, address.stage.name, address.digest)) is None:
+    while True:
+        try:
+            manifest = find_manifest(store, address.stage.name, address.digest)
+        except (StoreUnavailable, TryLater) as error:
+            # The first process may be through with its own tries at any moment. If it gives up, all are told to.
+            log.debug("%s: %s", address.stage.name, error)
+            manifest = None
+        if manifest is not None:
+            return manifest
         time.sleep(WAIT_FOR_COMMIT_S)
-    return manifest
 
 
 def _module(stage: str) -> Any:
