@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 import yaml
 from pydantic import ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.alias_generators import to_camel
+from pydantic_core import ErrorDetails
 
 from bricks_core.errors import SpecError
 from bricks_core.spec.strict import Strict
@@ -78,7 +79,8 @@ class Camel(Strict):
 class Images(Camel):
     """Where the stages' images are: <registry>/bricks-<stage>:<tag>, or @<digest>."""
 
-    registry: str = "ghcr.io/bricks"
+    registry: Annotated[str, Field(pattern=r"^[^\s:/]+(:[0-9]+)?(/[^\s:]*)?$")] = "ghcr.io/bricks"
+    """Without https://, as image references have it."""
     tag: str = "0.1.0"
     digests: dict[str, str] = {}
     """By stage (ingest … evaluate, controller): sha256:…, which wins over the tag."""
@@ -101,9 +103,9 @@ class StoreProfile(Camel):
     endpoint: str = ""
     """S3's address where it is not Amazon's."""
     region: str = ""
-    secret: str = ""
+    secret: DnsLabel = ""
     """An existing Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; empty: the service account's own rights."""
-    claim: str = ""
+    claim: DnsLabel = ""
     """An existing PersistentVolumeClaim (ReadWriteMany), mounted at /store in every pod."""
 
     @model_validator(mode="after")
@@ -121,11 +123,11 @@ class StoreProfile(Camel):
 class Secrets(Camel):
     """Existing Secrets whose keys become environment variables, each only of the stages that need it."""
 
-    caption: str = ""
+    caption: DnsLabel = ""
     """OPENAI_API_KEY and, where it is not OpenAI's own server, OPENAI_BASE_URL. For caption."""
-    tracking: str = ""
+    tracking: DnsLabel = ""
     """WANDB_API_KEY. For train and evaluate."""
-    hub: str = ""
+    hub: DnsLabel = ""
     """HF_TOKEN. For latents, train and evaluate, which read weights."""
 
 
@@ -166,7 +168,7 @@ class PreflightProfile(Camel):
     max_bytes: int = Field(1 << 30, ge=1 << 20)
     """The largest message of the sweep."""
     clock_skew_s: float = Field(1.0, ge=0)
-    """Largest difference between any node's clock and the first one's."""
+    """Largest difference between any node's clock and most nodes' (of two: the first one's)."""
     memlock_bytes: int = Field(0, ge=0)
     """Memory that a process must be able to pin; RDMA wants it unlimited."""
     free_disk_bytes: int = Field(20 << 30, ge=0)
@@ -304,10 +306,18 @@ def _read(file: Path, kind: type[C], what: str) -> C:
         document = yaml.safe_load(file.read_text()) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise SpecError(f"{file} cannot be read as YAML: {' '.join(str(error).split())}.") from None
-    if not isinstance(document, dict):
+    if not isinstance(document, dict) or {"apiVersion", "kind"} & document.keys():
         raise SpecError(f"{file} holds no {kind.__name__}: {what}.")
     try:
         return kind.model_validate(document)
     except ValidationError as error:
-        mistakes = (f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
-        raise SpecError("\n".join(f"{file}: {mistake}" for mistake in mistakes)) from None
+        raise SpecError("\n".join(f"{file}: {_mistake(each)}" for each in error.errors())) from None
+
+
+def _mistake(detail: ErrorDetails) -> str:
+    """One mistake of a profile in words a person can act on."""
+    place = ".".join(map(str, detail["loc"]))
+    if detail["type"] == "extra_forbidden":
+        return f"{place}: unknown key."
+    # Not what was given: where the name of a Secret belongs, somebody may have written the secret.
+    return f"{place}: {detail['msg'].removeprefix('Value error, ')}"

@@ -272,6 +272,9 @@ def _sentence(detail: ErrorDetails) -> str:
         known = _fields_at(detail["loc"][:-1])
         name = str(detail["loc"][-1])
         return f'unknown key "{place}"{nearest(name, known)}; known here: {", ".join(known)}.'
+    if detail["loc"][-1:] == ("[key]",):  # of a mapping whose keys are names, such as cluster.stages
+        place, known = place.removesuffix(".[key]"), re.findall(r"'(\w+)'", detail["msg"])
+        return f'unknown key "{place}"{nearest(str(detail["input"]), known)}; known here: {", ".join(known)}.'
     if detail["type"] == "missing":
         return f"{place} is missing."
     if detail["type"] == "union_tag_invalid":

@@ -132,6 +132,8 @@ MISTAKES = [
     ({"networkPolicy": {"store": {"cidrs": ["10.0.0.1"]}}}, "'/networkPolicy/store/cidrs/0'"),
     ({"storage": {"s3": {"bucket": "s3://films"}}}, "'/storage/s3/bucket'"),
     ({"train": {"nccl": {"NCCL-NET": "IB"}}}, "invalid propertyName 'NCCL-NET'"),
+    ({"images": {"registry": "https://registry.example.org/you"}}, "'/images/registry'"),
+    ({"secrets": {"caption": "Bricks_Caption"}}, "'/secrets/caption'"),
     ({"crds": {"keep": 1}}, "'/crds/keep': got number, want null or boolean"),
 ]
 

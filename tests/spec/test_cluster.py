@@ -135,9 +135,13 @@ def test_every_mistake_is_told_with_its_place(profile_file):
         ("a: [", "cannot be read as YAML"),
         ("- a\n- b\n", "holds no ClusterProfile"),
         ("words", "holds no ClusterProfile"),
+        ("apiVersion: bricks.dev/v1alpha1\nkind: BrickRun\nspec: {}\n", "holds no ClusterProfile"),
+        ("images: {registry: https://registry.example.org/you}", "images.registry: "),
+        ("secrets: {caption: Bricks_Caption}", "secrets.caption: "),
+        ("trian: {}", "trian: unknown key"),
     ],
 )
-def test_a_file_that_is_no_profile_is_said_to_be_none(profile_file, text, words):
+def test_a_file_that_cannot_be_a_profile_says_why(profile_file, text, words):
     assert words in wrong(profile_file(text))
 
 

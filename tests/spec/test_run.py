@@ -53,6 +53,11 @@ def test_an_unknown_key_deep_in_a_list_is_refused_with_the_nearest_right_one(run
     assert 'unknown key "spec.train.phases.0.stepps" (did you mean "steps"?)' in wrong(run_file(document))
 
 
+def test_an_unknown_stage_is_refused_with_the_nearest_right_one(run_file):
+    document = SMALLEST | {"spec": SMALLEST["spec"] | {"cluster": {"stages": {"klip": {"memory": "8Gi"}}}}}
+    assert 'unknown key "spec.cluster.stages.klip" (did you mean "clip"?)' in wrong(run_file(document))
+
+
 def test_an_unknown_key_of_a_schedule_is_named_among_those_of_its_kind(run_file):
     schedule = {"kind": "cosine_constant", "lr": 1e-3, "warmup_steps": 5, "warmup_step": 5}
     phase = {
