@@ -170,6 +170,11 @@ def why_no_pods(cluster: Cluster, wanted: Wanted) -> str:
         return f"There is no pod of {wanted.words}: it has not begun, or its Job was deleted, and its logs with it."
     stages = (run.get("status") or {}).get("stages") or []
     stage: Object = next((each for each in stages if each.get("name") == wanted.stage), {})
+    last = int(stage.get("attempt") or 0)
+    if wanted.attempt is not None and wanted.attempt > last > 0:
+        return f"There is no attempt {wanted.attempt} of {wanted.stage} of run {wanted.run}: the last is {last}."
+    if stages and not stage and wanted.stage != "preflight":
+        return f"Run {wanted.run} has no {wanted.stage}: its file ends before that, with {stages[-1].get('name')}."
     said = f" {stage['message']}" if stage.get("message") else ""
     match stage.get("state"):
         case "Done":

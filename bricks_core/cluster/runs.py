@@ -93,12 +93,18 @@ def set_field(cluster: Cluster, name: str, field: Literal["suspend", "cancel"], 
         DataError: there is no such run, or it is at its end.
     """
     found = get(cluster, name)
+    if field == "suspend" and found["spec"].get("cancel"):
+        raise DataError(
+            f"BrickRun {name} was cancelled, for good: there is nothing to {'stop' if value else 'resume'}. Submit its "
+            "file under another name: what is finished is found."
+        )
     if bool(found["spec"].get(field, False)) == value:
         return False
     finished = condition(found, "Finished")
     if finished.get("status") == "True":
         raise DataError(
-            f"BrickRun {name} is at its end already ({finished.get('reason', 'Finished')}): there is nothing to stop. "
+            f"BrickRun {name} is at its end already ({finished.get('reason', 'Finished')}): there is nothing to "
+            f"{'stop' if value else 'resume'}. "
             f"kubectl delete brickrun {name} removes it and its Jobs; artifacts stay in the store."
         )
     cluster.patch(KIND, name, {"spec": {field: value}})

@@ -119,7 +119,7 @@ def _what_next(run: Object, flags: str) -> list[tuple[str, str]]:
     if stage and stage.get("attempt"):
         follow = " --follow" if stage.get("state") == "Running" else ""
         commands.append((f"bricks logs {name} {stage['name']}{follow}{flags}", "what its pods write"))
-    if phase == "Suspended" or spec.get("suspend"):
+    if (phase == "Suspended" or spec.get("suspend")) and not spec.get("cancel"):
         commands.append((f"bricks resume {name}{flags}", "go on from the last finished item"))
     if phase == "Failed":
         commands.append(

@@ -186,6 +186,19 @@ def test_a_stage_that_has_not_begun_says_where_the_run_is(bricks, double):
     assert "train of run small has not begun. The run is at clip." in bricks("logs", "small", "train", code=65).error
 
 
+def test_an_attempt_that_never_was_is_said_not_to_be(bricks, double):
+    bricks("submit", bricks.run_file())
+    tell_status(double, stages=[{"name": "clip", "state": "Done", "attempt": 2}])
+    error = bricks("logs", "small", "clip", "--attempt", "5", code=65).error
+    assert error == "There is no attempt 5 of clip of run small: the last is 2."
+
+
+def test_a_stage_that_the_run_does_not_have_is_not_said_to_come(bricks, double):
+    bricks("submit", bricks.run_file())
+    tell_status(double, stages=[{"name": "clip", "state": "Done"}, {"name": "latents", "state": "Pending"}])
+    assert "Run small has no train" in bricks("logs", "small", "train", code=65).error
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

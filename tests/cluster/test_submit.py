@@ -133,6 +133,15 @@ def test_a_cancelled_run_is_not_revived(bricks, double):
     assert "kubectl delete brickrun small" in bricks("submit", file, code=65).error
 
 
+def test_a_run_that_was_cancelled_while_it_was_suspended_is_not_offered_to_be_resumed(bricks, double):
+    bricks("submit", bricks.run_file(), "--suspend")
+    bricks("cancel", "small", "--yes")
+    tell_status(double, phase="Cancelled", conditions=[condition("Finished", "True", "Cancelled", "It was cancelled.")])
+    assert "bricks resume" not in bricks("status", "small", "--cluster").out
+    assert "cancelled, for good: there is nothing to resume" in bricks("resume", "small", code=65).error
+    assert "cancelled, for good: there is nothing to stop" in bricks("suspend", "small", code=65).error
+
+
 def test_a_run_that_is_at_its_end_cannot_be_stopped(bricks, double):
     bricks("submit", bricks.run_file())
     tell_status(double, phase="Succeeded", conditions=[condition("Finished", "True", "Succeeded", "All is done.")])
