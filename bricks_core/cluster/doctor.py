@@ -133,7 +133,7 @@ def findings_screen(findings: Iterator[Finding]) -> None:
     if wrong:
         kind = ClusterUnavailable if any(each.away for each in wrong) else SpecError
         names = ", ".join(dict.fromkeys(each.what for each in wrong))
-        raise kind(f"{len(wrong)} of {num} looks found something wrong ({names}): the arrows say how to mend it.")
+        raise kind(f"{len(wrong)} of {num} looks found something wrong ({names}): the lines above say how to mend it.")
     print(f"Nothing is wrong in {num} looks.")
 
 
@@ -303,7 +303,10 @@ def _secrets(patient: Patient) -> Iterator[Finding]:
     if not names:
         yield Finding("secrets", "none", "the profile names none")
         return
-    mend = "kubectl create secret generic NAME --from-literal=KEY=…; docs/cluster.md says which keys each needs."
+    mend = (
+        f"kubectl create secret generic NAME -n {patient.cluster.namespace} --from-env-file=FILE; docs/cluster.md says "
+        "which keys each needs."
+    )
     yield from _each_there(patient, "secrets", "/api/v1", "secrets", sorted(names), mend)
 
 
@@ -421,12 +424,12 @@ def _enough(patient: Patient, what: str, wanted: dict[str, int], nodes: int) -> 
         return Finding(what, "unknown", f"training asks for {nodes} x {asked}; what nodes have, we may not see")
     fitting = [node for node in found if _has(node, wanted)]
     if len(fitting) >= nodes:
-        return Finding(what, "ok", f"{len(fitting)} of {len(found)} nodes have {asked}; training asks for {nodes}")
+        return Finding(what, "ok", f"{len(fitting)} of {len(found)} nodes have {asked}; training asks for {nodes} such")
     there = sorted({name for node in found for name in _allocatable(node) if "/" in name})
     return Finding(
         what,
         "wrong",
-        f"{len(fitting)} of {len(found)} nodes have {asked}, and training asks for {nodes}",
+        f"{len(fitting)} of {len(found)} nodes have {asked}, and training asks for {nodes} such",
         f"Compare names and numbers with what nodes have ({', '.join(there) or 'no device at all'}): is the device "
         "plugin running? Or ask for fewer nodes (train.nodes).",
     )

@@ -127,13 +127,14 @@ def test_each_thing_that_is_missing_is_told_with_the_way_to_mend_it(bricks, doub
     assert wrong == {"controller", "launcher", "queues", "secrets", "account", "gpus", "rdma"}
     lines = said.out.splitlines()
     assert all("→" in lines[place + 1] for place, each in enumerate(lines) if each.startswith("✗"))
-    assert "arrows say how to mend" in said.error
+    assert "the lines above say how to mend it" in said.error
 
 
 def test_what_is_wrong_but_not_away_ends_with_78(bricks, double, profile):
     everything(double)
     said = bricks("doctor", "--profile", profile(secrets={"caption": "another"}), "--store", "store", code=78)
     assert "another" in line(said, "secrets")[0]
+    assert "--from-env-file" in said.out, "no secret in the history of a shell"
 
 
 def test_a_secret_is_looked_for_without_reading_it(bricks, double, profile):
