@@ -20,19 +20,26 @@ def render(
         Path | None,
         typer.Option(help="What the cluster is like: k8s/cluster/profile-h100-ib.yaml.", metavar="FILE"),
     ] = None,
-    namespace: Annotated[str, typer.Option(help="Written into every object.", metavar="NAMESPACE")] = "",
+    namespace: Annotated[
+        str, typer.Option("--namespace", "-n", help="Written into every object.", metavar="NAMESPACE")
+    ] = "",
     name: Annotated[str, typer.Option(help="Of the workload, instead of RUN-STAGE.", metavar="NAME")] = "",
     image: Annotated[str, typer.Option(help="Instead of the profile's.", metavar="REFERENCE")] = "",
     overrides: SetFlag = [],  # noqa: B006 (typer reads it)
 ) -> None:
     """Write a stage of a run as YAML for `kubectl apply`, which needs no controller."""
     from bricks_core.cluster.manifests import Origin, manifest, plain_task
+    from bricks_core.cluster.runs import checked
     from bricks_core.spec.cluster import ClusterProfile, load_profile
     from bricks_core.spec.run import load_run
     from bricks_core.spec.stages import STAGES, stage_named
 
     if (stage is None) != preflight:
         raise UsageError(f"Say which stage: --stage with one of {' '.join(STAGES)}, or --preflight.")
+    if namespace:
+        checked(namespace, "namespace")
+    if image and ("://" in image or image != "".join(image.split())):
+        raise UsageError(f'"{image}" is no image: write registry.example.org/you/bricks-train:0.1.0, without https://.')
     run = load_run(file, overrides)
     cluster = load_profile(profile) if profile else ClusterProfile()
     wanted = stage_named(stage or "train").name

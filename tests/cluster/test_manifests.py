@@ -211,6 +211,8 @@ WRONG = [
     (["k8s/runs/quickstart.yaml"], 64, "Say which stage"),
     (["k8s/runs/quickstart.yaml", "--stage", "clip", "--preflight"], 64, "Say which stage"),
     (["k8s/runs/quickstart.yaml", "--stage", "clips"], 64, 'did you mean "clip"?'),
+    (["k8s/runs/quickstart.yaml", "--stage", "clip", "-n", "Not Ok"], 64, "name of a namespace"),
+    (["k8s/runs/quickstart.yaml", "--stage", "clip", "--image", "https://registry.example.org/clip"], 64, "no image"),
     (["k8s/runs/quickstart.yaml", "--stage", "clip", "--name", "Cuts"], 64, "Cuts cannot be a workload's name"),
     (["nowhere.yaml", "--stage", "clip"], 78, "nowhere.yaml is not there"),
     (["k8s/runs/quickstart.yaml", "--stage", "clip", "--profile", "no.yaml"], 78, "no.yaml is not there"),
