@@ -80,7 +80,9 @@ def status(
         if asks_cluster or not Path(DEFAULT_STORE).is_dir():
             nothing = "" if asks_cluster else f"There is no store here ({DEFAULT_STORE}), and no cluster to ask. "
             raise ClusterUnavailable(f"{nothing}{error}") from None
-        raise DataError(f"{DEFAULT_STORE} has no run {name}, and no cluster is there to ask: bricks status.") from None
+        raise DataError(
+            f"{DEFAULT_STORE} has no run {name}, and no cluster is there to ask; bricks status shows what is here."
+        ) from None
     _cluster_status(cluster, name, _flags(namespace, context))
 
 

@@ -460,6 +460,13 @@ def test_a_run_file_that_cannot_be_used_says_so_and_begins_nothing() -> None:
     assert case.condition("Finished") == ("True", "SpecInvalid")
 
 
+def test_a_mistake_and_what_to_do_about_it_are_two_sentences() -> None:
+    for mistakes in ("metadata.name: String should have at most 30 characters", "spec.clip is wrong."):
+        accepted = Case(facts={"run": None, "mistakes": mistakes}).status().condition("Accepted")
+        assert accepted is not None
+        assert accepted.message == f"{mistakes.rstrip('.')}. Mend the run file and apply it again."
+
+
 def test_what_runs_goes_on_while_the_run_file_cannot_be_used() -> None:
     case = Case(facts={"run": None, "mistakes": "spec.clip is wrong."}).child("ingest", 1, RUNNING)
     assert case.plan().actions == []
