@@ -57,8 +57,9 @@ LINGER_S = 30.0
 """How long the first node keeps the board up for the others to read."""
 LINGER_STOPPED_S = 5.0
 LAST_S = 3.0
-"""How much longer than the first one other nodes stay after a good end. Training Operator 1.9 calls a job done when one
-node is, and removes the pods of the others with their logs; people read the first one's."""
+"""How much longer those nodes stay that have nothing to tell: after a good end all but the first, whose log people
+read; after a bad one those that only lost another. Training Operator 1.9 calls a job done, or failed, when one node has
+ended, and removes the pods of those that still run, with their logs and exit codes."""
 CLOSE_S = 30
 WATCH_EVERY_S = 0.2
 READ_TIMEOUT_S = 120
@@ -165,14 +166,13 @@ class Board:
         """The last thing a node does. The first one stays until the others have left, as long as it may."""
         try:
             num_left = self._store.add(self._left, 1)
-            if not self._meeting.is_host:
-                if not end.code:
-                    time.sleep(LAST_S)
-                return
-            until_s = time.monotonic() + (LINGER_STOPPED_S if end.code in STOPS else LINGER_S)
-            while num_left < self._meeting.num_nodes and time.monotonic() < until_s:
-                time.sleep(WATCH_EVERY_S)
-                num_left = self._store.add(self._left, 0)
+            if self._meeting.is_host:
+                until_s = time.monotonic() + (LINGER_STOPPED_S if end.code in STOPS else LINGER_S)
+                while num_left < self._meeting.num_nodes and time.monotonic() < until_s:
+                    time.sleep(WATCH_EVERY_S)
+                    num_left = self._store.add(self._left, 0)
+            if end.code == LOST_ANOTHER or not (end.code or self._meeting.is_host):
+                time.sleep(LAST_S)
         except (RuntimeError, SignalException) as error:
             log.debug("the board is gone: %s", error)
 

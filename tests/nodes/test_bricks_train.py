@@ -93,6 +93,16 @@ def test_a_process_that_is_not_the_first_ends_after_the_commit(new_nodes):
     assert len(list(nodes.store.glob("artifacts/train/*/manifest.json"))) == 1
 
 
+def test_a_node_that_is_at_fault_has_ended_before_those_that_are_not_so_that_its_code_is_seen(new_nodes):
+    """Training Operator 1.9 removes all pods that run when one has failed, and their exit codes are gone with them."""
+    nodes, port = new_nodes(), free_port()
+    first = nodes.start("--preflight-only", rank=0, count=2, port=port, BRICKS_GPUS="1")
+    other = nodes.start("--preflight-only", rank=1, count=2, port=port)
+    wait_until(lambda: first.process.poll() or other.process.poll(), nodes.last_words)
+    assert other.process.poll() is None
+    assert [first.ended(), other.ended()] == [77, 75], nodes.last_words()
+
+
 # ------------------------------------------------------------------------------------------------------------ meeting
 
 
