@@ -43,11 +43,11 @@ USERS_RIGHTS = (
 CONTROLLERS_RIGHTS = (
     ("bricks.dev", "brickruns", ("get", "list", "watch")),
     ("bricks.dev", "brickruns/status", ("update",)),
-    ("batch", "jobs", ("get", "list", "watch", "create", "delete")),
+    ("batch", "jobs", ("get", "list", "watch", "create", "patch", "delete")),
     ("", "configmaps", ("get", "create")),
     ("", "services", ("get", "create")),
-    ("", "pods", ("list",)),
-    ("", "events", ("create", "patch")),
+    ("", "pods", ("list", "watch")),
+    ("", "events", ("get", "create", "patch")),
 )
 """What the controller does on every cluster; the rest depends on the operators that are there."""
 

@@ -187,7 +187,9 @@ def test_the_controller_may_do_what_its_code_does_and_nothing_else(name: str, tm
 def test_what_bricks_doctor_looks_for_is_what_the_controller_has() -> None:
     given = granted(role_of(render(S3), "-controller"))
     looked_for = {(group, resource, verb) for group, resource, verbs in CONTROLLERS_RIGHTS for verb in verbs}
-    assert looked_for <= given
+    # Of the operators' kinds, and Kueue's, it has the rights also where the cluster has no such kind.
+    everywhere = {each for each in given if each[0] in ("", "batch", "bricks.dev")}
+    assert looked_for == everywhere
 
 
 @pytest.mark.parametrize("name", NAMES)
