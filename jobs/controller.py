@@ -7,6 +7,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from bricks_core.errors import UsageError
 from jobs.door import serve
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -45,6 +46,11 @@ def controller(
     from bricks_core.storage.store import open_store
 
     configure_logging(verbose)
+    if profile is None and not store:
+        raise UsageError(
+            "Say what the cluster is like: --profile FILE. The chart's: kubectl get configmap bricks-profile -o "
+            "jsonpath='{.data.profile\\.yaml}' > profile.yaml."
+        )
     cluster_profile = load_profile(profile) if profile else ClusterProfile()
     opened = open_store(store or cluster_profile.store.uri)
     reconciler = Reconciler(connect(namespace=namespace or None), opened, cluster_profile)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
-from bricks_core.spec.strict import Row, Strict
+from bricks_core.spec.strict import HOLDS_SECRET, Row, Strict
 
 
 class Source(Strict):
@@ -25,6 +26,19 @@ class Source(Strict):
     @classmethod
     def _from_path(cls, value: Any) -> Any:
         return {"path": value} if isinstance(value, str) else value
+
+    @field_validator("path")
+    @classmethod
+    def _holds_no_key(cls, path: str) -> str:
+        # A run file is copied into manifests, ConfigMaps and logs.
+        _, separator, rest = path.partition("://")
+        if separator and "@" in rest.partition("/")[0]:
+            raise PydanticCustomError(
+                HOLDS_SECRET,
+                "an address must not hold keys (there is an @ before its path): give them in the environment, such as "
+                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.",
+            )
+        return path
 
 
 class IngestSpec(Strict):

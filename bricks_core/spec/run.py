@@ -21,7 +21,7 @@ from bricks_core.spec.ingest import IngestSpec
 from bricks_core.spec.latents import LatentsSpec
 from bricks_core.spec.score import ScoreSpec
 from bricks_core.spec.stages import STAGES
-from bricks_core.spec.strict import Strict
+from bricks_core.spec.strict import HOLDS_SECRET, Strict
 from bricks_core.spec.train import WAN_TOKENS, TrainSpec, WanSpec
 
 
@@ -282,6 +282,8 @@ def _sentence(detail: ErrorDetails) -> str:
         field = detail["ctx"]["discriminator"].strip("'")
         return f'{place}.{field} = "{given}" is unknown{nearest(given, kinds)}; known here: {", ".join(kinds)}.'
     message = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] == HOLDS_SECRET:
+        return f"{place}: {message}"
     return f"{place} = {detail['input']!r}: {message}" if _is_short(detail["input"]) else f"{place}: {message}"
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
+HOLDS_SECRET = "holds_secret"
+"""The type of a validator's error about what must not be repeated in its message."""
+
 
 class Strict(BaseModel):
     """A part of the run file: frozen, and a key it does not know is refused."""

@@ -137,6 +137,14 @@ def test_once_looks_at_every_run_and_ends() -> None:
         assert [job["metadata"]["name"] for job in here.jobs()] == ["tiny-ingest-a1"]
 
 
+def test_it_begins_nothing_where_nobody_says_where_artifacts_are() -> None:
+    with town() as here, process(here, "--once", "--store", "") as program:
+        _, said = program.communicate(timeout=LONG_S)
+        assert program.returncode == 64
+        assert "--profile FILE" in said
+        assert here.jobs() == []
+
+
 def test_a_profile_that_cannot_be_read_is_one_sentence_and_no_process() -> None:
     with town() as here, process(here, "--profile", "nowhere.yaml") as program:
         _, said = program.communicate(timeout=LONG_S)

@@ -42,6 +42,14 @@ def test_a_source_may_be_a_bare_path_and_its_licence_is_then_unknown(run_file):
     assert (source.path, source.licence) == ("films", "unknown")
 
 
+@pytest.mark.parametrize("path", ["s3://AKIAIOSFODNN7:hunter2@films/all", "https://me:hunter2@example.org/film.mp4"])
+def test_a_key_in_the_address_of_a_source_is_refused_and_not_repeated(run_file, path):
+    said = wrong(run_file(SMALLEST | {"spec": {"ingest": {"sources": [{"path": path}]}}}))
+    assert "spec.ingest.sources.0.path: an address must not hold keys" in said
+    assert "hunter2" not in said
+    assert "AKIA" not in said
+
+
 def test_an_unknown_key_is_refused_with_the_nearest_right_one(run_file):
     document = SMALLEST | {"spec": SMALLEST["spec"] | {"captoin": {}}}
     assert 'unknown key "spec.captoin" (did you mean "caption"?)' in wrong(run_file(document))
