@@ -40,10 +40,10 @@ def submit(
     """
     from bricks_core.cluster.runs import submit as hand_in
     from bricks_core.cluster.screen import submitted_screen
-    from bricks_core.spec.run import load_run
+    from bricks_core.spec.run import load_run, without_gaps
 
     timeout_s = seconds_of(timeout)
-    run = load_run(file, [*overrides, "suspend=true"] if suspend else overrides)
+    run = without_gaps(load_run(file, [*overrides, "suspend=true"] if suspend else overrides))
     cluster = _connect(context, namespace)
     came = hand_in(cluster, run)
     submitted_screen(run.name, cluster.namespace, came, _flags(namespace, context))

@@ -182,6 +182,22 @@ class BrickRun(Strict):
         return section
 
 
+def without_gaps(run: BrickRun) -> BrickRun:
+    """The run itself. A cluster runs all stages that have a section, so none may lack one that another comes after.
+
+    Raises:
+        SpecError: evaluate without train.
+    """
+    names = [name for name in STAGES if getattr(run.spec, name) is not None]
+    missing = [name for name in list(STAGES)[: list(STAGES).index(names[-1])] if name not in names]
+    if missing:
+        raise SpecError(
+            f"Run {run.name} has spec.{names[-1]} and no spec.{missing[0]}, which comes before it: write one "
+            f"(k8s/runs/quickstart.yaml has it), or take spec.{names[-1]} out."
+        )
+    return run
+
+
 def load_run(file: Path, overrides: list[str] | None = None) -> BrickRun:
     """Read and check a run file. `overrides` are field=value pairs such as train.held_out.num_samples=8.
 
@@ -215,7 +231,7 @@ def run_of(obj: dict[str, Any]) -> BrickRun:
     document = {"metadata": {"name": obj["metadata"]["name"]}}
     document |= {key: obj[key] for key in ("apiVersion", "kind", "spec") if key in obj}
     try:
-        return BrickRun.model_validate(document)
+        return without_gaps(BrickRun.model_validate(document))
     except ValidationError as error:
         raise SpecError("\n".join(_sentences(error))) from None
 

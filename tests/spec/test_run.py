@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from bricks_core.errors import SpecError
-from bricks_core.spec.run import load_run, run_schema
+from bricks_core.spec.run import load_run, run_of, run_schema
 from bricks_core.spec.train import MaskRatios, STDiT2Spec, WanSpec
 from bricks_core.video.buckets import resolution
 
@@ -198,6 +198,13 @@ def test_every_size_of_a_class_that_wan_takes_divides_by_16(run_file, name):
     spec = WAN | {"latents": WAN["latents"] | {"resolutions": ["480x832", name]}}
     assert load_run(run_file(SMALLEST | {"spec": spec})).spec.latents.resolutions[1] == name
     assert all(size.height_px % 16 == size.width_px % 16 == 0 for size in resolution(name).sizes)
+
+
+def test_a_cluster_runs_no_stage_that_lacks_the_one_before_it():
+    document = SMALLEST | {"spec": SMALLEST["spec"] | {"evaluate": {"prompts": ["A red brick."]}}}
+    with pytest.raises(SpecError, match=r"has spec\.evaluate and no spec\.train"):
+        run_of(document)
+    assert run_of(SMALLEST).name == "small"
 
 
 def test_the_committed_schema_is_fresh():
