@@ -226,7 +226,8 @@ class Kubelet:
                         folders[mount["mountPath"]] = volumes[mount["name"]] / mount.get("subPath", "")
                 known = pods.environment(pod.object, container, self._read)
                 env = {key: self._local(value, pod, folders) for key, value in known.items()}
-                command = [self._local(each, pod, folders) for each in pods.command_of(container, known)]
+                first, *rest = (self._local(each, pod, folders) for each in pods.command_of(container, known))
+                command = [pods.program(first), *rest]
                 pod.containers.append(Running(container["name"], command, {**self._base(), **env}, own))
         except (Answered, KeyError) as error:
             pod.containers.clear()

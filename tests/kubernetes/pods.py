@@ -114,15 +114,17 @@ def names_of_peers(pod: Object) -> list[str]:
 
 
 def command_of(container: Object, known: Mapping[str, str]) -> list[str]:
-    """The program and its arguments; python and console scripts are those of this environment."""
-    command = [expand(part, known) for part in [*(container.get("command") or []), *(container.get("args") or [])]]
+    """The program and its arguments, as they are in the container."""
     if not container.get("command"):
         raise ValueError(f"container {container['name']} has no command, and there are no images here to ask for one")
-    if command[0] in ("python", "python3"):
-        return [sys.executable, *command[1:]]
-    if "/" not in command[0] and (BIN / command[0]).exists():
-        return [str(BIN / command[0]), *command[1:]]
-    return command
+    return [expand(part, known) for part in [*container["command"], *(container.get("args") or [])]]
+
+
+def program(name: str) -> str:
+    """Python and console scripts are those of this environment, wherever it lies: no path of the container's."""
+    if name in ("python", "python3"):
+        return sys.executable
+    return str(BIN / name) if "/" not in name and (BIN / name).exists() else name
 
 
 def node_for(pod: Object, nodes: Mapping[str, int]) -> str | None:
