@@ -44,7 +44,14 @@ def test_the_chart_as_it_is_passes_a_strict_lint() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_profile_that_the_controller_reads_is_one(name: str) -> None:
-    profile(rendered(name))
+    values = values_of(name)
+    store = profile(rendered(name)).store
+    if values.get("storage", {}).get("mode", "s3") == "s3":
+        assert store.uri.startswith(f"s3://{values['storage']['s3']['bucket']}")
+        assert store.claim == ""
+    else:
+        assert store.uri.startswith("file:///store")
+        assert store.claim
 
 
 def test_what_is_left_alone_is_what_the_code_would_take() -> None:
@@ -209,7 +216,8 @@ def test_a_number_is_a_quantity_too() -> None:
 
 
 def test_a_chart_above_may_have_globals_of_its_own() -> None:
-    render(merged(S3, {"global": {"storageClass": "fast", "imagePullSecrets": ["one", {"name": "two"}]}}))
+    made = render(merged(S3, {"global": {"storageClass": "fast", "imagePullSecrets": ["one", {"name": "two"}]}}))
+    assert profile(made).images.pull_secrets == ["one", "two"]
 
 
 def test_what_is_generated_is_fresh() -> None:

@@ -279,5 +279,8 @@ def test_the_longest_names_still_fit(launcher):
     document["spec"]["cluster"] = {"nodes": 256, "launcher": launcher, "stages": {"caption": {"shards": 10_000}}}
     run = BrickRun.model_validate(document)
     for stage in ("train", "caption", "evaluate"):
-        for each in rendered(Task(run, stage, PROFILE, attempt=99, owner=OWNER)):
+        task = Task(run, stage, PROFILE, attempt=99, owner=OWNER)
+        made = rendered(task)
+        assert made[-1]["metadata"]["name"] == task.workload_name
+        for each in made:
             valid(each, versions=["1.37"])

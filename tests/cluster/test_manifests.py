@@ -71,7 +71,9 @@ def test_every_object_in_k8s_is_valid(file):
 def test_every_profile_can_be_read_and_renders_every_stage(file):
     profile = load_profile(file)
     for stage in STAGES:
-        for each in objects(plain_task(QUICKSTART, stage, profile)):
+        made = objects(plain_task(QUICKSTART, stage, profile))
+        assert made, stage
+        for each in made:
             valid(each)
 
 
