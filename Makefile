@@ -9,7 +9,7 @@ BENCHMARKS := cli_start controller films latent_format latents_encode quickstart
 # Two workers with one thread each: the suite's processes would otherwise fight over the cores.
 TEST_WORKERS ?= 2
 
-.PHONY: demo test test-s3 images-test check install films lock generated bench clean help
+.PHONY: demo test test-all test-s3 images-test check install films lock generated bench clean help
 
 help:  ## say what there is to make
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -20,8 +20,11 @@ demo: install films  ## generated films -> dataset -> tuned model -> report
 films: install
 	@$(BIN)/python examples/make_films.py $(FILMS)
 
-test: install  ## the whole suite
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_WORKERS)
+test: install  ## the suite but for long journeys, under 15 minutes on 2 cores
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_WORKERS) -m "not slow"
+
+test-all: test  ## make test, then what is too long for it
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_WORKERS) -m slow
 
 test-s3: install  ## the store's tests against Ceph's S3 gateway (Debian packages, unpacked in ~/.cache/bricks/ceph)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/storage/ceph_gateway.py $(BIN)/pytest tests/storage
