@@ -27,7 +27,7 @@ from benchmarks.record import flags, keep
 from bricks_core.controller.crd import crd
 from bricks_core.controller.reconcile import Reconciler
 from bricks_core.spec.cluster import ClusterProfile
-from bricks_core.storage.store import open_store
+from bricks_core.storage.places import open_store
 from tests.controller.executor import Executor
 from tests.kubernetes.double import Double
 from tests.s3_server import BUCKET, S3Server

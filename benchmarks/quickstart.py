@@ -21,7 +21,8 @@ from bricks_core.spec.run import load_run
 from bricks_core.spec.stages import STAGES
 from bricks_core.spec.train import HeldOutRow
 from bricks_core.storage.artifacts import Artifact, open_artifact
-from bricks_core.storage.store import Store, open_store
+from bricks_core.storage.places import open_store
+from bricks_core.storage.store import Store
 
 ROOT = Path(__file__).parents[1]
 

@@ -43,8 +43,8 @@ from bricks_core.spec.latents import Latent
 from bricks_core.spec.run import load_run
 from bricks_core.spec.train import CheckpointRow
 from bricks_core.storage.artifacts import Artifact
+from bricks_core.storage.places import open_store
 from bricks_core.storage.shards import Packs
-from bricks_core.storage.store import open_store
 from bricks_core.video.write import jpeg
 
 RUN = ROOT / "k8s/runs/quickstart.yaml"

@@ -24,7 +24,8 @@ from bricks_core.pipeline.plan import read_pointer
 from bricks_core.spec.clip import Clip
 from bricks_core.spec.stages import STAGES
 from bricks_core.storage.artifacts import open_artifact
-from bricks_core.storage.store import Store, open_store
+from bricks_core.storage.places import open_store
+from bricks_core.storage.store import Store
 from bricks_core.video.read import frames
 
 ROOT = Path(__file__).parents[1]

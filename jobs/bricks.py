@@ -31,7 +31,7 @@ def run(
     from bricks_core.pipeline.screen import announce, final_screen
     from bricks_core.progress import configure_logging
     from bricks_core.spec.run import load_run
-    from bricks_core.storage.store import open_store
+    from bricks_core.storage.places import open_store
 
     configure_logging(verbose)
     loaded = load_run(file, overrides)
@@ -52,7 +52,7 @@ def plan(
     from bricks_core.pipeline.plan import make_plan
     from bricks_core.pipeline.screen import plan_screen
     from bricks_core.spec.run import load_run
-    from bricks_core.storage.store import open_store
+    from bricks_core.storage.places import open_store
 
     loaded = load_run(file, overrides)
     opened = open_store(store)
@@ -68,7 +68,7 @@ def show(
 ) -> None:
     """Show an artifact: its counts and reasons, the head of its tables, and whether it is whole."""
     from bricks_core.pipeline.screen import artifact_screen
-    from bricks_core.storage.store import open_store
+    from bricks_core.storage.places import open_store
 
     artifact_screen(open_store(store), artifact, rows, thorough)
 
@@ -81,7 +81,7 @@ def gc(
     """Find the artifacts that no run reaches any more."""
     from bricks_core.pipeline.garbage import collect
     from bricks_core.pipeline.screen import garbage_screen
-    from bricks_core.storage.store import open_store
+    from bricks_core.storage.places import open_store
 
     garbage_screen(collect(open_store(store), delete=delete), deleted=delete)
 

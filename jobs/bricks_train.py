@@ -113,7 +113,7 @@ def _check_files(run: Path, store: str, overrides: list[str], gpus: int | None) 
     """
     from bricks_core.spec.cluster import load_preflight
     from bricks_core.spec.run import load_run
-    from bricks_core.storage.store import split_uri
+    from bricks_core.storage.places import split_uri
 
     try:
         loaded = load_run(run, overrides)

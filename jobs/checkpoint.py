@@ -72,7 +72,7 @@ def import_(
     from bricks_core.exchange.checkpoints.bring_in import import_checkpoint, put_into
     from bricks_core.exchange.checkpoints.screen import tell_imported
     from bricks_core.progress import configure_logging
-    from bricks_core.storage.store import open_store
+    from bricks_core.storage.places import open_store
 
     configure_logging(verbose)
     imported = import_checkpoint(source, out, revision=revision, config=config, dtype=dtype.value, force=force)
@@ -103,7 +103,7 @@ def export(
     from bricks_core.exchange.checkpoints.export import export_checkpoint
     from bricks_core.exchange.checkpoints.screen import tell_exported
     from bricks_core.progress import configure_logging
-    from bricks_core.storage.store import open_store
+    from bricks_core.storage.places import open_store
 
     configure_logging(verbose)
     with find_checkpoint(checkpoint, open_store(store), step) as found:
@@ -130,7 +130,7 @@ def show(
     """Say what one holds, and what is wrong."""
     from bricks_core.exchange.checkpoints.checkpoint import find_checkpoint
     from bricks_core.exchange.checkpoints.screen import show_checkpoint
-    from bricks_core.storage.store import open_store
+    from bricks_core.storage.places import open_store
 
     with find_checkpoint(checkpoint, open_store(store), step) as found:
         show_checkpoint(found, all_tensors=tensors)

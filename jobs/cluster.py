@@ -70,7 +70,7 @@ def status(
     asks_cluster = in_cluster or namespace is not None or context is not None
     if not asks_cluster and (store is not None or _here_is(name)):
         from bricks_core.pipeline.screen import status_screen
-        from bricks_core.storage.store import open_store
+        from bricks_core.storage.places import open_store
 
         status_screen(open_store(store or DEFAULT_STORE), name)
         return
@@ -221,7 +221,7 @@ def _here_is(name: str | None) -> bool:
     if name is None:
         return True
     from bricks_core.pipeline.screen import run_names
-    from bricks_core.storage.store import open_store
+    from bricks_core.storage.places import open_store
 
     return name in run_names(open_store(DEFAULT_STORE))
 

@@ -43,7 +43,7 @@ def controller(
     from bricks_core.controller.json_log import configure_logging
     from bricks_core.controller.reconcile import Reconciler
     from bricks_core.spec.cluster import ClusterProfile, load_profile
-    from bricks_core.storage.store import open_store
+    from bricks_core.storage.places import open_store
 
     configure_logging(verbose)
     if profile is None and not store:

@@ -103,7 +103,7 @@ def stage_door(stage: str, what: str | None) -> Callable[[], NoReturn]:
         from bricks_core.progress import configure_logging
         from bricks_core.spec.run import load_run
         from bricks_core.spec.stages import STAGES
-        from bricks_core.storage.store import open_store
+        from bricks_core.storage.places import open_store
 
         configure_logging(verbose)
         _bound_processes()

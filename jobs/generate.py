@@ -85,7 +85,7 @@ def generate(
     from bricks_core.generate.generate import generate as make
     from bricks_core.generate.model import Choice
     from bricks_core.generate.shape import Asked
-    from bricks_core.storage.store import open_store
+    from bricks_core.storage.places import open_store
 
     read = read_prompts(prompts) if prompts else [parse_prompt(each) for each in prompt]
     given = parse_mask_strategy(condition) if condition else ()

@@ -33,7 +33,7 @@ def process(
     from bricks_core.progress import configure_logging
     from bricks_core.spec.cluster import load_preflight
     from bricks_core.spec.run import load_run
-    from bricks_core.storage.store import open_store
+    from bricks_core.storage.places import open_store
 
     configure_logging(verbose)
     try:

@@ -22,7 +22,7 @@ from bricks_core.cluster.api import KINDS, Cluster, NotThere
 from bricks_core.cluster.launcher import Object
 from bricks_core.errors import BricksError, ClusterDenied, ClusterUnavailable, SpecError
 from bricks_core.spec.cluster import ClusterProfile
-from bricks_core.storage.store import open_store
+from bricks_core.storage.places import open_store
 
 OLDEST = (1, 33)
 """The first Kubernetes in which all that we use is on by default."""

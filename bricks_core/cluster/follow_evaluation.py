@@ -16,7 +16,8 @@ from bricks_core.cluster.pod import STORE_FOLDER
 from bricks_core.cluster.verdict import Verdict, judge
 from bricks_core.cluster.wait import Ended, Tell, observe, wait_for_workload
 from bricks_core.errors import BricksError, ClusterDenied, ClusterUnavailable
-from bricks_core.storage.store import Store, open_store
+from bricks_core.storage.places import open_store
+from bricks_core.storage.store import Store
 
 LAST_LINES_S = 10.0
 """The Job is at its end before its last lines are read."""

@@ -52,6 +52,9 @@ class FolderStore(Store):
             if self._root.exists() and not self._root.is_dir():
                 raise SpecError(f"The store {self._root} is a file: give a folder.")
 
+    def __reduce__(self) -> tuple[type[FolderStore], tuple[str, Path]]:
+        return FolderStore, (self.uri, self._root)
+
     def get(self, key: str) -> bytes:
         with told(self._path(key), "read", key):
             return self._path(key).read_bytes()
@@ -170,7 +173,7 @@ class FolderStore(Store):
 
 
 def source_files(uri: str, root: Path) -> Iterator[SourceFile]:
-    """See `store.list_source`."""
+    """See `places.list_source`."""
     with told(root, "read"):
         try:
             found = root.stat()

@@ -20,7 +20,8 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 from bricks_core.errors import DataError, SpecError, nearest
 from bricks_core.spec.ingest import Given
 from bricks_core.storage.os_errors import told
-from bricks_core.storage.store import SourceFile, list_source, split_uri
+from bricks_core.storage.places import list_source, split_uri
+from bricks_core.storage.store import SourceFile
 
 if TYPE_CHECKING:  # imported where it is used, as in tables.py
     import pyarrow as pa

@@ -53,6 +53,9 @@ class S3Store(Store):
         self._prefix = f"{prefix}/" if prefix else ""
         self._can_put_first = False
 
+    def __reduce__(self) -> tuple[type[S3Store], tuple[str, str, str]]:
+        return S3Store, (self.uri, self._bucket.name, self._prefix.removesuffix("/"))
+
     def get(self, key: str) -> bytes:
         return self._bucket.read(self._full(key), key)
 
@@ -331,7 +334,7 @@ class _Hashed:
 
 
 def source_objects(uri: str, bucket: str, prefix: str) -> Iterator[SourceFile]:
-    """See `store.list_source`."""
+    """See `places.list_source`."""
     place = _Bucket(bucket)
     folder = f"{prefix}/" if prefix else ""
     found = place.head(prefix, prefix) if prefix else None

@@ -1,6 +1,6 @@
 """Where artifacts live: a folder or `s3://bucket/prefix`, behind one small class; and the sources they are made from.
 
-This file is the contract; `folder.py` and `s3.py` are the two ways to keep it. Both promise:
+This file is the contract; `folder.py` and `s3.py` are the two ways to keep it, `places.py` opens them. Both promise:
 
 - An object appears whole or not at all, also when the writer is killed or the power goes.
 - `put(..., if_absent=True)` has exactly one winner, however many try at once.
@@ -9,7 +9,6 @@ This file is the contract; `folder.py` and `s3.py` are the two ways to keep it. 
 
 from __future__ import annotations
 
-import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +16,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import unquote
 
 from bricks_core.errors import SpecError
 from bricks_core.spec.manifest import StoredObject
@@ -27,7 +25,6 @@ MAX_KEY_BYTES = 1024  # S3's limit, prefix included
 MAX_PART_BYTES = 255  # NAME_MAX of every common file system
 # Control characters, lone surrogates (a file name that is not UTF-8) and what XML, which S3 speaks, cannot say.
 _UNWRITABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
-_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 
 
 class Entry(NamedTuple):
@@ -101,9 +98,6 @@ class Store(ABC):
         What was begun or touched within the last `idle_s` is taken to belong to a living writer.
         """
 
-    def __reduce__(self) -> tuple[Callable[[str], Store], tuple[str]]:
-        return open_store, (self.uri,)
-
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.uri}>"
 
@@ -134,41 +128,6 @@ class SourceFile:
         return self._local()
 
 
-def open_store(uri: str) -> Store:
-    """Open a folder (`some/folder`, `file:///some/folder`) or `s3://bucket/prefix`.
-
-    A folder is made by the first `put`, its parent must be there; a bucket must be there. S3's endpoint, keys and
-    region come from the standard AWS_* settings. SpecError: the URI is no such thing.
-    """
-    scheme, rest = split_uri(uri)
-    if scheme == "s3":
-        from bricks_core.storage.s3 import S3Store  # boto3 takes most of a second to import
-
-        bucket, prefix = split_s3(uri, rest)
-        check_prefix(prefix)
-        return S3Store(uri, bucket, prefix)
-    from bricks_core.storage.folder import FolderStore
-
-    return FolderStore(uri, Path(rest))
-
-
-def list_source(uri: str) -> Iterator[SourceFile]:
-    """The files of a source, sorted by name: a file, a folder with all its folders, or an S3 object or prefix.
-
-    Hidden files and folders (a name beginning with a dot) are left out, and so is what is no regular file.
-    SpecError: nothing is there. StoreDenied, StoreUnavailable: it cannot be read.
-    """
-    scheme, rest = split_uri(uri)
-    if scheme == "s3":
-        from bricks_core.storage.s3 import source_objects
-
-        bucket, prefix = split_s3(uri, rest)
-        return source_objects(uri, bucket, prefix)
-    from bricks_core.storage.folder import source_files
-
-    return source_files(uri, Path(rest))
-
-
 def check_key(key: str) -> str:
     """The key itself; SpecError when it is none (see Store)."""
     why = _why_no_key(key)
@@ -189,19 +148,6 @@ def check_prefix(prefix: str) -> str:
     return prefix
 
 
-def split_s3(uri: str, rest: str) -> tuple[str, str]:
-    """`bucket/some/prefix/` -> `("bucket", "some/prefix")`."""
-    bucket, _, prefix = rest.partition("/")
-    if "@" in bucket:  # not shown: what stands before the @ is a secret
-        raise SpecError(
-            "An s3:// address must not hold keys (there is an @ in its bucket): "
-            "give them as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment."
-        )
-    if not _BUCKET.fullmatch(bucket):
-        raise SpecError(f"{uri!r} names no bucket: write s3://bucket/prefix.")
-    return bucket, prefix.strip("/")
-
-
 def _why_no_key(key: str) -> str | None:
     parts = key.split("/")
     if not all(parts) or any(part.startswith(".") for part in parts):
@@ -211,20 +157,3 @@ def _why_no_key(key: str) -> str | None:
     if len(key.encode()) > MAX_KEY_BYTES or any(len(part.encode()) > MAX_PART_BYTES for part in parts):
         return f"it is too long: a part has at most {MAX_PART_BYTES} bytes, the whole {MAX_KEY_BYTES}. Shorten it"
     return None
-
-
-def split_uri(uri: str) -> tuple[str, str]:
-    """-> ("s3", "bucket/prefix") or ("file", path). SpecError: it is neither."""
-    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", uri)
-    if match is None:
-        if not uri or "\0" in uri:
-            raise SpecError(f"{uri!r} is no place: write a folder, file:///folder or s3://bucket/prefix.")
-        return "file", str(Path(os.path.expanduser(uri)))  # Path's own raises where nobody has that name
-    scheme, rest = match[1].lower(), uri[match.end() :]
-    if scheme == "s3":
-        return "s3", rest
-    path = unquote(rest.removeprefix("localhost"))
-    if scheme == "file" and path.startswith("/") and "\0" not in path:
-        return "file", path
-    shown = re.sub(r"//[^/@]*@", "//", uri)
-    raise SpecError(f"{shown!r} is no place known here: write a folder, file:///folder or s3://bucket/prefix.")

@@ -23,7 +23,7 @@ from bricks_core.controller.handlers import Shell
 from bricks_core.controller.reconcile import WORKLOADS, Reconciler
 from bricks_core.spec.cluster import ClusterProfile
 from bricks_core.spec.run import load_run
-from bricks_core.storage.store import open_store
+from bricks_core.storage.places import open_store
 from tests.chart.chart import NAMES, S3, Object, of_kind, render, rendered
 
 RUN = Path(__file__).parents[2] / "k8s" / "runs" / "text2bricks-64f.yaml"

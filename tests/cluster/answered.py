@@ -11,7 +11,8 @@ from bricks_core.spec.manifest import Manifest, StoredObject, artifact_digest
 from bricks_core.spec.run import BrickRun
 from bricks_core.spec.stages import STAGES
 from bricks_core.storage.artifacts import MANIFEST, artifact_prefix
-from bricks_core.storage.store import Store, open_store
+from bricks_core.storage.places import open_store
+from bricks_core.storage.store import Store
 
 
 def answer(

@@ -13,7 +13,7 @@ from bricks_core.cluster.launchers import launcher_of
 from bricks_core.cluster.manifests import objects, plain_task
 from bricks_core.spec.cluster import ClusterProfile
 from bricks_core.spec.run import BrickRun
-from bricks_core.storage.store import open_store
+from bricks_core.storage.places import open_store
 from tests.journey.tiny_run import TINY
 from tests.kubernetes.double import Double
 from tests.kubernetes.kubelet import Kubelet

@@ -25,7 +25,8 @@ from bricks_core.errors import StoreUnavailable, TryLater
 from bricks_core.pipeline.plan import finished
 from bricks_core.spec.cluster import ClusterProfile
 from bricks_core.spec.run import run_of
-from bricks_core.storage.store import Store, open_store
+from bricks_core.storage.places import open_store
+from bricks_core.storage.store import Store
 from tests.controller.executor import Executor
 from tests.journey.tiny_run import artifacts
 from tests.kubernetes.access import ADMIN, User

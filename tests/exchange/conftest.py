@@ -13,7 +13,8 @@ import pytest
 
 from bricks_core.pipeline.local import run_path
 from bricks_core.spec.run import BrickRun, load_run
-from bricks_core.storage.store import Store, open_store
+from bricks_core.storage.places import open_store
+from bricks_core.storage.store import Store
 from bricks_core.video.write import write_mp4
 
 HEIGHT, WIDTH = 96, 160

@@ -22,7 +22,7 @@ from bricks_core.pipeline.plan import finished
 from bricks_core.spec.cluster import ClusterProfile
 from bricks_core.spec.manifest import Manifest
 from bricks_core.spec.run import BrickRun, load_run
-from bricks_core.storage.store import open_store
+from bricks_core.storage.places import open_store
 from tests.images.pods import Container, Node
 from tests.journey.tiny_run import ROOT, STAGES, TINY
 from tests.s3_server import BUCKET, KEY_ID, SECRET, S3Server

@@ -15,7 +15,7 @@ import resource, sys
 from pathlib import Path
 from bricks_core.pipeline.local import run_path
 from bricks_core.spec.run import load_run
-from bricks_core.storage.store import open_store
+from bricks_core.storage.places import open_store
 stages = sys.argv[2:]
 for stage in stages:
     run_path(load_run(Path(sys.argv[1])), open_store("bricks-store"), stage)

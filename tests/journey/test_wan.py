@@ -16,7 +16,7 @@ from bricks_core.spec.evaluate import Sample
 from bricks_core.spec.latents import Latent
 from bricks_core.spec.train import CheckpointRow, HeldOutRow, StepRow
 from bricks_core.storage.artifacts import Artifact, open_artifact
-from bricks_core.storage.store import open_store
+from bricks_core.storage.places import open_store
 from bricks_core.video.probe import probe
 from tests.journey.tiny_run import STAGES, TINY, Runner, artifacts
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from bricks_core.errors import BricksError
 from bricks_core.spec.cluster import PreflightProfile
-from bricks_core.storage.store import open_store
+from bricks_core.storage.places import open_store
 from tests.nodes.two_nodes import free_port
 from tests.stages.train.apart import CONTEXT
 

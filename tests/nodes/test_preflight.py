@@ -17,7 +17,7 @@ from bricks_core.nodes.clocks import clock_check
 from bricks_core.nodes.preflight import _guilty
 from bricks_core.nodes.report import Check, NodeReport, Report, table, verdicts
 from bricks_core.spec.cluster import PreflightProfile
-from bricks_core.storage.store import open_store
+from bricks_core.storage.places import open_store
 from tests.nodes.flights import Place, fly
 from tests.nodes.two_nodes import free_port
 

@@ -21,7 +21,7 @@ from bricks_core.pipeline.plan import Pointer, addresses, pointer_key
 from bricks_core.progress import Progress
 from bricks_core.spec.run import load_run
 from bricks_core.spec.stages import STAGES
-from bricks_core.storage.store import open_store
+from bricks_core.storage.places import open_store
 from bricks_core.storage.work import Work
 from tests.stages.train.latents_made_up import MAX_TOKENS, made_up_rows
 

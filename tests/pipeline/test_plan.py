@@ -11,7 +11,7 @@ from bricks_core.spec.manifest import Manifest, artifact_digest
 from bricks_core.spec.run import BrickRun
 from bricks_core.spec.stages import STAGES
 from bricks_core.storage.artifacts import MANIFEST, artifact_prefix
-from bricks_core.storage.store import open_store
+from bricks_core.storage.places import open_store
 
 
 def run_named(name="far", **sections):

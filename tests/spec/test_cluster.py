@@ -23,7 +23,7 @@ from bricks_core.spec.cluster import (
 )
 from bricks_core.spec.run import load_run
 from bricks_core.spec.stages import STAGES
-from bricks_core.storage.store import open_store
+from bricks_core.storage.places import open_store
 
 ROOT = Path(__file__).parents[2]
 CLAIMED = {"uri": "file:///store/bricks", "claim": "bricks-store"}

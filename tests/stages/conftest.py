@@ -18,7 +18,8 @@ from bricks_core.spec.manifest import Manifest, content_id
 from bricks_core.spec.stages import STAGES
 from bricks_core.spec.strict import Strict
 from bricks_core.storage.artifacts import open_artifact
-from bricks_core.storage.store import Store, open_store
+from bricks_core.storage.places import open_store
+from bricks_core.storage.store import Store
 from bricks_core.storage.work import Joined, Work
 from bricks_core.video.write import jpeg, write_mp4
 

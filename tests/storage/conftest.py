@@ -16,7 +16,8 @@ from typing import Any
 import boto3
 import pytest
 
-from bricks_core.storage.store import Store, open_store
+from bricks_core.storage.places import open_store
+from bricks_core.storage.store import Store
 from tests.s3_server import BUCKET, KEY_ID, SECRET, S3Server
 
 

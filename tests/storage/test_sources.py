@@ -11,7 +11,8 @@ import boto3
 import pytest
 
 from bricks_core.errors import SpecError
-from bricks_core.storage.store import SourceFile, list_source
+from bricks_core.storage.places import list_source
+from bricks_core.storage.store import SourceFile
 
 FILMS = {
     "b.mp4": b"second",

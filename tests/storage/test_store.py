@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from bricks_core.errors import AlteredObject, NoSuchObject, SpecError
-from bricks_core.storage.store import MAX_KEY_BYTES, Store, check_key, open_store
+from bricks_core.storage.places import open_store
+from bricks_core.storage.store import MAX_KEY_BYTES, Store, check_key
 
 MIB = 1 << 20
 QUICK = settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -336,7 +337,7 @@ def test_a_folder_may_be_written_as_a_url(tmp_path: Path) -> None:
 
 def test_boto3_is_only_imported_for_s3(tmp_path: Path) -> None:
     program = (
-        "import sys; from bricks_core.storage.store import open_store, list_source;"
+        "import sys; from bricks_core.storage.places import open_store, list_source;"
         "s = open_store(sys.argv[1]); s.put('a', b''); list(s.list()); list(list_source(sys.argv[1]));"
         "heavy = {'boto3', 'botocore', 'torch', 'numpy', 'pyarrow'} & set(sys.modules); assert not heavy, heavy"
     )

@@ -31,7 +31,8 @@ import pytest
 from bricks_core.errors import BricksError, NoSuchObject, SpecError, StoreDenied, StoreUnavailable, TryLater
 from bricks_core.storage import folder as folder_module
 from bricks_core.storage import s3 as s3_module
-from bricks_core.storage.store import Store, list_source, open_store
+from bricks_core.storage.places import list_source, open_store
+from bricks_core.storage.store import Store
 
 MIB = 1 << 20
 FORK = multiprocessing.get_context("fork")

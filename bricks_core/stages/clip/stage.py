@@ -24,8 +24,9 @@ from bricks_core.stages.clip.cut import CutClip, cut
 from bricks_core.storage.in_order import in_order
 from bricks_core.storage.media_table import MediaTable, is_table
 from bricks_core.storage.os_errors import told
+from bricks_core.storage.places import list_source
 from bricks_core.storage.scratch import scratch
-from bricks_core.storage.store import SourceFile, list_source
+from bricks_core.storage.store import SourceFile
 from bricks_core.storage.work import Joined, Work
 from bricks_core.video.isolate import Isolation
 from bricks_core.video.read import frames

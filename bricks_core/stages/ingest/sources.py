@@ -10,7 +10,8 @@ from pathlib import Path
 from bricks_core.spec.ingest import IngestSpec, Source
 from bricks_core.spec.manifest import content_id
 from bricks_core.storage.media_table import MediaTable, TableRow, is_table
-from bricks_core.storage.store import SourceFile, list_source
+from bricks_core.storage.places import list_source
+from bricks_core.storage.store import SourceFile
 
 BESIDE_FILMS = frozenset(
     {".ass", ".bmp", ".csv", ".jpeg", ".jpg", ".json", ".jsonl", ".md", ".nfo", ".part", ".pdf", ".png", ".srt"}

@@ -25,7 +25,8 @@ from bricks_core.pipeline.plan import Pointer
 from bricks_core.progress import Progress
 from bricks_core.spec.stages import STAGES
 from bricks_core.spec.train import CheckpointRow, Constant, Phase, TrainBucket, TrainSpec
-from bricks_core.storage.store import Store, open_store
+from bricks_core.storage.places import open_store
+from bricks_core.storage.store import Store
 from bricks_core.storage.work import Work
 
 ROOT = Path(__file__).parents[3]

@@ -17,7 +17,7 @@ from bricks_core.spec.ingest import Video
 from bricks_core.spec.run import load_run
 from bricks_core.spec.score import Score
 from bricks_core.storage.artifacts import open_artifact
-from bricks_core.storage.store import open_store
+from bricks_core.storage.places import open_store
 from bricks_core.video.write import jpeg, write_mp4
 
 ROOT = Path(__file__).parents[3]

@@ -19,7 +19,7 @@ import os, signal, sys
 from pathlib import Path
 from bricks_core.exchange.datasets import export_folder
 from bricks_core.exchange.datasets.export import export_dataset
-from bricks_core.storage.store import open_store
+from bricks_core.storage.places import open_store
 left = [int(sys.argv[4])]
 copyfile = export_folder.shutil.copyfile
 

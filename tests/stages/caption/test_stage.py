@@ -191,7 +191,7 @@ drawing = importlib.util.module_from_spec(at)
 at.loader.exec_module(drawing)
 from bricks_core.spec.caption import CaptionSpec
 from bricks_core.stages.caption import stage
-from bricks_core.storage.store import open_store
+from bricks_core.storage.places import open_store
 spec = CaptionSpec.model_validate_json(sys.argv[3])
 stage.run(spec, drawing.work_on(open_store(sys.argv[2]), "caption", spec))
 """

@@ -11,7 +11,7 @@ from bricks_core.pipeline.local import run_alone, run_path
 from bricks_core.spec.clip import Clip, Image, Shot
 from bricks_core.spec.run import BrickRun
 from bricks_core.storage.artifacts import open_artifact
-from bricks_core.storage.store import open_store
+from bricks_core.storage.places import open_store
 from bricks_core.video.write import jpeg, write_mp4
 
 

@@ -30,7 +30,8 @@ from bricks_core.spec.strict import Row
 from bricks_core.spec.train import BucketLossRow, CheckpointRow, HeldOutRow, StepRow
 from bricks_core.stages.evaluate import stage
 from bricks_core.storage.artifacts import Artifact, open_artifact
-from bricks_core.storage.store import Store, open_store
+from bricks_core.storage.places import open_store
+from bricks_core.storage.store import Store
 from bricks_core.storage.work import Work
 from bricks_core.video.write import jpeg, write_mp4
 

@@ -18,7 +18,7 @@ from bricks_core.pipeline.local import run_alone
 from bricks_core.spec.ingest import Video
 from bricks_core.spec.run import BrickRun
 from bricks_core.storage.artifacts import open_artifact
-from bricks_core.storage.store import open_store
+from bricks_core.storage.places import open_store
 from bricks_core.video.write import write_mp4
 
 

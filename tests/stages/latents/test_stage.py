@@ -26,8 +26,9 @@ from bricks_core.spec.stages import STAGES
 from bricks_core.spec.strict import Strict
 from bricks_core.stages.latents import stage
 from bricks_core.storage.artifacts import Artifact, open_artifact
+from bricks_core.storage.places import open_store
 from bricks_core.storage.shards import Packs, one_encoder
-from bricks_core.storage.store import Store, open_store
+from bricks_core.storage.store import Store
 from bricks_core.storage.work import Work
 from bricks_core.video.read import read_rgb
 from bricks_core.video.resize import fit

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bricks_core.spec.train import TrainSpec
-from bricks_core.storage.store import open_store
+from bricks_core.storage.places import open_store
 from tests.stages.train.latents_made_up import train_work
 
 # A server process imports torch once (and what its optimizers import when they are made), and every training process is

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from bricks_core.spec.train import Constant, HeldOutSpec, Phase, STDiT2Spec, TrainBucket, TrainSpec
-from bricks_core.storage.store import Store, open_store
+from bricks_core.storage.places import open_store
+from bricks_core.storage.store import Store
 from tests.stages.train.apart import train_apart
 from tests.stages.train.latents_made_up import made_up_latents
 

@@ -14,7 +14,7 @@ from bricks_core.models.wan import new_wan
 from bricks_core.spec.train import Constant, HeldOutRow, HeldOutSpec, Phase, StepRow, TrainBucket, WanSpec
 from bricks_core.stages.train import stage
 from bricks_core.stages.train.step import Trainer
-from bricks_core.storage.store import open_store
+from bricks_core.storage.places import open_store
 from tests.stages.train.conftest import IMAGES, small_spec
 from tests.stages.train.latents_made_up import TEXT_WIDTH, made_up_latents, train_work
 

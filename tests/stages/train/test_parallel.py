@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from bricks_core.spec.train import BucketLossRow, HeldOutRow, StepRow
 from bricks_core.storage.artifacts import open_artifact
-from bricks_core.storage.store import open_store
+from bricks_core.storage.places import open_store
 from tests.stages.train.apart import left, train_apart, train_together
 from tests.stages.train.conftest import small_spec
 

@@ -20,7 +20,7 @@ from bricks_core.spec.train import Constant, HeldOutSpec, Phase, STDiT2Spec, Tra
 from bricks_core.stages.train import stage
 from bricks_core.stages.train.held_out import bins
 from bricks_core.storage.artifacts import open_artifact
-from bricks_core.storage.store import open_store
+from bricks_core.storage.places import open_store
 from bricks_core.storage.work import Work
 from tests.journey.tiny_run import TINY
 from tests.stages.train.conftest import CLIPS, IMAGES, small_spec
