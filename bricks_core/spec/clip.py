@@ -59,9 +59,13 @@ class Clip(Row):
     height_px: int
     fps: float
     key: str
-    """The file, relative to the artifact."""
+    """The file, from the store's root."""
     size_bytes: int
     sha256: str
+    source_sha256: str
+    """Of the file it was cut from: with the frames, it says which pictures these are, whoever encoded them."""
+    item: str
+    """`kind/key` of the item whose file it is: what later items are made of."""
 
 
 class Image(Row):
@@ -77,3 +81,6 @@ class Image(Row):
     key: str
     size_bytes: int
     sha256: str
+    source_sha256: str
+    item: str
+    """As in the clip's row; an image that was cut has its clip's."""

@@ -77,7 +77,7 @@ class LatentsSpec(Strict):
 
 
 class Latent(Row):
-    """Where a clip's latents and its caption's features lie in a pack."""
+    """Where a clip's latents and its caption's features lie in packs."""
 
     clip_id: str
     video_id: str
@@ -98,13 +98,20 @@ class Latent(Row):
     latent_height: int
     latent_width: int
     fps: float
+    item: str
+    """Key of the item of kind latent."""
+    text_item: str
+    """Key of the item of kind text."""
     pack: str
-    """Key of the pack, relative to the artifact."""
+    """Key of the pack of its latents, from the store's root."""
     latents_offset_bytes: int
     """float16 (num_latents, latent_channels, latent_height, latent_width), one after the other."""
+    text_pack: str
+    """Key of the pack of its caption's features."""
     text_offset_bytes: int
     """float16 (num_tokens, text_width)."""
     num_tokens: int
+    empty_text_pack: str
     empty_text_offset_bytes: int
     """The features of the empty caption, which some networks learn of a dropped caption from."""
     num_empty_tokens: int

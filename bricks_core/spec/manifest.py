@@ -12,7 +12,7 @@ from pydantic import Field
 from bricks_core.spec.stages import Stage
 from bricks_core.spec.strict import Strict
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 def canonical_json(value: Any) -> bytes:
@@ -25,19 +25,22 @@ def content_id(*parts: str | int | float) -> str:
     return hashlib.sha256(canonical_json(parts)).hexdigest()[:16]
 
 
-def artifact_digest(stage: Stage, spec: Strict, inputs: dict[str, str]) -> str:
-    """The address of the answer to a question: this stage, this spec, these inputs. 32 hexadecimal digits.
+def cache_key(stage: Stage, settings: dict[str, Any], inputs: dict[str, str]) -> str:
+    """A hash of everything that changes a stage's artifact and is known before it runs. 32 hexadecimal digits.
 
-    `inputs` are the digests of the artifacts read, and fingerprints of what lies outside the store.
+    `settings`: as `what_of` gives them. `inputs`: digests of the artifacts read (or of what of them is read), and
+    fingerprints of what lies outside the store.
     """
-    question = {
-        "schema": SCHEMA_VERSION,
-        "stage": stage.name,
-        "version": stage.version,
-        "spec": spec.model_dump(mode="json"),
-        "inputs": inputs,
-    }
-    return hashlib.sha256(canonical_json(question)).hexdigest()[:32]
+    whole = {"schema": SCHEMA_VERSION, "stage": stage.name, "version": stage.version}
+    return hashlib.sha256(canonical_json(whole | {"settings": settings, "inputs": inputs})).hexdigest()[:32]
+
+
+def artifact_digest(key: str, depends_on: dict[str, Any]) -> str:
+    """The address of an artifact: its cache key, unless it depends on more than was known before it ran.
+
+    `depends_on`: what was tried in vain, which sides of the split were drawn before. Empty in most cases.
+    """
+    return hashlib.sha256(canonical_json([key, depends_on])).hexdigest()[:32] if depends_on else key
 
 
 class StoredObject(Strict):
@@ -58,12 +61,14 @@ class Table(Strict):
     num_rows: int
 
 
-class Part(Strict):
-    """What one item of a stage's work left: rows by table, and the objects behind them."""
+class Try(Strict):
+    """Work that a limit stopped: no answer, and tried again as soon as one of the limits is another."""
 
-    item: str
-    rows: dict[str, list[dict[str, Any]]] = {}
-    objects: list[StoredObject] = []
+    kind: str
+    key: str
+    reason: str = Field(max_length=4096)
+    limits: dict[str, float]
+    """The limits that it was tried under, by the names of the run file's fields."""
 
 
 class Manifest(Strict):
@@ -73,15 +78,28 @@ class Manifest(Strict):
     stage: str
     stage_version: int
     digest: str
+    cache_key: str = ""
+    """What `digest` is made of; see `artifact_digest`."""
     spec: dict[str, Any]
     """The stage's section of the run file, every default written out."""
     inputs: dict[str, str]
+    """Digests of the artifacts that were read, and fingerprints of what lies outside the store."""
     code_version: str
     tables: dict[str, Table]
     counts: dict[str, int] = {}
     """What a person wants to know first, such as how many clips were dropped for which reason."""
     objects: list[StoredObject] = Field(default_factory=list)
-    """Every object of the artifact except this manifest and the parts."""
+    """The artifact's own objects, all but this manifest and `records`. Files of items are in the table of items."""
+    num_items: int = 0
+    num_item_objects: int = 0
+    item_bytes: int = 0
+    """Items that the tables were made from, their files, and the bytes of these."""
+    records: StoredObject | None = None
+    """The items' records in one file, so that whoever needs them again reads one object."""
+    read_as: dict[str, str] = {}
+    """By stage: what stands for this artifact in that stage's cache key, where it reads less than all of it."""
+    pending: list[Try] = []
+    """Items without an answer, because a limit stopped them: tried again when the limit is another."""
     started_at: datetime
     finished_at: datetime
     host: dict[str, str] = {}

@@ -21,36 +21,45 @@ class Stage:
 
     name: str
     version: int
-    """Raised when the same question would get another answer: every later artifact then has a new address."""
+    """Of its tables: raised when the same items would be joined to other rows. What an item's answer depends on has a
+    version of its own (spec/items.py)."""
     needs: tuple[str, ...]
     """Stages whose artifacts it reads."""
     tables: dict[str, type[Row]]
     """Its tables, by name, and what their rows are."""
     sharded: bool
-    """Its work is cut into items that any shard can do alone."""
+    """Its work is cut into tasks that any shard can do alone."""
+    keyed_by: tuple[str, ...] | None = None
+    """Of `needs`, those that are in its cache key; None: all. What the others add changes no number it makes."""
+
+    @property
+    def key_inputs(self) -> tuple[str, ...]:
+        """The stages whose artifacts are in its cache key."""
+        return self.needs if self.keyed_by is None else self.keyed_by
 
 
 STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
-        Stage("ingest", 2, (), {"videos": Video, "given": Given}, sharded=True),
-        Stage("clip", 2, ("ingest",), {"shots": Shot, "clips": Clip, "images": Image}, sharded=True),
-        Stage("score", 2, ("ingest", "clip"), {"scores": Score}, sharded=True),
-        Stage("caption", 2, ("ingest", "clip", "score"), {"captions": Caption}, sharded=True),
-        Stage("latents", 2, ("clip", "score", "caption"), {"latents": Latent}, sharded=True),
+        Stage("ingest", 3, (), {"videos": Video, "given": Given}, sharded=True),
+        Stage("clip", 3, ("ingest",), {"shots": Shot, "clips": Clip, "images": Image}, sharded=True),
+        Stage("score", 3, ("ingest", "clip"), {"scores": Score}, sharded=True),
+        Stage("caption", 3, ("ingest", "clip", "score"), {"captions": Caption}, sharded=True),
+        Stage("latents", 3, ("clip", "score", "caption"), {"latents": Latent}, sharded=True),
         Stage(
             "train",
-            1,
+            2,
             ("latents",),
             {"steps": StepRow, "bucket_losses": BucketLossRow, "held_out": HeldOutRow, "checkpoints": CheckpointRow},
             sharded=False,
         ),
         Stage(
             "evaluate",
-            1,
+            2,
             ("ingest", "clip", "score", "caption", "latents", "train"),
             {"samples": Sample},
             sharded=False,
+            keyed_by=("train",),
         ),
     )
 }

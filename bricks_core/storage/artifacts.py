@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,24 +13,44 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from bricks_core.errors import AlteredObject, CorruptManifest, DataError, NoSuchObject
-from bricks_core.spec.manifest import SCHEMA_VERSION, Manifest, Part, StoredObject
+from bricks_core.spec.items import ItemKey
+from bricks_core.spec.manifest import SCHEMA_VERSION, Manifest
 from bricks_core.spec.strict import Row
-from bricks_core.storage.store import Store
-from bricks_core.storage.tables import read_rows
+from bricks_core.storage.items import Bundle
+from bricks_core.storage.store import Entry, Store
+from bricks_core.storage.tables import read_columns, read_rows
 
 R = TypeVar("R", bound=Row)
 
 MANIFEST = "manifest.json"
+ITEMS = "items.parquet"
+"""The items that an artifact's tables were made from, with their files: the key column."""
+RECORDS = "records.parquet"
+FROM_ROOT = ("items/", "artifacts/")
+"""What the key of an item's file begins with: it lies in the store, not in the artifact."""
+_ITEM_COLUMNS = ["kind", "key", "object", "size_bytes", "sha256"]
+
+
+class ItemRow(Row):
+    """An item, or one of its files; `id` is `kind/key` and, from the second file on, the file's number."""
+
+    kind: str
+    key: str
+    object: str = ""
+    """The file, from the store's root; empty: the item has none."""
+    size_bytes: int = 0
+    sha256: str = ""
+
+
+class RecordRow(Row):
+    """An item's record; `id` is `kind/key`."""
+
+    record: str
 
 
 def artifact_prefix(stage: str, digest: str) -> str:
     """Where an artifact lies in its store."""
     return f"artifacts/{stage}/{digest}/"
-
-
-def part_key(stage: str, digest: str, item: str) -> str:
-    """Where the record of a finished item lies."""
-    return f"{artifact_prefix(stage, digest)}parts/{item}.json"
 
 
 def find_manifest(store: Store, stage: str, digest: str) -> Manifest | None:
@@ -47,7 +68,12 @@ def find_manifest(store: Store, stage: str, digest: str) -> Manifest | None:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
         raise CorruptManifest(f"{key} is no manifest: {where}: {first['msg']}.") from None
-    if (manifest.stage, manifest.digest) != (stage, digest) or manifest.schema_version != SCHEMA_VERSION:
+    if manifest.schema_version != SCHEMA_VERSION:
+        raise CorruptManifest(
+            f"{key} is of another version of Bricks (schema {manifest.schema_version}, here {SCHEMA_VERSION}): "
+            "bricks store upgrade makes use of what it holds."
+        )
+    if (manifest.stage, manifest.digest) != (stage, digest):
         raise CorruptManifest(
             f"{key} is the manifest of {manifest.stage}/{manifest.digest}: it was put in the wrong place."
         )
@@ -56,7 +82,7 @@ def find_manifest(store: Store, stage: str, digest: str) -> Manifest | None:
 
 @dataclass(frozen=True)
 class Artifact:
-    """A finished stage, to read from. Everything read is checked against the manifest."""
+    """A finished stage, to read from. Everything read is checked against the manifest and the table of items."""
 
     store: Store
     manifest: Manifest
@@ -66,23 +92,45 @@ class Artifact:
         return artifact_prefix(self.manifest.stage, self.manifest.digest)
 
     @cached_property
-    def _objects(self) -> dict[str, StoredObject]:
-        return {stored.key: stored for stored in self.manifest.objects}
+    def _objects(self) -> dict[str, str]:
+        """sha256 by key."""
+        return {stored.key: stored.sha256 for stored in self.manifest.objects}
 
-    def local(self, key: str) -> AbstractContextManager[Path]:
-        """A file of the artifact, to read while in the context.
+    @cached_property
+    def _item_objects(self) -> dict[str, str]:
+        return {row.object: row.sha256 for row in self.item_rows() if row.object}
+
+    def local(self, key: str, *, sha256: str | None = None) -> AbstractContextManager[Path]:
+        """A file of the artifact, to read while in the context. `sha256`: what it must have, where a row tells.
 
         Raises:
             AlteredObject: it is missing, or not what was committed.
         """
-        if key not in self._objects:
-            raise AlteredObject(self.prefix + key, "is not in its artifact's manifest.")
-        return self.store.local(self.prefix + key, sha256=self._objects[key].sha256)
+        if key.startswith(FROM_ROOT):
+            known, full = sha256 or self._item_objects.get(key), key
+        else:
+            known, full = self._objects.get(key), self.prefix + key
+        if known is None:
+            raise AlteredObject(full, "is not in its artifact's manifest.")
+        return self.store.local(full, sha256=known)
 
     def rows(self, table: str, row: type[R]) -> Iterator[R]:
         """The rows of a table, streamed, in the order of their ids."""
         with self.local(self.manifest.tables[table].key) as file:
             yield from read_rows(file, row)
+
+    def item_rows(self) -> Iterator[ItemRow]:
+        """The items that its tables were made from, and their files."""
+        if ITEMS not in self._objects:
+            return
+        with self.local(ITEMS) as file:
+            for each in read_columns(file, _ITEM_COLUMNS):
+                yield ItemRow.model_construct(id="", **each)
+
+    def bundle(self) -> list[Bundle]:
+        """The items' records, where they are kept in one file."""
+        records = self.manifest.records
+        return [] if records is None else [Bundle(self.store, self.prefix + records.key, records.sha256)]
 
 
 def open_artifact(store: Store, stage: str, digest: str) -> Artifact:
@@ -98,61 +146,68 @@ def open_artifact(store: Store, stage: str, digest: str) -> Artifact:
     return Artifact(store, manifest)
 
 
-def problems(store: Store, manifest: Manifest, *, thorough: bool = False) -> list[AlteredObject]:
-    """Objects of an artifact that are missing or altered; an empty list says that it can be trusted.
+def problems(store: Store, manifest: Manifest, *, items: bool = False, thorough: bool = False) -> list[AlteredObject]:
+    """Objects of an artifact that are missing or altered; an empty list says that nothing was found.
 
-    Sizes are compared for all, contents where the store can tell a content without reading it again (a file that was
-    not touched since, an ETag seen before). `thorough` reads everything.
+    Looks at the artifact's own objects: sizes, and contents where the store can tell a content without reading it (a
+    file that was not touched since, an ETag seen before). `items` also looks at the items' files in that way, by
+    listing them. `thorough` reads everything, items' files too.
     """
-    prefix = artifact_prefix(manifest.stage, manifest.digest)
-    found = {entry.key: entry for entry in store.list(prefix)}
-    wrong = []
-    for stored in manifest.objects:
-        key = prefix + stored.key
-        entry = found.get(key)
-        if entry is None:
-            wrong.append(AlteredObject(key, "is missing."))
-        elif entry.size_bytes != stored.size_bytes:
-            wrong.append(AlteredObject(key, f"has {entry.size_bytes} bytes, its manifest says {stored.size_bytes}."))
-        else:
-            sha256 = store.sha256(key) if thorough else store.known_sha256(entry)
-            if sha256 is not None and sha256 != stored.sha256:
-                wrong.append(
-                    AlteredObject(key, f"was altered: sha256 {sha256[:12]}… instead of {stored.sha256[:12]}….")
-                )
+    artifact = Artifact(store, manifest)
+    found = {entry.key: entry for entry in store.list(artifact.prefix)}
+    wanted = [(artifact.prefix + each.key, each.size_bytes, each.sha256) for each in manifest.objects]
+    wrong = [each for each in (_problem(store, found, *one, thorough) for one in wanted) if each is not None]
+    if (items or thorough) and not wrong:
+        rows = [row for row in artifact.item_rows() if row.object]
+        found = _listed(store, [row.object for row in rows])
+        checks = (_problem(store, found, row.object, row.size_bytes, row.sha256, thorough) for row in rows)
+        wrong += {each.key: each for each in checks if each is not None}.values()
     return wrong
 
 
-def read_part(store: Store, key: str) -> Part:
-    """A finished item's record.
-
-    Raises:
-        CorruptManifest: it cannot be read.
-    """
-    try:
-        return Part.model_validate_json(store.get(key))
-    except ValidationError as error:
-        raise CorruptManifest(f"{key} is no part: {error.errors()[0]['msg']}.") from None
-
-
-def reopen(store: Store, stage: str, digest: str, wrong: list[str]) -> int:
+def reopen(store: Store, stage: str, digest: str, wrong: Iterable[str]) -> list[ItemKey]:
     """Make a broken artifact unfinished again, so that its stage rebuilds just what is broken.
 
     Takes the manifest away first, then the records of items that own one of the `wrong` keys, then those objects.
-    Returns the number of items that will be done again.
+    Returns the items that will be made again.
     """
-    prefix = artifact_prefix(stage, digest)
-    store.delete([prefix + MANIFEST])
     broken = set(wrong)
-    parts = []
-    for entry in store.list(prefix + "parts/"):
-        try:
-            part = read_part(store, entry.key)
-        except CorruptManifest:
-            parts.append(entry.key)
-            continue
-        if any(prefix + stored.key in broken for stored in part.objects):
-            parts.append(entry.key)
-    store.delete(parts)
-    store.delete(sorted(broken))
-    return len(parts)
+    prefix = artifact_prefix(stage, digest)
+    items: list[ItemKey] = []
+    if any(key.startswith(FROM_ROOT) and not key.startswith(prefix) for key in broken):
+        artifact = open_artifact(store, stage, digest)
+        items = [ItemKey(row.kind, row.key) for row in artifact.item_rows() if row.object in broken]
+        items = list(dict.fromkeys(items))
+    store.delete([prefix + MANIFEST])
+    store.delete([key.record for key in items])
+    # The records in one file would bring back what has just been taken away.
+    store.delete(sorted(broken | ({prefix + RECORDS} if items else set())))
+    return items
+
+
+def _problem(
+    store: Store, found: dict[str, Entry], key: str, size_bytes: int, sha256: str, thorough: bool
+) -> AlteredObject | None:
+    entry = found.get(key)
+    if entry is None:
+        return AlteredObject(key, "is missing.")
+    if entry.size_bytes != size_bytes:
+        return AlteredObject(key, f"has {entry.size_bytes} bytes, its manifest says {size_bytes}.")
+    now = store.sha256(key) if thorough else store.known_sha256(entry)
+    if now is not None and now != sha256:
+        return AlteredObject(key, f"was altered: sha256 {now[:12]}… instead of {sha256[:12]}….")
+    return None
+
+
+def _listed(store: Store, keys: Iterable[str]) -> dict[str, Entry]:
+    """Entries of items' files, from listings of the folders that hold most of them."""
+    places: dict[str, set[str]] = defaultdict(set)
+    for key in keys:
+        places["/".join(key.split("/")[:2]) + "/"].add(key)
+    found: dict[str, Entry] = {}
+    for place, wanted in places.items():
+        if len(wanted) <= 64:
+            found |= {key: entry for key, entry in store.heads(sorted(wanted)) if entry is not None}
+        else:
+            found |= {entry.key: entry for entry in store.list(place) if entry.key in wanted}
+    return found

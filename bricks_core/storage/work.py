@@ -1,52 +1,73 @@
-"""A stage's work in progress: which items are its own, which are done, and how the end is committed.
+"""A stage's work in progress: which tasks are its own, which are pending, and how the end is committed.
 
-An item is done when its part is written, after its objects; the stage is done when its manifest is written, after
-everything. A kill at any moment leaves either nothing of an item or objects that the next try writes again.
+A task is done when the items that it is to leave are in the store; the stage is done when its manifest is written,
+after everything. A kill at any moment leaves either nothing of an item or files that the next try writes again.
 """
 
 from __future__ import annotations
 
-import os
-import platform
-import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cache
-from importlib import metadata
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from bricks_core.errors import TryLater
 from bricks_core.progress import Progress
-from bricks_core.spec.manifest import Manifest, Part, StoredObject, Table
+from bricks_core.spec.items import Item, ItemKey
+from bricks_core.spec.manifest import Manifest, StoredObject, Table, Try, artifact_digest
 from bricks_core.spec.run import BrickRun
 from bricks_core.spec.stages import Stage
 from bricks_core.spec.strict import Row, Strict
-from bricks_core.storage.artifacts import MANIFEST, Artifact, artifact_prefix, find_manifest, part_key, read_part
+from bricks_core.storage.artifacts import (
+    ITEMS,
+    MANIFEST,
+    RECORDS,
+    Artifact,
+    ItemRow,
+    RecordRow,
+    artifact_prefix,
+    find_manifest,
+)
+from bricks_core.storage.claims import Claims
+from bricks_core.storage.code_version import code_version, host_facts
+from bricks_core.storage.items import Items
 from bricks_core.storage.scratch import scratch
 from bricks_core.storage.store import Store
 from bricks_core.storage.tables import write_rows
 
 
-class Item(Protocol):
-    """Anything with an id that is made of its content."""
+class Task(Protocol):
+    """A piece of a stage's work that one shard does alone."""
 
     @property
-    def id(self) -> str: ...
+    def id(self) -> str:
+        """Hexadecimal, evenly spread, made of content: it says whose shard's it is."""
+
+    @property
+    def keys(self) -> tuple[ItemKey, ...]:
+        """Items that it is to leave, as far as they are known. When all are there, it is done."""
 
 
 @dataclass(frozen=True)
 class Joined:
-    """The end of a stage: its tables, objects that belong to no part, and the counts a person wants first."""
+    """The end of a stage: what is committed."""
 
     tables: dict[str, Iterable[Row]]
+    items: Iterable[ItemKey] = ()
+    """The items that the tables were made from."""
     objects: Iterable[StoredObject] = ()
+    """Files of the artifact itself."""
     counts: dict[str, int] = field(default_factory=dict)
+    """What a person wants first."""
+    read_as: dict[str, str] = field(default_factory=dict)
+    depends_on: dict[str, Any] = field(default_factory=dict)
+    """What the tables depend on beside the cache key: see `artifact_digest`."""
+    pending: list[Try] = field(default_factory=list)
 
 
-I = TypeVar("I", bound=Item)  # noqa: E741 (an item)
+T = TypeVar("T", bound=Task)
 R = TypeVar("R", bound=Row)
 
 
@@ -58,6 +79,7 @@ class Work:
     stage: Stage
     spec: Strict
     digest: str
+    """The cache key: the artifact's address too, unless it depends on more (`Joined.depends_on`, `pending`)."""
     input_digests: dict[str, str]
     inputs: dict[str, Artifact]
     """Finished artifacts, by stage."""
@@ -65,8 +87,18 @@ class Work:
     shard: int = 0
     num_shards: int = 1
     run: BrickRun | None = None
-    """The whole run, for what is no part of the stage's own question, such as its name or where numbers also go."""
+    """The whole run, for what is in no key, such as its name or where numbers also go."""
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    """Of what is read from outside the store, such as weights in folders, by setting."""
+    items: Items = None  # type: ignore[assignment]
+    limits: dict[str, float] = field(default_factory=dict)
+    """The limits of now (see `Try`)."""
+    claims: Claims = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        self.items = self.items or Items(self.store)
+        self.claims = self.claims or Claims(self.store)
 
     @property
     def prefix(self) -> str:
@@ -76,140 +108,120 @@ class Work:
         """The rows of an input's table, streamed, in the order of their ids."""
         return self.inputs[stage].rows(table, row)
 
-    def local(self, stage: str, key: str) -> AbstractContextManager[Path]:
-        """A file of an input, to read while in the context."""
-        return self.inputs[stage].local(key)
+    def local(self, stage: str, key: str, *, sha256: str | None = None) -> AbstractContextManager[Path]:
+        """A file of an input, to read while in the context. `sha256`: what it must have, where a row tells."""
+        return self.inputs[stage].local(key, sha256=sha256)
 
-    def is_mine(self, item: str) -> bool:
-        """Whether an item belongs to this shard: by its id alone, so that its neighbours do not matter."""
-        return int(item[:8], 16) % self.num_shards == self.shard
+    def is_mine(self, task: str) -> bool:
+        """Whether a task belongs to this shard: by its id alone, so that its neighbours do not matter."""
+        return int(task[:8], 16) % self.num_shards == self.shard
 
-    def todo(self, items: Iterable[I], unit: str = "items") -> Iterator[I]:
-        """The items of this shard that are not done yet, with progress told. Ids begin with 8 hexadecimal digits.
+    def todo(self, tasks: Iterable[T], unit: str = "items") -> Iterator[T]:
+        """The pending tasks of this shard, each set of items once, with progress told.
 
-        All the shard's items are held in memory, so they should be small: ids and a few numbers, not rows with texts.
+        All the shard's tasks are held in memory, so they should be small: ids and a few numbers, not rows with texts.
         """
-        mine = [item for item in items if self.is_mine(item.id)]
-        done = self._done_items()
-        open_items = [item for item in mine if item.id not in done]
-        self.progress.begin(len(mine), done=len(mine) - len(open_items), unit=unit)
-        yield from open_items
+        mine = [task for task in tasks if self.is_mine(task.id)]
+        pending = self.pending(mine)
+        self.progress.begin(len(mine), done=len(mine) - len(pending), unit=unit)
+        yield from pending
+
+    def pending(self, tasks: Iterable[T]) -> list[T]:
+        """Tasks of which an item is missing, and not because of a limit that is still the same. Of tasks that are to
+        leave the same items the first."""
+        tasks = list(tasks)
+        there = self.items.load(key for task in tasks for key in task.keys)
+        missing = {key for task in tasks for key in task.keys if key not in there}
+        given_up = (
+            {key for key, each in self.items.tries(missing).items() if self.is_settled(each)} if missing else set()
+        )
+        pending: dict[tuple[ItemKey, ...], T] = {}
+        for task in tasks:
+            if any(key in missing and key not in given_up for key in task.keys):
+                pending.setdefault(task.keys, task)
+        return list(pending.values())
+
+    def is_settled(self, each: Try) -> bool:
+        """Whether a try need not be repeated: every limit that it was made under is still the same."""
+        return all(self.limits.get(name) == limit for name, limit in each.limits.items())
 
     def put_file(self, key: str, path: Path) -> StoredObject:
-        """Store a file of the artifact under a key relative to it."""
+        """Store a file of the artifact itself under a key relative to it."""
         stored = self.store.put_file(self.prefix + key, path)
         return StoredObject(key=key, size_bytes=stored.size_bytes, sha256=stored.sha256)
 
-    def done(
-        self, item: str, rows: dict[str, list[Row]], objects: Iterable[StoredObject] = (), *, note: str = ""
-    ) -> None:
-        """Record an item as done: its rows by table, and the objects put for it. Safe to call from threads."""
-        unknown = set(rows) - set(self.stage.tables)
-        if unknown:
-            raise KeyError(f"{self.stage.name} has no table {unknown}")
-        part = Part(
-            item=item,
-            rows={table: [row.model_dump(mode="json") for row in each] for table, each in rows.items()},
-            objects=list(objects),
-        )
-        self.store.put(part_key(self.stage.name, self.digest, item), part.model_dump_json().encode())
-        self.progress.advance(note=note)
+    def tried(self, key: ItemKey, reason: str, limits: Mapping[str, float]) -> None:
+        """Write down that a limit stopped the work on an item: it stays pending, and the run goes on."""
+        self.items.tried(Try(kind=key.kind, key=key.key, reason=reason[:4096], limits=dict(limits)))
 
-    def missing(self, items: Iterable[str]) -> list[str]:
-        """Those of all the stage's items, over all shards, that are not done."""
-        done = self._done_items()
-        return [item for item in items if item not in done]
-
-    def parts(self) -> Iterator[Part]:
-        """Every finished item's record, in the order of their ids."""
-        for entry in self.store.list(self.prefix + "parts/"):
-            yield read_part(self.store, entry.key)
-
-    def part_rows(self, table: str, row: type[R]) -> Iterator[R]:
-        """The rows that all parts hold for a table, part by part."""
-        for part in self.parts():
-            for each in part.rows.get(table, ()):
-                yield row.model_validate(each)
-
-    def commit(
-        self,
-        tables: dict[str, Iterable[Row]],
-        *,
-        objects: Iterable[StoredObject] = (),
-        counts: dict[str, int] | None = None,
-    ) -> Manifest:
-        """Write the tables and then the manifest: the stage is done. If another process was first, theirs is returned.
-
-        `objects` are those that belong to no part.
-        """
-        stored = [each for part in self.parts() for each in part.objects]
-        stored += objects
+    def commit(self, joined: Joined) -> Manifest:
+        """Write the tables and then the manifest: the stage is done. If another process was first, theirs is returned."""
+        depends_on = dict(joined.depends_on)
+        if joined.pending:
+            depends_on["pending"] = [each.model_dump(exclude={"reason"}) for each in joined.pending]
+        key, digest = self.digest, artifact_digest(self.digest, depends_on)
+        self.digest = digest  # where files are put from here on
+        if (theirs := find_manifest(self.store, self.stage.name, digest)) is not None:
+            return theirs
+        stored = list(joined.objects)
         described = {}
+        used = list(dict.fromkeys(joined.items))
+        totals = [0, 0]
         with scratch() as folder:
             for name, row in self.stage.tables.items():
                 file = folder / f"{name}.parquet"
-                num_rows = write_rows(file, row, tables[name])
+                num_rows = write_rows(file, row, joined.tables[name])
                 stored.append(self.put_file(file.name, file))
                 described[name] = Table(key=file.name, row=row.__name__, num_rows=num_rows)
+            records = None
+            if used:
+                used.sort()
+                write_rows(folder / ITEMS, ItemRow, self._item_rows(used, totals))
+                stored.append(self.put_file(ITEMS, folder / ITEMS))
+                texts = (RecordRow(id="/".join(each), record=text) for each, text in self.items.texts(used))
+                write_rows(folder / RECORDS, RecordRow, texts)
+                records = self.put_file(RECORDS, folder / RECORDS)
         manifest = Manifest(
             stage=self.stage.name,
             stage_version=self.stage.version,
-            digest=self.digest,
+            digest=digest,
+            cache_key=key,
             spec=self.spec.model_dump(mode="json"),
             inputs=self.input_digests,
             code_version=code_version(),
             tables=described,
-            counts=counts or {},
+            counts=joined.counts,
             objects=sorted(stored, key=lambda each: each.key),
+            num_items=len(used),
+            num_item_objects=totals[0],
+            item_bytes=totals[1],
+            records=records,
+            read_as=joined.read_as,
+            pending=joined.pending,
             started_at=self.started_at,
             finished_at=datetime.now(UTC),
             host=host_facts(),
         )
         data = (manifest.model_dump_json(indent=1) + "\n").encode()
         if not self.store.put(self.prefix + MANIFEST, data, if_absent=True):
-            theirs = find_manifest(self.store, self.stage.name, self.digest)
+            theirs = find_manifest(self.store, self.stage.name, digest)
             if theirs is None:
                 raise TryLater(f"{self.prefix}{MANIFEST} was taken away while it was committed; run again.")
             return theirs
         return manifest
 
-    def _done_items(self) -> set[str]:
-        prefix = self.prefix + "parts/"
-        return {entry.key.removeprefix(prefix).removesuffix(".json") for entry in self.store.list(prefix)}
-
-
-def code_version() -> str:
-    """The package's version, and the commit where it is known."""
-    return metadata.version("bricks") + _commit()
-
-
-@cache
-def _commit() -> str:
-    # An image carries its commit in the environment; a checkout asks git, and is "+dirty" when it is more than that.
-    if commit := os.environ.get("BRICKS_COMMIT"):
-        return f"+{commit[:12]}"
-    try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12", "--match="],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return f"+{described.stdout.strip()}"
-
-
-def host_facts() -> dict[str, str]:
-    """What machine this is: kept beside an artifact, never part of its address."""
-    facts = {
-        "hostname": platform.node(),
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        "num_cpus": str(os.cpu_count()),
-    }
-    if image := os.environ.get("BRICKS_IMAGE"):  # a pod knows what it was made from
-        facts["image"] = image
-    return facts
+    def _item_rows(self, keys: Iterable[ItemKey], totals: list[int]) -> Iterator[ItemRow]:
+        counted = set()
+        for key, text in self.items.texts(keys):
+            objects = Item.model_validate_json(text).objects
+            for number, each in enumerate(objects):
+                if each.key not in counted:
+                    counted.add(each.key)
+                    totals[0] += 1
+                    totals[1] += each.size_bytes
+                name = "/".join(key) + (f"/{number}" if number else "")
+                yield ItemRow(
+                    id=name, kind=key.kind, key=key.key, object=each.key, size_bytes=each.size_bytes, sha256=each.sha256
+                )
+            if not objects:
+                yield ItemRow(id="/".join(key), kind=key.kind, key=key.key)

@@ -1,0 +1,260 @@
+"""Items in a store: found in bulk, read once, written once.
+
+Whoever needs answers asks for all of them at once (`load`). They come from where they cost least: what this process
+has already, then the records that a finished artifact keeps in one file, then the store, many at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import sqlite3
+import threading
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from bricks_core.errors import AlteredObject, CorruptManifest, NoSuchObject
+from bricks_core.spec.items import Item, ItemKey, Recipe
+from bricks_core.spec.manifest import StoredObject, Try
+from bricks_core.storage.code_version import code_version
+from bricks_core.storage.hashes import sha256_of_file
+from bricks_core.storage.os_errors import told
+from bricks_core.storage.store import Store
+
+log = logging.getLogger("bricks")
+
+M = TypeVar("M", bound=BaseModel)
+
+FEW = 32
+"""Up to so many are asked for one by one; of more it is seen first how many there are to be listed."""
+_KEYS_A_PAGE = 1000
+_NUM_FOLDERS = 256
+_AT_ONCE = 4096
+
+
+class Items:
+    """The items of a store, as one process knows them. Safe to use from threads."""
+
+    def __init__(self, store: Store, bundles: Sequence[Bundle] = ()):
+        """`bundles`: records of finished artifacts, which are read before the store is asked."""
+        self.store = store
+        self._bundles = list(bundles)
+        self._spool = _Spool()
+
+    def load(self, keys: Iterable[ItemKey]) -> set[ItemKey]:
+        """Have the records of these items at hand; returns those that there are.
+
+        A record that cannot be read counts as none, and is told.
+        """
+        wanted = list(dict.fromkeys(keys))
+        missing = self._spool.missing(wanted)
+        if missing:
+            for bundle in self._bundles:
+                self._spool.add(bundle.records(missing))
+                missing = self._spool.missing(missing)
+            self._spool.add(self._from_store(missing))
+            missing = self._spool.missing(missing)
+        return set(wanted).difference(missing)
+
+    def get(self, key: ItemKey) -> Item | None:
+        """An item, or None: from what is at hand, or else from the store."""
+        found = self._spool.get(key)
+        if found is None:
+            self._spool.add(self._from_store([key]))
+            found = self._spool.get(key)
+        return None if found is None else Item.model_validate_json(found)
+
+    def need(self, key: ItemKey) -> Item:
+        """An item that must be there.
+
+        Raises:
+            AlteredObject: it is not.
+        """
+        item = self.get(key)
+        if item is None:
+            raise AlteredObject(key.record, "is missing.")
+        return item
+
+    def answer(self, key: ItemKey, model: type[M]) -> M:
+        """The answer of an item that must be there.
+
+        Raises:
+            AlteredObject: it is not.
+            CorruptManifest: it is no such answer.
+        """
+        try:
+            return model.model_validate(self.need(key).answer)
+        except ValidationError as error:
+            raise CorruptManifest(f"{key.record} is no {model.__name__}: {error.errors()[0]['msg']}.") from None
+
+    def put_file(self, key: ItemKey, path: Path, suffix: str) -> StoredObject:
+        """Store a file of an item, before its record. Its name tells its content, so two makers are never in each
+        other's way."""
+        with told(path, "read"):
+            sha256 = sha256_of_file(path)
+        return self.store.put_file(f"{key.place}.{sha256[:8]}{suffix}", path)
+
+    def put(
+        self,
+        recipe: Recipe,
+        answer: Mapping[str, Any] | BaseModel,
+        objects: Iterable[StoredObject] = (),
+        *,
+        by: str = "",
+        cost: Mapping[str, float] | None = None,
+    ) -> Item:
+        """Record an answer. If somebody was first, theirs is kept and returned."""
+        item = Item(
+            kind=recipe.key.kind,
+            key=recipe.key.key,
+            made_of=recipe.made_of,
+            answer=answer.model_dump(mode="json") if isinstance(answer, BaseModel) else dict(answer),
+            objects=list(objects),
+            by=by,
+            cost=dict(cost or {}),
+            code_version=code_version(),
+        )
+        if not self.store.put(recipe.key.record, item.sealed(), if_absent=True):
+            theirs = dict(self._from_store([recipe.key])).get(recipe.key)
+            if theirs is not None:
+                item = Item.model_validate_json(theirs)
+            else:  # it cannot be read
+                self.store.put(recipe.key.record, item.sealed())
+        self._spool.add([(recipe.key, item.model_dump_json())])
+        return item
+
+    def forget(self, keys: Iterable[ItemKey]) -> None:
+        """Take records away, so that their items are made again."""
+        gone = list(keys)
+        self.store.delete([key.record for key in gone])
+        self._spool.drop(gone)
+        self._bundles.clear()  # they have the records still
+
+    def texts(self, keys: Iterable[ItemKey]) -> Iterator[tuple[ItemKey, str]]:
+        """The records at hand, as JSON, in the order of the keys."""
+        for key in keys:
+            found = self._spool.get(key)
+            if found is None:
+                raise AlteredObject(key.record, "is missing.")
+            yield key, found
+
+    def tried(self, each: Try) -> None:
+        """Write down that a limit stopped the work on an item."""
+        self.store.put(_key_of(each).attempt, each.model_dump_json().encode())
+
+    def tries(self, keys: Iterable[ItemKey]) -> dict[ItemKey, Try]:
+        """What is known of earlier tries at items that there are not."""
+        by_place = {key.attempt: key for key in keys}
+        found: dict[ItemKey, Try] = {}
+        for place, data in self.store.get_many(_present(self.store, "tries", list(by_place.values()))):
+            try:
+                if data is not None:
+                    found[by_place[place]] = Try.model_validate_json(data)
+            except ValidationError:
+                log.warning("%s cannot be read, so the work is tried again.", place)
+        return found
+
+    def _from_store(self, keys: Iterable[ItemKey]) -> Iterator[tuple[ItemKey, str]]:
+        by_place = {key.record: key for key in keys}
+        for place, data in self.store.get_many(_present(self.store, "items", list(by_place.values()))):
+            if data is None:
+                continue
+            try:
+                item = Item.opened(data, by_place[place])
+            except ValueError as error:
+                log.warning("%s cannot be used (%s), so its item is made again.", place, str(error).splitlines()[0])
+                continue
+            yield by_place[place], item.model_dump_json()
+
+
+class Bundle:
+    """The records of a finished artifact, in one Parquet file: columns kind, key and record."""
+
+    def __init__(self, store: Store, key: str, sha256: str):
+        self._store, self._key, self._sha256 = store, key, sha256
+
+    def records(self, wanted: Iterable[ItemKey]) -> Iterator[tuple[ItemKey, str]]:
+        """Those of the wanted items that are in it. A bundle that is gone or altered has none: it is only a copy."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+        import pyarrow.parquet as pq
+
+        names = {f"{key.kind}/{key.key}" for key in wanted}
+        values = pa.array(sorted(names), pa.string())
+        try:
+            with self._store.local(self._key, sha256=self._sha256) as path, pq.ParquetFile(path) as file:
+                for batch in file.iter_batches(_AT_ONCE):
+                    table = pa.Table.from_batches([batch])
+                    chosen = table.filter(pc.is_in(table["id"], value_set=values))
+                    for name, record in zip(chosen["id"].to_pylist(), chosen["record"].to_pylist(), strict=True):
+                        yield ItemKey(*name.split("/")), record
+        except (NoSuchObject, AlteredObject, pa.ArrowException, OSError, KeyError) as error:
+            log.debug("%s is not used: %s", self._key, error)
+
+
+def _present(store: Store, root: str, keys: Sequence[ItemKey]) -> list[str]:
+    """Places to ask for: those of the keys, or, where listing takes fewer requests, those of them that are there."""
+    by_kind: dict[str, list[str]] = defaultdict(list)
+    for key in keys:
+        by_kind[key.kind].append(key.record if root == "items" else key.attempt)
+    places: list[str] = []
+    for kind, wanted in by_kind.items():
+        if len(wanted) > FEW:
+            # Keys are evenly spread, so one folder tells how many there are.
+            sample = sum(1 for _ in store.list(f"{root}/{kind}/{wanted[0].split('/')[2]}/"))
+            if (1 + sample * _NUM_FOLDERS // _KEYS_A_PAGE) < len(wanted):
+                there = {entry.key for entry in store.list(f"{root}/{kind}/")}
+                wanted = [place for place in wanted if place in there]
+        places += wanted
+    return places
+
+
+def _key_of(each: Try) -> ItemKey:
+    return ItemKey(each.kind, each.key)
+
+
+class _Spool:
+    """Records at hand, on disk: memory does not grow with them."""
+
+    def __init__(self) -> None:
+        # No name: SQLite's file of its own, which grows on disk and is gone when closed.
+        self._table = sqlite3.connect("", check_same_thread=False, isolation_level=None)
+        self._table.execute("CREATE TABLE items (id TEXT PRIMARY KEY, record TEXT) WITHOUT ROWID")
+        self._lock = threading.Lock()
+
+    def add(self, records: Iterable[tuple[ItemKey, str]]) -> None:
+        for key, record in records:
+            with self._lock:
+                self._table.execute("INSERT OR REPLACE INTO items VALUES (?, ?)", ("/".join(key), record))
+
+    def get(self, key: ItemKey) -> str | None:
+        with self._lock:
+            row = self._table.execute("SELECT record FROM items WHERE id = ?", ("/".join(key),)).fetchone()
+        return None if row is None else str(row[0])
+
+    def missing(self, keys: Sequence[ItemKey]) -> list[ItemKey]:
+        ids = ["/".join(key) for key in keys]
+        there: set[str] = set()
+        with self._lock:
+            for first in range(0, len(ids), _AT_ONCE):
+                some = json.dumps(ids[first : first + _AT_ONCE])
+                rows = self._table.execute("SELECT id FROM items WHERE id IN (SELECT value FROM json_each(?))", (some,))
+                there.update(row[0] for row in rows)
+        return [key for key, name in zip(keys, ids, strict=True) if name not in there]
+
+    def drop(self, keys: Iterable[ItemKey]) -> None:
+        with self._lock:
+            self._table.executemany("DELETE FROM items WHERE id = ?", (("/".join(key),) for key in keys))
+
+
+def digest_of(lines: Iterable[str]) -> str:
+    """A hash of some lines, in their sorted order. 32 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for line in sorted(lines):
+        digest.update(line.encode() + b"\n")
+    return digest.hexdigest()[:32]
