@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from bricks_core.progress import Progress
 from bricks_core.spec.clip import Clip, ClipSpec, Image
 from bricks_core.spec.ingest import IngestSpec
+from bricks_core.spec.items import recipe
 from bricks_core.spec.manifest import Manifest, content_id
 from bricks_core.spec.stages import STAGES
 from bricks_core.spec.strict import Strict
@@ -97,31 +99,38 @@ def folder_store(tmp_path: Path) -> Store:
 def put_clips(store: Store, films: Mapping[str, list[np.ndarray]], folder: Path, fps: float = 24) -> dict[str, str]:
     """Commit a clip artifact of these films' clips and middle images. Returns the clips' ids by "film/place"."""
     films_work = Work(store, STAGES["ingest"], IngestSpec(sources=["films"]), "1" * 32, {}, {}, Progress("ingest"))
-    films_work.commit({"videos": [], "given": []})
+    films_work.commit(Joined({"videos": [], "given": []}))
     work = Work(store, STAGES["clip"], ClipSpec(), "c" * 32, {"ingest": "1" * 32}, {}, Progress("clip"))
     ids = {}
-    clips, images = [], []
+    clips, images, keys = [], [], []
     for film, scenes in films.items():
+        source = hashlib.sha256(film.encode()).hexdigest()
         for place, pictures in enumerate(scenes):
             clip_id, image_id = content_id("clip", film, place), content_id("image", film, place)
             ids[f"{film}/{place}"] = clip_id
             file, picture = folder / f"{clip_id}.mp4", folder / f"{image_id}.jpg"
             write_mp4(file, pictures, fps)
             picture.write_bytes(jpeg(pictures[len(pictures) // 2]))
-            stored = work.put_file(f"clips/{clip_id}.mp4", file), work.put_file(f"images/{image_id}.jpg", picture)
+            first = 1000 * place
+            made = recipe("clip", source=source, span=[first, first + len(pictures)])
+            stored = work.items.put_file(made.key, file, ".mp4"), work.items.put_file(made.key, picture, ".jpg")
+            work.items.put(made, {}, stored)
+            keys.append(made.key)
             size = {"width_px": pictures.shape[2], "height_px": pictures.shape[1]}
-            about = [{"key": each.key, "size_bytes": each.size_bytes, "sha256": each.sha256} for each in stored]
-            video_id, first = content_id("video", film), 1000 * place
+            derived = {"source_sha256": source, "item": "/".join(made.key)}
+            about = [
+                {"key": each.key, "size_bytes": each.size_bytes, "sha256": each.sha256} | derived for each in stored
+            ]
+            video_id = content_id("video", film)
             span = {"first_frame": first, "end_frame": first + len(pictures), "num_frames": len(pictures), "fps": fps}
             clip = Clip(id=clip_id, video_id=video_id, **span, **size, **about[0])
             image = Image(
                 id=image_id, clip_id=clip_id, video_id=video_id, frame=first + len(pictures) // 2, **size, **about[1]
             )
-            work.done(clip_id, {"clips": [clip], "images": [image]}, stored)
             clips.append(clip)
             images.append(image)
     by_id = {"clips": sorted(clips, key=lambda row: row.id), "images": sorted(images, key=lambda row: row.id)}
-    work.commit({"shots": [], **by_id})
+    work.commit(Joined({"shots": [], **by_id}, keys))
     return ids
 
 
@@ -140,9 +149,8 @@ def finish(work: Work) -> Manifest:
     module = importlib.import_module(f"bricks_core.stages.{work.stage.name}.stage")
     with work.progress:
         module.run(work.spec, work)
-    assert work.missing([item.id for item in module.items(work.spec, work)]) == []
-    joined: Joined = module.join(work.spec, work)
-    return work.commit(joined.tables, objects=joined.objects, counts=joined.counts)
+    assert work.pending(module.tasks(work.spec, work)) == []
+    return work.commit(module.join(work.spec, work))
 
 
 class Drawing(NamedTuple):
