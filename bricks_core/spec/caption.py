@@ -6,33 +6,33 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from bricks_core.spec.strict import Row, Strict
+from bricks_core.spec.strict import How, Row, Strict, What
 
 
 class CaptionSpec(Strict):
     """Who writes captions, from what, by which rules. Server and key come from OPENAI_BASE_URL and OPENAI_API_KEY."""
 
-    provider: Literal["measured", "openai", "given"] = "measured"
+    provider: What[Literal["measured", "openai", "given"]] = "measured"
     """measured: plain sentences from what can be measured, no network. openai: any OpenAI-compatible server. given: the
     captions of the tables in ingest.sources, unchanged; the rules below are reported, not applied."""
-    model: str = ""
+    model: What[str] = ""
     """The vision model's name, for openai."""
-    frame_shares: list[float] = Field([0.2, 0.5, 0.8], min_length=1, max_length=16)
+    frame_shares: What[list[float]] = Field([0.2, 0.5, 0.8], min_length=1, max_length=16)
     """Which frames are shown, as shares of the clip; the prompt says the same numbers."""
-    max_side_px: int = Field(768, ge=64)
+    max_side_px: What[int] = Field(768, ge=64)
     """Frames are made no larger than this before they are sent."""
-    max_sentences: int = Field(5, ge=1)
+    max_sentences: What[int] = Field(5, ge=1)
     """A longer caption is rejected."""
-    forbidden_words: list[str] = ["video", "image", "frame", "lego", "stop motion", "stop-motion", "blocky"]
+    forbidden_words: What[list[str]] = ["video", "image", "frame", "lego", "stop motion", "stop-motion", "blocky"]
     """A caption with one of these is rejected, as is one with its plural."""
-    style_words: list[str] = ["lego", "stop motion", "blocky"]
+    style_words: What[list[str]] = ["lego", "stop motion", "blocky"]
     """The prompt forbids naming these, so that the model makes them its normal."""
-    max_retries: int = Field(5, ge=0)
+    max_retries: How[int] = Field(5, ge=0)
     """Of a call that fails for a passing reason, with growing pauses (the client's own)."""
-    concurrency: int = Field(8, ge=1, le=256)
+    concurrency: How[int] = Field(8, ge=1, le=256)
     """Calls in flight."""
-    max_output_tokens: int = Field(300, ge=16)
-    max_calls: int | None = Field(None, ge=2)
+    max_output_tokens: What[int] = Field(300, ge=16)
+    max_calls: How[int | None] = Field(None, ge=2)
     """Stop with exit code 75 after this many calls in one go: a cap on the bill. The next run continues.
 
     A clip takes two: one for itself and one for its image."""

@@ -6,24 +6,24 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from bricks_core.spec.strict import Row, Strict
+from bricks_core.spec.strict import Row, Strict, What
 
 
 class ClipSpec(Strict):
     """Where shots end, how long a clip may be, and how it is written."""
 
-    adaptive_threshold: float = Field(3.0, gt=0)
+    adaptive_threshold: What[float] = Field(3.0, gt=0)
     """PySceneDetect's AdaptiveDetector, which finds jumps on the same set: how far a change stands above its
     neighbours' to be a cut. Lower: more cuts."""
-    cut_threshold: float = Field(12.0, gt=0)
+    cut_threshold: What[float] = Field(12.0, gt=0)
     """Change of a picture that its motion does not explain (mean of a pixel, of 255) to be a cut. Lower: more cuts."""
-    min_frames: int = Field(15, ge=2)
+    min_frames: What[int] = Field(15, ge=2)
     """A shorter shot is dropped, with a reason. Clips given in a table are taken at any length."""
-    max_frames: int = Field(200, ge=2)
+    max_frames: What[int] = Field(200, ge=2)
     """A longer shot is split into even pieces."""
-    crf: int = Field(18, ge=0, le=51)
+    crf: What[int] = Field(18, ge=0, le=51)
     """x264's quality: lower is better and larger."""
-    preset: Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow"] = "veryfast"
+    preset: What[Literal["ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow"]] = "veryfast"
     """x264's effort."""
 
     @model_validator(mode="after")

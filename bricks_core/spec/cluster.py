@@ -18,7 +18,7 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import ErrorDetails
 
 from bricks_core.errors import SpecError
-from bricks_core.spec.strict import Strict
+from bricks_core.spec.strict import How, Strict
 
 StageName = Literal["ingest", "clip", "score", "caption", "latents", "train", "evaluate"]
 Launcher = Literal["pytorchjob", "trainjob", "job"]
@@ -33,33 +33,33 @@ DnsLabel = Annotated[str, Field(pattern=r"^$|^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", 
 class StageSettings(Strict):
     """What one stage of this run needs, where it differs from the cluster's profile. null: as the profile says."""
 
-    shards: int | None = Field(None, ge=1, le=10_000)
+    shards: How[int | None] = Field(None, ge=1, le=10_000)
     """Pods the stage's items are shared between (ingest, clip, score, caption, latents)."""
-    parallelism: int | None = Field(None, ge=1, le=10_000)
+    parallelism: How[int | None] = Field(None, ge=1, le=10_000)
     """Of them at the same time, at most."""
-    cpu: Quantity | None = None
-    memory: Quantity | None = None
-    scratch: Quantity | None = None
-    gpus: int | None = Field(None, ge=0, le=16)
+    cpu: How[Quantity | None] = None
+    memory: How[Quantity | None] = None
+    scratch: How[Quantity | None] = None
+    gpus: How[int | None] = Field(None, ge=0, le=16)
     """Of each pod."""
-    deadline_s: int | None = Field(None, ge=60)
+    deadline_s: How[int | None] = Field(None, ge=60)
     """The stage is given up after so long."""
 
 
 class ClusterSettings(Strict):
     """How a cluster runs it. `bricks run` on one machine does not read this."""
 
-    nodes: int | None = Field(None, ge=1, le=256)
+    nodes: How[int | None] = Field(None, ge=1, le=256)
     """Nodes that train together; null: as the cluster's profile says."""
-    gpus_per_node: int | None = Field(None, ge=0, le=16)
+    gpus_per_node: How[int | None] = Field(None, ge=0, le=16)
     """Each has a process of its own; 0: one process on the CPU."""
-    launcher: Launcher | None = None
-    attempts: int = Field(3, ge=1, le=20)
+    launcher: How[Launcher | None] = None
+    attempts: How[int] = Field(3, ge=1, le=20)
     """Tries that a stage has in all. Being stopped from outside (a drained node, a preemption) costs none."""
-    queue: DnsLabel | None = None
+    queue: How[DnsLabel | None] = None
     """Kueue's LocalQueue for this run; null: the profile's, "": none."""
-    priority_class: DnsLabel | None = None
-    stages: dict[StageName, StageSettings] = {}
+    priority_class: How[DnsLabel | None] = None
+    stages: How[dict[StageName, StageSettings]] = {}
 
 
 class Camel(Strict):

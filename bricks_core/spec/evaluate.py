@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from bricks_core.spec.strict import Row, Strict
+from bricks_core.spec.strict import HowRounded, Row, Strict, What
 
 SAMPLERS = {"stdit2": ("unipc", "dpm-solver++", "iddpm"), "wan": ("unipc", "flow-euler")}
 """The ways from noise to latents that each family has; the first is the usual one."""
@@ -15,29 +15,29 @@ SAMPLERS = {"stdit2": ("unipc", "dpm-solver++", "iddpm"), "wan": ("unipc", "flow
 class EvaluateSpec(Strict):
     """What is asked of the model, and of which checkpoints."""
 
-    prompts: list[str] = Field(min_length=1)
-    seed: int = Field(42, ge=0)
+    prompts: What[list[str]] = Field(min_length=1)
+    seed: What[int] = Field(42, ge=0)
     """The noise of prompt i comes from (seed, i): the same for every checkpoint."""
-    num_frames: int = Field(16, ge=1)
-    resolution: str = "360p"
+    num_frames: What[int] = Field(16, ge=1)
+    resolution: What[str] = "360p"
     """One of latents.resolutions."""
-    aspect: str = "0.56"
+    aspect: What[str] = "0.56"
     """Height / width, as the resolution's table names it; not used where the resolution is one size."""
-    fps: float = Field(8.0, gt=0)
+    fps: What[float] = Field(8.0, gt=0)
     """The rate the model is told, and the videos' own."""
-    sampler: Literal["dpm-solver++", "iddpm", "unipc", "flow-euler"] = "unipc"
+    sampler: What[Literal["dpm-solver++", "iddpm", "unipc", "flow-euler"]] = "unipc"
     """For stdit2: iddpm is the reference's 100-step chain; unipc and dpm-solver++ need a quarter of the steps. For wan:
     unipc, or flow-euler, which is simpler and needs more steps."""
-    num_sampling_steps: int = Field(25, ge=1, le=1000)
-    guidance_scale: float = Field(7.0, ge=0)
-    guided_channels: Literal[3, 4] = 4
+    num_sampling_steps: What[int] = Field(25, ge=1, le=1000)
+    guidance_scale: What[float] = Field(7.0, ge=0)
+    guided_channels: What[Literal[3, 4]] = 4
     """Of stdit2: 3 leaves the fourth latent channel unguided, as the reference does. Wan guides all it has."""
-    num_checkpoints: int = Field(5, ge=2)
+    num_checkpoints: What[int] = Field(5, ge=2)
     """Checkpoints sampled, at most: the base model, the last one, and evenly spaced ones between."""
-    weights: list[Literal["raw", "ema"]] = Field(["raw", "ema"], min_length=1)
-    batch_size: int = Field(4, ge=1)
-    """Prompts sampled together; the samples do not depend on it."""
-    code: str = Field("", pattern=r"^$|^[0-9a-f]{7,64}$")
+    weights: What[list[Literal["raw", "ema"]]] = Field(["raw", "ema"], min_length=1)
+    batch_size: HowRounded[int] = Field(4, ge=1)
+    """Prompts sampled together; samples depend on it in their last digits at most."""
+    code: What[str] = Field("", pattern=r"^$|^[0-9a-f]{7,64}$")
     """The commit whose answer is asked for; empty: any code's of this stage's version. It is a part of the question and
     nothing more: `bricks eval render` sets it, so that what another commit sampled is not found for this one."""
 

@@ -7,7 +7,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from bricks_core.errors import nearest
-from bricks_core.spec.strict import Strict
+from bricks_core.spec.strict import How, Strict
 
 LOSSES = ("held_out.loss.raw", "held_out.loss.ema", "held_out.loss.best")
 """Held-out loss after the last step: of the weights, of their EMA, or of whichever ends lower. Its base is the base
@@ -28,14 +28,14 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 class Gate(Strict):
     """A number of the report, and what it must be."""
 
-    metric: str
+    metric: How[str]
     """held_out.loss.raw, .ema or .best, with or without a training bucket's name behind it; or a number of the dataset,
     such as dataset.num_kept."""
-    at_most: Number | None = None
-    at_least: Number | None = None
-    at_most_of_base: Number | None = Field(None, ge=0)
+    at_most: How[Number | None] = None
+    at_least: How[Number | None] = None
+    at_most_of_base: How[Number | None] = Field(None, ge=0)
     """At most this share of the base model's: 0.98 asks for a loss that fell by 2 %."""
-    at_least_of_base: Number | None = Field(None, ge=0)
+    at_least_of_base: How[Number | None] = Field(None, ge=0)
 
     @property
     def bucket(self) -> str:

@@ -7,19 +7,19 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from bricks_core.spec.strict import HOLDS_SECRET, Row, Strict
+from bricks_core.spec.strict import HOLDS_SECRET, How, Row, Strict, What
 
 
 class Source(Strict):
     """Where films come from, and what you may do with them."""
 
-    path: str
+    path: What[str]
     """A file, a folder (searched through) or s3://bucket/prefix; a relative path starts where bricks is run. Or a table
     (.csv or .parquet, docs/dataset.md) of clips and images that are used as they are."""
-    licence: str = "unknown"
+    licence: What[str] = "unknown"
     """The films' licence, in SPDX's words where it has one (CC-BY-4.0). Never guessed: unknown unless you say so, here
     or in a table."""
-    credit: str = ""
+    credit: What[str] = ""
     """Whom to name, as the licence asks."""
 
     @model_validator(mode="before")
@@ -44,13 +44,13 @@ class Source(Strict):
 class IngestSpec(Strict):
     """Which films, and how patiently each is read."""
 
-    sources: list[Source] = Field(min_length=1)
+    sources: What[list[Source]] = Field(min_length=1)
     """Each one a path, or a mapping of path, licence and credit."""
-    min_side_px: int = Field(64, ge=16)
+    min_side_px: What[int] = Field(64, ge=16)
     """A video or image whose shorter side is below this is left out, with a reason."""
-    decode_timeout_s: float = Field(120, gt=0)
+    decode_timeout_s: How[float] = Field(120, gt=0)
     """A video whose decoder gives no frame for so long is left out, with a reason. Long films may take long."""
-    decode_memory_bytes: int = Field(4 << 30, ge=256 << 20)
+    decode_memory_bytes: How[int] = Field(4 << 30, ge=256 << 20)
     """A decoder that wants more is stopped, and its video left out, with a reason."""
 
 

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from bricks_core.spec.strict import Row, Strict
+from bricks_core.spec.strict import How, HowRounded, Row, Strict, What
 
 
 class CodecSpec(Strict):
@@ -16,15 +16,15 @@ class CodecSpec(Strict):
     wan-vae                (1 + (num_frames - 1) / 4, 16, height_px / 8, width_px / 8)
     """
 
-    kind: Literal["patch-dct", "sd-vae", "wan-vae"] = "patch-dct"
+    kind: What[Literal["patch-dct", "sd-vae", "wan-vae"]] = "patch-dct"
     """patch-dct is built in and needs no weights; sd-vae is diffusers' AutoencoderKL; wan-vae is its
     AutoencoderKLWan, which shrinks time too: clips are then read from their first frame on, 4k + 1 frames of them."""
-    model: str = ""
+    model: What[str] = ""
     """For sd-vae and wan-vae: a hub id or a folder; for wan-vae also one of a whole pipeline, which has it in vae/."""
-    revision: str = ""
+    revision: What[str] = ""
     """For a hub id: the commit, so that the same name stays the same weights."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    chunk_frames: int = Field(16, ge=1)
+    dtype: What[Literal["float32", "bfloat16", "float16"]] = "float32"
+    chunk_frames: HowRounded[int] = Field(16, ge=1)
     """Frames encoded at once; wan-vae takes the whole clip, four frames after the other."""
 
     @property
@@ -43,14 +43,14 @@ class CodecSpec(Strict):
 class TextSpec(Strict):
     """What turns a caption into features (num_tokens, width)."""
 
-    kind: Literal["hashed-words", "t5", "umt5"] = "hashed-words"
+    kind: What[Literal["hashed-words", "t5", "umt5"]] = "hashed-words"
     """hashed-words is built in and needs no weights; t5 is transformers' T5 encoder; umt5 its multilingual sister."""
-    model: str = ""
+    model: What[str] = ""
     """For t5 and umt5: a hub id or a folder; for umt5 also one of a whole pipeline, with text_encoder/ and
     tokenizer/."""
-    revision: str = ""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    max_tokens: int = Field(200, ge=1)
+    revision: What[str] = ""
+    dtype: What[Literal["float32", "bfloat16", "float16"]] = "float32"
+    max_tokens: What[int] = Field(200, ge=1)
 
     @model_validator(mode="after")
     def _named_model(self) -> Self:
@@ -63,16 +63,16 @@ class TextSpec(Strict):
 class LatentsSpec(Strict):
     """What is encoded, by what, at which size."""
 
-    resolutions: list[str] = Field(["360p"], min_length=1)
+    resolutions: What[list[str]] = Field(["360p"], min_length=1)
     """Classes such as 144p, 240p, 360p (each clip at the nearest aspect ratio of the class), or one size: 96x160 is
     height x width in pixels. A clip is encoded for every resolution that it is large enough for."""
-    min_scale: float = Field(0.8, gt=0, le=1)
+    min_scale: What[float] = Field(0.8, gt=0, le=1)
     """A clip is large enough for a resolution when it has this share of its pixels."""
-    codec: CodecSpec = CodecSpec()
-    text: TextSpec = TextSpec()
-    images: bool = True
+    codec: What[CodecSpec] = CodecSpec()
+    text: What[TextSpec] = TextSpec()
+    images: What[bool] = True
     """Also encode the middle frames."""
-    pack_bytes: int = Field(512 << 20, ge=1 << 16)
+    pack_bytes: How[int] = Field(512 << 20, ge=1 << 16)
     """A pack is closed when it is this large: also the work a kill can lose."""
 
 

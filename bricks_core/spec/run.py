@@ -21,47 +21,47 @@ from bricks_core.spec.ingest import IngestSpec
 from bricks_core.spec.latents import LatentsSpec
 from bricks_core.spec.score import ScoreSpec
 from bricks_core.spec.stages import STAGES
-from bricks_core.spec.strict import HOLDS_SECRET, Strict
+from bricks_core.spec.strict import HOLDS_SECRET, How, Strict, What
 from bricks_core.spec.train import WAN_TOKENS, TrainSpec, WanSpec
 
 
 class Metadata(Strict):
     """Kubernetes' object metadata, as far as a run uses it."""
 
-    name: str = Field(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", max_length=30)
+    name: How[str] = Field(pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$", max_length=30)
     """Names the run. Lower-case letters, digits and dashes, at most 30, as Kubernetes wants it."""
-    labels: dict[str, str] = {}
-    annotations: dict[str, str] = {}
+    labels: How[dict[str, str]] = {}
+    annotations: How[dict[str, str]] = {}
 
 
 class TrackingSpec(Strict):
     """Where the numbers also go. Changes nothing that is computed, and is not part of any digest."""
 
-    wandb: Literal["auto", "offline", "off"] = "auto"
+    wandb: How[Literal["auto", "offline", "off"]] = "auto"
     """auto: to W&B when logged in, else to files that `wandb sync` sends later."""
-    wandb_project: str = "bricks"
+    wandb_project: How[str] = "bricks"
 
 
 class RunSpec(Strict):
     """The stages' settings. Whatever is not written has its default."""
 
-    ingest: IngestSpec
-    clip: ClipSpec = ClipSpec()
-    score: ScoreSpec = ScoreSpec()
-    caption: CaptionSpec = CaptionSpec()
-    latents: LatentsSpec = LatentsSpec()
-    train: TrainSpec | None = None
-    evaluate: EvaluateSpec | None = None
-    gates: list[Gate] = []
+    ingest: What[IngestSpec]
+    clip: What[ClipSpec] = ClipSpec()
+    score: What[ScoreSpec] = ScoreSpec()
+    caption: What[CaptionSpec] = CaptionSpec()
+    latents: What[LatentsSpec] = LatentsSpec()
+    train: What[TrainSpec | None] = None
+    evaluate: What[EvaluateSpec | None] = None
+    gates: How[list[Gate]] = []
     """What the evaluation must reach. Judged when its report is read, by `bricks eval report`: nothing runs for it."""
-    inputs_of: str = Field("", pattern=r"^$|^[a-z]([-a-z0-9]*[a-z0-9])?$", max_length=30)
+    inputs_of: How[str] = Field("", pattern=r"^$|^[a-z]([-a-z0-9]*[a-z0-9])?$", max_length=30)
     """Another run of the same store, whose answers to what this one asks too are taken for this one's: an evaluation of
     what that one trained needs no look at the films."""
-    tracking: TrackingSpec = TrackingSpec()
-    cluster: ClusterSettings = ClusterSettings()
-    suspend: bool = False
+    tracking: How[TrackingSpec] = TrackingSpec()
+    cluster: How[ClusterSettings] = ClusterSettings()
+    suspend: How[bool] = False
     """On a cluster: start nothing more, and stop what runs at its last finished item. false goes on from there."""
-    cancel: bool = False
+    cancel: How[bool] = False
     """On a cluster: end the run for good. What is finished is kept, and another run that asks the same finds it."""
 
     @model_validator(mode="after")
@@ -158,10 +158,10 @@ class RunSpec(Strict):
 class BrickRun(Strict):
     """A run: `bricks run FILE` on one machine, `kubectl apply -f FILE` on a cluster."""
 
-    apiVersion: Literal["bricks.dev/v1alpha1"]  # noqa: N815 (Kubernetes' spelling)
-    kind: Literal["BrickRun"]
-    metadata: Metadata
-    spec: RunSpec
+    apiVersion: How[Literal["bricks.dev/v1alpha1"]]  # noqa: N815 (Kubernetes' spelling)
+    kind: How[Literal["BrickRun"]]
+    metadata: How[Metadata]
+    spec: What[RunSpec]
 
     @property
     def name(self) -> str:

@@ -6,27 +6,27 @@ from typing import Literal
 
 from pydantic import Field
 
-from bricks_core.spec.strict import Row, Strict
+from bricks_core.spec.strict import Row, Strict, What
 
 
 class Filter(Strict):
     """What is kept. Every clip keeps its scores; a dropped one carries each reason."""
 
-    min_motion: float = Field(8.0, ge=0)
+    min_motion: What[float] = Field(8.0, ge=0)
     """Below it a clip is too still. A mouth and an arm that move give 10, what only flickers and shakes 5 to 7."""
-    min_motion_percentile: float = Field(0.0, ge=0, le=100)
+    min_motion_percentile: What[float] = Field(0.0, ge=0, le=100)
     """Also drop the stillest clips of this data set, up to this percentile."""
-    min_sharpness_percentile: float = Field(0.0, ge=0, le=100)
+    min_sharpness_percentile: What[float] = Field(0.0, ge=0, le=100)
     """Drop the most blurred clips of this data set, up to this percentile."""
-    min_brightness: float = Field(8.0, ge=0, le=255)
+    min_brightness: What[float] = Field(8.0, ge=0, le=255)
     """Mean luma; below it a clip is called black."""
-    max_brightness: float = Field(247.0, ge=0, le=255)
+    max_brightness: What[float] = Field(247.0, ge=0, le=255)
     """Above it a clip is called white."""
-    max_plain_share: float = Field(0.8, ge=0, le=1)
+    max_plain_share: What[float] = Field(0.8, ge=0, le=1)
     """Share of pixels near the median luma: title cards and empty pictures are above it."""
-    max_duplicate_frame_share: float = Field(0.9, ge=0, le=1)
+    max_duplicate_frame_share: What[float] = Field(0.9, ge=0, le=1)
     """Share of frames that repeat the one before: held pictures of stop motion are fine, a still is not."""
-    max_near_duplicate_distance: float | None = Field(10.0, ge=0, le=64)
+    max_near_duplicate_distance: What[float | None] = Field(10.0, ge=0, le=64)
     """Bits between the perceptual hashes of two clips: at or below it, only the longer or sharper one is kept.
 
     null keeps all."""
@@ -35,12 +35,12 @@ class Filter(Strict):
 class ScoreSpec(Strict):
     """How clips are judged."""
 
-    filter: Filter = Filter()
-    held_out_share: float = Field(0.1, ge=0, lt=1)
+    filter: What[Filter] = Filter()
+    held_out_share: What[float] = Field(0.1, ge=0, lt=1)
     """Share of source videos kept from training, to measure the loss on: whole videos, so no scene is on both sides.
 
     At least one of each side as soon as two videos have clips that are kept. A side given in a table stays."""
-    split_seed: int = 0
+    split_seed: What[int] = 0
 
 
 class Score(Row):

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from bricks_core.spec.strict import Row, Strict
+from bricks_core.spec.strict import How, HowRounded, Row, Strict, What
 
 IMAGE_FPS = 120.0
 """The frame rate that a model is told of an image, in training as in sampling."""
@@ -17,12 +17,12 @@ WAN_TOKENS = 512
 class STDiT2Spec(Strict):
     """STDiT2's size. The defaults are Open-Sora 1.1's STDiT2-XL/2, 0.77 billion parameters."""
 
-    family: Literal["stdit2"] = "stdit2"
-    hidden_size: int = Field(1152, multiple_of=12)
-    depth: int = Field(28, ge=1)
-    num_heads: int = Field(16, ge=1)
-    mlp_ratio: float = Field(4.0, gt=0)
-    input_sq_size_px: int = Field(512, ge=8)
+    family: What[Literal["stdit2"]] = "stdit2"
+    hidden_size: What[int] = Field(1152, multiple_of=12)
+    depth: What[int] = Field(28, ge=1)
+    num_heads: What[int] = Field(16, ge=1)
+    mlp_ratio: What[float] = Field(4.0, gt=0)
+    input_sq_size_px: What[int] = Field(512, ge=8)
     """Pixel size at which the position embedding has its natural scale."""
 
     @model_validator(mode="after")
@@ -40,22 +40,22 @@ class WanSpec(Strict):
     It reads latents of `in_channels`, and as many come out. It has no frame masks, so train.mask_ratios is null.
     """
 
-    family: Literal["wan"]
-    num_layers: int = Field(30, ge=1)
-    num_attention_heads: int = Field(12, ge=1)
-    attention_head_dim: int = Field(128, multiple_of=2, ge=6)
+    family: What[Literal["wan"]]
+    num_layers: What[int] = Field(30, ge=1)
+    num_attention_heads: What[int] = Field(12, ge=1)
+    attention_head_dim: What[int] = Field(128, multiple_of=2, ge=6)
     """Split between time, height and width, for rotary positions in all three."""
-    ffn_dim: int = Field(8960, ge=1)
-    freq_dim: int = Field(256, multiple_of=2, ge=2)
-    text_dim: int = Field(4096, ge=1)
+    ffn_dim: What[int] = Field(8960, ge=1)
+    freq_dim: What[int] = Field(256, multiple_of=2, ge=2)
+    text_dim: What[int] = Field(4096, ge=1)
     """Width of the caption features."""
-    in_channels: int = Field(16, ge=1)
-    patch_size: tuple[Literal[1], Literal[1, 2], Literal[1, 2]] = (1, 2, 2)
+    in_channels: What[int] = Field(16, ge=1)
+    patch_size: What[tuple[Literal[1], Literal[1, 2], Literal[1, 2]]] = (1, 2, 2)
     """Latents in one token: in time, down and across."""
-    qk_norm: Literal["rms_norm_across_heads"] | None = "rms_norm_across_heads"
-    cross_attn_norm: bool = True
-    eps: float = Field(1e-6, gt=0)
-    shift: float = Field(3.0, gt=0)
+    qk_norm: What[Literal["rms_norm_across_heads"] | None] = "rms_norm_across_heads"
+    cross_attn_norm: What[bool] = True
+    eps: What[float] = Field(1e-6, gt=0)
+    shift: What[float] = Field(3.0, gt=0)
     """How far noise levels are moved towards much noise, in training and in sampling. 3 for about 480 rows of pixels
     and 5 for 720, as Wan has it; 1 leaves them evenly spaced."""
 
@@ -70,16 +70,16 @@ class TrainBucket(Strict):
              shrinks time, 1 + (num_frames - 1) / 4
     """
 
-    num_frames: int = Field(ge=1)
+    num_frames: What[int] = Field(ge=1)
     """1 takes the images."""
-    resolution: str
+    resolution: What[str]
     """One of latents.resolutions."""
-    frame_interval: int = Field(1, ge=1)
+    frame_interval: What[int] = Field(1, ge=1)
     """Every how many frames of a clip one is taken; the model is told the rate that results."""
-    batch_size: int = Field(ge=1)
+    batch_size: What[int] = Field(ge=1)
     """Samples per step over all processes, so that the run file does not depend on their number."""
-    micro_batch_size: int | None = Field(None, ge=1)
-    """At most this many at once in one process, for memory; the gradients of a step are the same."""
+    micro_batch_size: HowRounded[int | None] = Field(None, ge=1)
+    """At most this many at once in one process, for memory; the gradients of a step are the same up to rounding."""
 
     @property
     def name(self) -> str:
@@ -96,28 +96,28 @@ class TrainBucket(Strict):
 class Constant(Strict):
     """One learning rate from first to last."""
 
-    kind: Literal["constant"] = "constant"
-    lr: float = Field(gt=0)
+    kind: What[Literal["constant"]] = "constant"
+    lr: What[float] = Field(gt=0)
 
 
 class CosineConstant(Strict):
     """Cosine from min_lr up to lr, then constant: the reference's 64-frame run, which spares the optimizer a shock."""
 
-    kind: Literal["cosine_constant"] = "cosine_constant"
-    lr: float = Field(gt=0)
-    min_lr: float = Field(1e-7, ge=0)
-    warmup_steps: int = Field(ge=0)
+    kind: What[Literal["cosine_constant"]] = "cosine_constant"
+    lr: What[float] = Field(gt=0)
+    min_lr: What[float] = Field(1e-7, ge=0)
+    warmup_steps: What[int] = Field(ge=0)
 
 
 class OneCycle(Strict):
     """Cosine from min_lr up to max_lr, then cosine down to lr: the reference's 32-frame run."""
 
-    kind: Literal["one_cycle"] = "one_cycle"
-    min_lr: float = Field(1e-7, ge=0)
-    max_lr: float = Field(gt=0)
-    lr: float = Field(gt=0)
-    warmup_steps: int = Field(ge=0)
-    cooldown_steps: int = Field(ge=0)
+    kind: What[Literal["one_cycle"]] = "one_cycle"
+    min_lr: What[float] = Field(1e-7, ge=0)
+    max_lr: What[float] = Field(gt=0)
+    lr: What[float] = Field(gt=0)
+    warmup_steps: What[int] = Field(ge=0)
+    cooldown_steps: What[int] = Field(ge=0)
 
 
 Schedule = Annotated[Constant | CosineConstant | OneCycle, Field(discriminator="kind")]
@@ -126,10 +126,10 @@ Schedule = Annotated[Constant | CosineConstant | OneCycle, Field(discriminator="
 class Phase(Strict):
     """A stretch of training with its own data, buckets and learning rate."""
 
-    name: str
-    steps: int = Field(ge=1)
-    buckets: list[TrainBucket] = Field(min_length=1)
-    schedule: Schedule
+    name: What[str]
+    steps: What[int] = Field(ge=1)
+    buckets: What[list[TrainBucket]] = Field(min_length=1)
+    schedule: What[Schedule]
 
 
 class MaskRatios(Strict):
@@ -138,14 +138,14 @@ class MaskRatios(Strict):
     The rest of the samples has none. Numbers as in Open-Sora 1.1's recipe.
     """
 
-    quarter_random: float = Field(0.025, ge=0, le=1)
-    quarter_head: float = Field(0.025, ge=0, le=1)
-    quarter_tail: float = Field(0.025, ge=0, le=1)
-    quarter_head_tail: float = Field(0.05, ge=0, le=1)
-    image_random: float = Field(0.025, ge=0, le=1)
-    image_head: float = Field(0.025, ge=0, le=1)
-    image_tail: float = Field(0.025, ge=0, le=1)
-    image_head_tail: float = Field(0.05, ge=0, le=1)
+    quarter_random: What[float] = Field(0.025, ge=0, le=1)
+    quarter_head: What[float] = Field(0.025, ge=0, le=1)
+    quarter_tail: What[float] = Field(0.025, ge=0, le=1)
+    quarter_head_tail: What[float] = Field(0.05, ge=0, le=1)
+    image_random: What[float] = Field(0.025, ge=0, le=1)
+    image_head: What[float] = Field(0.025, ge=0, le=1)
+    image_tail: What[float] = Field(0.025, ge=0, le=1)
+    image_head_tail: What[float] = Field(0.05, ge=0, le=1)
 
     @model_validator(mode="after")
     def _at_most_all(self) -> Self:
@@ -158,44 +158,44 @@ class MaskRatios(Strict):
 class HeldOutSpec(Strict):
     """The loss that tells: on videos kept from training, at fixed timesteps, with fixed noise."""
 
-    every_steps: int = Field(250, ge=1)
+    every_steps: How[int] = Field(250, ge=1)
     """Also before the first step and after the last."""
-    num_samples: int = Field(32, ge=1)
+    num_samples: What[int] = Field(32, ge=1)
     """Per bucket, at most."""
-    num_timestep_bins: int = Field(5, ge=1, le=100)
+    num_timestep_bins: What[int] = Field(5, ge=1, le=100)
     """The 1,000 timesteps are cut into this many bins."""
-    timesteps_per_bin: int = Field(2, ge=1)
-    batch_size: int = Field(8, ge=1)
+    timesteps_per_bin: What[int] = Field(2, ge=1)
+    batch_size: HowRounded[int] = Field(8, ge=1)
 
 
 class TrainSpec(Strict):
     """What is trained, on which buckets, for how long."""
 
-    model: ModelSpec = STDiT2Spec()
+    model: What[ModelSpec] = STDiT2Spec()
     """Its `family` says which network it is: stdit2, or wan."""
-    init_from: str = ""
+    init_from: What[str] = ""
     """Weights to begin with: a safetensors file, a folder with one, or a key in the store. Empty: random."""
-    phases: list[Phase] = Field(min_length=1)
-    seed: int = Field(42, ge=0)
-    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    phases: What[list[Phase]] = Field(min_length=1)
+    seed: What[int] = Field(42, ge=0)
+    precision: What[Literal["float32", "bfloat16"]] = "bfloat16"
     """Of activations; weights, moments, EMA and loss are float32."""
-    caption_dropout: float = Field(0.1, ge=0, le=1)
+    caption_dropout: What[float] = Field(0.1, ge=0, le=1)
     """Share of samples whose caption is replaced by the null caption: what guidance needs."""
-    mask_ratios: MaskRatios | None = MaskRatios()
+    mask_ratios: What[MaskRatios | None] = MaskRatios()
     """null trains without masks, and so does wan."""
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.999, ge=0, lt=1)
-    weight_decay: float = Field(0.0, ge=0)
-    gradient_clip: float = Field(1.0, gt=0)
+    beta1: What[float] = Field(0.9, ge=0, lt=1)
+    beta2: What[float] = Field(0.999, ge=0, lt=1)
+    weight_decay: What[float] = Field(0.0, ge=0)
+    gradient_clip: What[float] = Field(1.0, gt=0)
     """Largest global L2 norm of a step's gradients."""
-    ema_horizon_share: float = Field(0.1, gt=0, le=1)
+    ema_horizon_share: What[float] = Field(0.1, gt=0, le=1)
     """The EMA looks back over this share of the steps done, so that a short run's EMA is not still the base model."""
-    activation_checkpointing: bool = False
+    activation_checkpointing: HowRounded[bool] = False
     """Recompute each block in the backward pass: less memory, a third more work."""
-    held_out: HeldOutSpec = HeldOutSpec()
-    checkpoint_every_steps: int = Field(250, ge=1)
+    held_out: What[HeldOutSpec] = HeldOutSpec()
+    checkpoint_every_steps: How[int] = Field(250, ge=1)
     """Also before the first step and after the last. Each keeps weights and EMA; the newest also the optimizer."""
-    log_every_steps: int = Field(10, ge=1)
+    log_every_steps: How[int] = Field(10, ge=1)
 
     @property
     def num_steps(self) -> int:
