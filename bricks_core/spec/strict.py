@@ -1,7 +1,7 @@
 """The two kinds of models that the contract is made of, and the marks of settings: *what* and *how*.
 
-*what* changes the answer and is part of cache keys; *how* only changes the way to it (patience, pace, limits) and is part
-of none. Every field of the run file has a mark:
+*what* changes the answer and is part of cache keys; *how* only changes the way to it (patience, pace, limits) and is
+part of none. Every field of the run file has a mark:
 
     crf: What[int] = Field(18, ge=0, le=51)
     concurrency: How[int] = Field(8, ge=1)
@@ -15,6 +15,7 @@ default moves no key. A default that is changed later keeps the first one in its
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
@@ -80,9 +81,13 @@ def mark_of(field: FieldInfo) -> Mark | None:
 
 
 def first_default(field: FieldInfo) -> Any:
-    """The default that a field came in with; PydanticUndefined: none."""
+    """The default that a field came in with, as keys see it (a JSON value); PydanticUndefined: it came in without one.
+
+    Of a default that is a model, what it does not say itself is as those fields came in, not as they are today.
+    """
     since = next((each for each in field.metadata if isinstance(each, Since)), None)
-    return since.default if since else field.get_default(call_default_factory=True)
+    default = since.default if since else field.get_default(call_default_factory=True)
+    return default if default is PydanticUndefined else _in_json(default, _said_by)
 
 
 def is_tag(field: FieldInfo) -> bool:
@@ -104,15 +109,24 @@ def what_of(spec: Strict, *names: str) -> dict[str, Any]:
     for name in names:
         if name not in kind.model_fields or _mark(kind, name).word == "how":
             raise KeyError(f"{kind.__name__}.{name} is no setting that changes the answer, so no key may hold it.")
+    return _differing(spec, names or kind.model_fields, what_of)
+
+
+def _said_by(default: Strict) -> dict[str, Any]:
+    """The same of a model that is itself a default, and only of what was written when it was made."""
+    kind = type(default)
+    written = [name for name, field in kind.model_fields.items() if name in default.model_fields_set or is_tag(field)]
+    return _differing(default, written, _said_by)
+
+
+def _differing(spec: Strict, names: Iterable[str], of_model: Callable[[Strict], dict[str, Any]]) -> dict[str, Any]:
+    kind = type(spec)
     found: dict[str, Any] = {}
-    for name in names or kind.model_fields:
-        field = kind.model_fields[name]
-        if _mark(kind, name).word == "how":
-            continue
-        value = _what(getattr(spec, name))
-        default = first_default(field)
-        if default is PydanticUndefined or is_tag(field) or value != _what(default):
-            found[name] = value
+    for name in names:
+        if _mark(kind, name).word == "what":
+            field, value = kind.model_fields[name], _in_json(getattr(spec, name), of_model)
+            if is_tag(field) or value != first_default(field):
+                found[name] = value
     return found
 
 
@@ -125,12 +139,11 @@ def _mark(kind: type[Strict], name: str) -> Mark:
     return mark
 
 
-def _what(value: Any) -> Any:
-    """A setting's value in JSON; of models, what changes the answer."""
+def _in_json(value: Any, of_model: Callable[[Strict], dict[str, Any]]) -> Any:
     if isinstance(value, Strict):
-        return what_of(value)
+        return of_model(value)
     if isinstance(value, list | tuple):
-        return [_what(each) for each in value]
+        return [_in_json(each, of_model) for each in value]
     if isinstance(value, dict):
-        return {str(name): _what(each) for name, each in value.items()}
+        return {str(name): _in_json(each, of_model) for name, each in value.items()}
     return 0.0 if isinstance(value, float) and value == 0 else to_jsonable_python(value)  # -0.0 means 0.0
