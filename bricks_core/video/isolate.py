@@ -22,7 +22,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from multiprocessing.connection import Connection
 from multiprocessing.connection import wait as wait_for
 from pathlib import Path
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import Any, Literal, ParamSpec, Self, TypeVar
 
 from bricks_core.errors import BricksError, DataError, TryLater
 from bricks_core.storage.in_threads import num_cores
@@ -39,6 +39,17 @@ _PR_SET_PDEATHSIG = 1
 
 class Crash(DataError):
     """The work did not come back: its process died, took too long, or wanted more memory than it may have."""
+
+
+class LimitReached(Crash):
+    """It wanted more than one of the limits that this machine set: under others it may come back."""
+
+    def __init__(self, message: str, limit: Literal["silence_s", "memory_bytes"]):
+        super().__init__(message)
+        self.limit = limit
+
+    def __reduce__(self) -> tuple[type[LimitReached], tuple[str, str]]:
+        return type(self), (str(self), self.limit)
 
 
 class Abandoned(BricksError):
@@ -132,7 +143,7 @@ class Isolation:
             elif process.sentinel in ready:
                 return self._crash(process.exitcode)
             if time.monotonic() > heard_s + self._silence_s:
-                return Crash(f"The decoder hangs: no frame for {self._silence_s:g} s.")
+                return LimitReached(f"The decoder hangs: no frame for {self._silence_s:g} s.", "silence_s")
 
     def _crash(self, exit_code: int | None) -> BricksError:
         if exit_code == -signal.SIGKILL:
@@ -186,7 +197,7 @@ def _child(
         limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
         resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    too_much = Crash(f"It wants more than {memory_bytes / (1 << 20):.0f} MiB of memory.")
+    too_much = LimitReached(f"It wants more than {memory_bytes / (1 << 20):.0f} MiB of memory.", "memory_bytes")
     outcome: Any
     try:
         outcome = (function(*args, **kwargs),)

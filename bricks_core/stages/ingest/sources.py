@@ -1,4 +1,4 @@
-"""The files of a run's sources, each an item of work."""
+"""The files of a run's sources."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Literal
 
 from bricks_core.spec.ingest import IngestSpec, Source
-from bricks_core.spec.manifest import content_id
 from bricks_core.storage.media_table import MediaTable, TableRow, is_table
 from bricks_core.storage.places import list_source
 from bricks_core.storage.store import SourceFile
@@ -24,14 +24,21 @@ BESIDE_FILMS = frozenset(
 class FoundFile:
     """A file of a source, whatever it is."""
 
-    id: str
     source: Source
     file: SourceFile | None
     """None: a table's row that is of no use."""
+    fingerprint: str = ""
+    """Changes when the content does: see `SourceFile.fingerprint`."""
     row: int = 0
     """Its row in the table; 0 for a file that no table names."""
+    kind: Literal["film", "clip", "image"] = "film"
     problem: str = ""
     """Why the row is of no use."""
+
+    @property
+    def is_beside(self) -> bool:
+        """Whether it is no film by its name, and nobody wonders why it cannot be decoded."""
+        return self.file is not None and not self.row and Path(self.file.name).suffix.lower() in BESIDE_FILMS
 
 
 def find_files(spec: IngestSpec) -> Iterator[FoundFile]:
@@ -46,13 +53,11 @@ def find_files(spec: IngestSpec) -> Iterator[FoundFile]:
         seen.add(source.path)
         if is_table(source.path):
             for row, file in MediaTable(source.path).files():
-                about = (file.name, file.size_bytes, file.fingerprint()) if file is not None else ("", 0, "")
-                row_id = content_id("ingest", source.path, row.number, *about)
-                yield FoundFile(row_id, source, file, row.number, row.problem)
+                fingerprint = file.fingerprint() if file is not None else ""
+                yield FoundFile(source, file, fingerprint, row.number, row.kind, row.problem)
             continue
         for file in list_source(source.path):
-            found_id = content_id("ingest", source.path, file.name, file.size_bytes, file.fingerprint())
-            yield FoundFile(found_id, source, file)
+            yield FoundFile(source, file, file.fingerprint())
 
 
 def with_rows(files: Iterable[FoundFile]) -> Iterator[tuple[FoundFile, TableRow | None]]:
@@ -65,8 +70,3 @@ def with_rows(files: Iterable[FoundFile]) -> Iterator[tuple[FoundFile, TableRow 
         for found in group:
             row = next((row for row in rows if row.number == found.row), None) if found.row else None
             yield found, row
-
-
-def is_beside_films(name: str) -> bool:
-    """Whether a file's name says that it is no film: it gets a row, but nobody wonders why it cannot be decoded."""
-    return Path(name).suffix.lower() in BESIDE_FILMS

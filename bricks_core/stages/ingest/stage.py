@@ -1,52 +1,113 @@
-"""Look at every file of the sources: decode it once from end to end, and say what it is or why it is no use."""
+"""Look at every file of the sources: decode it once from end to end, and say what it is or why it is no use.
+
+What a file is depends on its content alone, so that a renamed, moved or copied one is not decoded again. Names,
+licences and what tables say are joined on at the end, and so is what the run's settings make of it.
+"""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from bricks_core.errors import CorruptManifest
 from bricks_core.spec.ingest import Given, IngestSpec, Video, VideoState
-from bricks_core.spec.manifest import content_id
+from bricks_core.spec.items import ItemKey, Recipe, recipe
+from bricks_core.spec.manifest import Try, content_id
 from bricks_core.stages.ingest.picture import probe_picture
-from bricks_core.stages.ingest.sources import FoundFile, find_files, is_beside_films, with_rows
+from bricks_core.stages.ingest.sources import FoundFile, find_files, with_rows
 from bricks_core.storage.in_order import in_order
 from bricks_core.storage.media_table import TableRow
 from bricks_core.storage.os_errors import told
 from bricks_core.storage.store import SourceFile
 from bricks_core.storage.work import Joined, Work
-from bricks_core.video.isolate import Crash, Isolation
+from bricks_core.video.isolate import Crash, Isolation, LimitReached
 from bricks_core.video.probe import Facts, probe
 
 COUNTED = {"beside": "beside them: no films, by their names"}
+LIMITS = {"silence_s": "decode_timeout_s", "memory_bytes": "decode_memory_bytes"}
+"""The settings that the limits on a decoder come from."""
+_MD5 = re.compile(r"etag:[0-9a-f]{32}(-[0-9]+)?-[0-9]+")
+_FACTS = TypeAdapter(Facts)
 
 
-def items(spec: IngestSpec, work: Work) -> Iterator[FoundFile]:
-    """One item per file, whatever it is, and per row of a table."""
-    return find_files(spec)
+class Content(BaseModel):
+    """What a source object holds."""
+
+    sha256: str
+
+
+@dataclass(frozen=True)
+class FileTask:
+    """A file to look at; or a table's row that is of no use, with nothing to be done."""
+
+    id: str
+    keys: tuple[ItemKey, ...]
+    found: FoundFile
+    sha256: str = ""
+    """Of its content; empty while nobody has read it."""
+
+
+def tasks(spec: IngestSpec, work: Work) -> Iterator[FileTask]:
+    """Every file, whatever it is, and every row of a table, in the order of the run file."""
+    found = list(find_files(spec))
+    contents = _contents(found, work)
+    for each in found:
+        place = (each.source.path, each.row, each.file.name if each.file is not None else "")
+        task_id = content_id("ingest", *place, each.fingerprint)
+        if each.file is None:
+            yield FileTask(task_id, (), each)
+            continue
+        sha256 = contents.get(each.fingerprint) or contents.get(each.file.uri, "")
+        keys = [_content(each).key] if not each.fingerprint.startswith("sha256:") else []
+        if sha256 and not each.is_beside:
+            keys.append(_probed(each, sha256).key)
+        yield FileTask(task_id, tuple(keys), each, sha256)
 
 
 def run(spec: IngestSpec, work: Work) -> None:
     """Probe the files, as many at once as there are CPUs, each in a process of its own."""
     with Isolation(silence_s=spec.decode_timeout_s, memory_bytes=spec.decode_memory_bytes) as isolation:
 
-        def look(each: tuple[FoundFile, TableRow | None]) -> None:
-            found, row = each
-            if found.file is None:
-                work.done(found.id, {"videos": [_no_file(found)]})
-                return
-            video = _look(found, found.file, row, spec, isolation)
-            given = [row.given(video.id)] if row is not None and video.state == "ok" else []
-            work.done(found.id, {"videos": [video], "given": [*given]}, note=found.file.name)
+        def look(task: FileTask) -> None:
+            found, file = task.found, task.found.file
+            assert file is not None
+            with file.local() as path, told(path, "read"):
+                sha256 = task.sha256 or file.sha256()
+                if not found.fingerprint.startswith("sha256:"):
+                    work.items.put(_content(found), Content(sha256=sha256))
+                if not found.is_beside:
+                    probed = _probed(found, sha256)
+                    try:
+                        facts = isolation.call(probe_picture if found.kind == "image" else probe, path)
+                        work.items.put(probed, asdict(facts))
+                    except LimitReached as limit:
+                        name = f"ingest.{LIMITS[limit.limit]}"
+                        work.tried(probed.key, str(limit), {name: limits(spec)[name]})
+                    except Crash as crash:
+                        work.items.put(probed, asdict(Facts("unreadable", str(crash))))
+            work.progress.advance(note=file.name)
 
-        isolation.each(look, with_rows(work.todo(items(spec, work), unit="files")))
+        isolation.each(look, work.todo(tasks(spec, work), unit="files"))
 
 
 def join(spec: IngestSpec, work: Work) -> Joined:
     """One row per file. Of files with the same content the first stays a video, the others say whose copy they are."""
+    all_tasks = list(tasks(spec, work))
+    keys = [key for task in all_tasks for key in task.keys]
+    there = work.items.load(keys)
+    tries = work.items.tries([key for key in keys if key not in there])
     places = {source.path: place for place, source in reversed(list(enumerate(spec.sources)))}
+
+    def all_rows() -> Iterator[tuple[Video, Given | None]]:
+        return _rows(all_tasks, spec, work, tries)
+
     firsts: dict[str, _Place] = {}
-    for video in work.part_rows("videos", Video):
+    for video, _ in all_rows():
         here = _Place(places[video.source], video.row, video.name, video.source)
         firsts[video.id] = min(here, firsts.get(video.id, here))
 
@@ -54,19 +115,53 @@ def join(spec: IngestSpec, work: Work) -> Joined:
         return firsts[video.id][1:] == (video.row, video.name, video.source)
 
     def rows() -> Iterator[Video]:
-        for video in work.part_rows("videos", Video):
+        for video, _ in all_rows():
             yield video if is_first(video) else _copy_of(video, firsts[video.id])
 
     def given() -> Iterator[Given]:
-        for part in work.parts():
-            for each in part.rows.get("given", ()):
-                if is_first(Video.model_validate(part.rows["videos"][0])):
-                    yield Given.model_validate(each)
+        for video, said in all_rows():
+            if said is not None and is_first(video):
+                yield said
 
     states = Counter(COUNTED.get(video.state, video.state) for video in rows())
     return Joined(
-        {"videos": in_order(rows(), Video), "given": in_order(given(), Given)}, counts=dict(sorted(states.items()))
+        {"videos": in_order(rows(), Video), "given": in_order(given(), Given)},
+        items=[key for key in keys if key in there],
+        counts=dict(sorted(states.items())),
+        pending=sorted(tries.values(), key=lambda each: each.key),
     )
+
+
+def limits(spec: IngestSpec) -> dict[str, float]:
+    """What a decoder is given; under other limits a film that wanted more is tried again."""
+    return {f"ingest.{name}": float(getattr(spec, name)) for name in LIMITS.values()}
+
+
+def _contents(found: Sequence[FoundFile], work: Work) -> dict[str, str]:
+    """sha256 of the files' contents, as far as it is known without reading them: by fingerprint, or by address."""
+    known = {each.fingerprint: each.fingerprint.removeprefix("sha256:") for each in found}
+    unread = [each for each in found if each.file is not None and not each.fingerprint.startswith("sha256:")]
+    there = work.items.load(_content(each).key for each in unread)
+    for each in unread:
+        assert each.file is not None
+        key = _content(each).key
+        by = each.fingerprint if _MD5.fullmatch(each.fingerprint) else each.file.uri
+        known.pop(each.fingerprint, None)
+        if key in there:
+            known[by] = work.items.answer(key, Content).sha256
+    return known
+
+
+def _content(found: FoundFile) -> Recipe:
+    """An ETag that is made of MD5s, and a size, name a content wherever it lies; any other only where it lies."""
+    assert found.file is not None
+    if _MD5.fullmatch(found.fingerprint):
+        return recipe("content", etag=found.fingerprint)
+    return recipe("content", etag=found.fingerprint, uri=found.file.uri)
+
+
+def _probed(found: FoundFile, sha256: str) -> Recipe:
+    return recipe("picture" if found.kind == "image" else "film", sha256=sha256)
 
 
 class _Place(NamedTuple):
@@ -78,17 +173,37 @@ class _Place(NamedTuple):
     path: str
 
 
-def _look(found: FoundFile, file: SourceFile, row: TableRow | None, spec: IngestSpec, isolation: Isolation) -> Video:
-    is_beside = row is None and is_beside_films(file.name)
-    with file.local() as path, told(path, "read"):
-        try:
-            look_into = probe_picture if row is not None and row.kind == "image" else probe
-            facts = Facts("unreadable") if is_beside else isolation.call(look_into, path)
-        except Crash as crash:
-            facts = Facts("unreadable", str(crash))
-        sha256 = file.sha256()
+def _rows(
+    all_tasks: Sequence[FileTask], spec: IngestSpec, work: Work, tries: dict[ItemKey, Try]
+) -> Iterator[tuple[Video, Given | None]]:
+    """What is known of every file, with what a table says of it."""
+    by_found = {id(task.found): task for task in all_tasks}
+    for found, row in with_rows(task.found for task in all_tasks):
+        if found.file is None:
+            yield _no_file(found, by_found[id(found)].id), None
+            continue
+        sha256 = by_found[id(found)].sha256
+        video = _video(found, found.file, row, sha256, _facts(found, sha256, work, tries), spec)
+        yield video, row.given(video.id) if row is not None and video.state == "ok" else None
+
+
+def _facts(found: FoundFile, sha256: str, work: Work, tries: dict[ItemKey, Try]) -> Facts:
+    if found.is_beside:
+        return Facts("unreadable")
+    key = _probed(found, sha256).key
+    if key in tries:
+        return Facts("unreadable", tries[key].reason)
+    try:
+        return _FACTS.validate_python(work.items.need(key).answer)
+    except ValidationError as error:
+        raise CorruptManifest(f"{key.record} says nothing of a file: {error.errors()[0]['msg']}.") from None
+
+
+def _video(
+    found: FoundFile, file: SourceFile, row: TableRow | None, sha256: str, facts: Facts, spec: IngestSpec
+) -> Video:
     state, reason = _judged(facts, spec)
-    if is_beside:
+    if found.is_beside:
         suffix = file.name[file.name.rindex(".") :]
         state, reason = "beside", f"It is no film by its name: {suffix} files lie beside films."
     if row is not None:
@@ -124,10 +239,10 @@ def _look(found: FoundFile, file: SourceFile, row: TableRow | None, spec: Ingest
     )
 
 
-def _no_file(found: FoundFile) -> Video:
+def _no_file(found: FoundFile, row_id: str) -> Video:
     """A table's row that is of no use."""
     return Video(
-        id=found.id,
+        id=row_id,
         kind="clip",
         name="",
         source=found.source.path,

@@ -38,6 +38,9 @@ def reasons_alone(spec: Filter, score: Score) -> list[str]:
     return [reason for reason, holds in held.items() if holds]
 
 
+Side = Literal["train", "held_out"]
+
+
 class Said(NamedTuple):
     """What a table says of the split of a clip: nothing, where empty."""
 
@@ -49,9 +52,12 @@ class Said(NamedTuple):
 class Judgement:
     """Add every clip's score, judge, then ask for each. Keeps some dozen bytes of a clip (hashes and a few numbers)."""
 
-    def __init__(self, spec: ScoreSpec, said: Mapping[str, Said] | None = None):
-        """`said`: what tables say, by the id of clip or image."""
+    def __init__(
+        self, spec: ScoreSpec, said: Mapping[str, Said] | None = None, before: Mapping[str, Side] | None = None
+    ):
+        """`said`: what tables say, by the id of clip or image. `before`: the sides that videos were on before, by id."""
         self._spec = spec
+        self._before = before or {}
         self._said = said or {}
         self._is_image = bytearray()
         self._ids: list[str] = []
@@ -62,6 +68,7 @@ class Judgement:
         self._reasons: dict[int, list[str]] = {}
         self._repeats: dict[int, int] = {}
         self._held_out: frozenset[str] = frozenset()
+        self._drawn: dict[str, Side] = {}
 
     def add(self, score: Score) -> None:
         """The next clip."""
@@ -90,7 +97,9 @@ class Judgement:
                 told[video] = told.get(video, False) or said.split == "held_out"
         videos = Counter(self._videos[place] for place in self._kept() if self._videos[place] not in told)
         alike = [(self._videos[one], self._videos[other]) for one, other in self._repeats.items()]
-        drawn = held_out_videos(videos, alike, self._spec.held_out_share, self._spec.split_seed)
+        before = {video: side == "held_out" for video, side in self._before.items() if video in videos}
+        drawn = held_out_videos(videos, alike, self._spec.held_out_share, self._spec.split_seed, before)
+        self._drawn = {video: "held_out" if video in drawn else "train" for video in videos}
         self._held_out = drawn | {video for video, is_held_out in told.items() if is_held_out}
 
     def of(self, score: Score) -> Score:
@@ -107,6 +116,10 @@ class Judgement:
             }
         )
 
+    def sides(self) -> dict[str, Side]:
+        """The side of every video that took part in the lot."""
+        return dict(self._drawn)
+
     def counts(self) -> dict[str, int]:
         """How many are kept, and dropped for which first reason: these add up to all."""
         kept = self._kept()
@@ -115,7 +128,7 @@ class Judgement:
         images = {"of these images": num} if (num := sum(self._is_image[place] for place in kept)) else {}
         return {"kept": len(kept), **images, "of these held out": held_out, **dict(sorted(dropped.items()))}
 
-    def _side(self, place: int) -> Literal["train", "held_out"]:
+    def _side(self, place: int) -> Side:
         said = self._said.get(self._ids[place])
         if said and said.split:
             return said.split

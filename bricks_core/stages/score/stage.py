@@ -1,101 +1,127 @@
-"""Score every clip, alone; then judge them together: percentiles, repetitions, and the held-out split."""
+"""Measure every clip, alone; then judge them together: percentiles, repetitions, and the held-out split.
+
+Measures are items, so another filter or split reads numbers and decodes nothing.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
+from pydantic import ValidationError
 
-from bricks_core.errors import DataError
+from bricks_core.errors import DataError, NoSuchObject
 from bricks_core.spec.clip import Clip, Image
 from bricks_core.spec.ingest import Given
-from bricks_core.spec.manifest import content_id
+from bricks_core.spec.items import ItemKey, Recipe, recipe
 from bricks_core.spec.score import Score, ScoreSpec
-from bricks_core.spec.strict import Row
+from bricks_core.spec.strict import Strict
 from bricks_core.stages.score.judgement import Judgement, Said
 from bricks_core.stages.score.motion import Pixels, measure, to_luma
 from bricks_core.storage.in_order import in_order
 from bricks_core.storage.in_threads import in_threads, num_cores
+from bricks_core.storage.items import digest_of
 from bricks_core.storage.work import Joined, Work
 from bricks_core.video.motion import small_size
 from bricks_core.video.read import Frame, frames
 
-MAX_CLIPS_PER_ITEM = 32
+log = logging.getLogger("bricks")
 
 
-class Task(NamedTuple):
-    """A clip to score, or an image that stands for itself."""
+class Sides(Strict):
+    """runs/<run>/sides.json: on which side of the split each film has come, for as long as a split is asked for alike."""
+
+    held_out_share: float
+    split_seed: int
+    sides: dict[str, Literal["train", "held_out"]]
+    """By video."""
+
+
+class ScoreTask(NamedTuple):
+    """A clip to measure, or an image that stands for itself."""
 
     id: str
+    """The key of its measures: a clip is measured once, whatever it is called."""
+    clip_id: str
+    item: str
+    """The clip's."""
     key: str
+    sha256: str
     num_frames: int
     fps: float
+    video_id: str
     kind: Literal["video", "image"] = "video"
 
-
-@dataclass(frozen=True)
-class ScoreItem:
-    """Clips of one video, at most 32: what a kill costs at most."""
-
-    id: str
-    video_id: str
-    tasks: tuple[Task, ...]
+    @property
+    def keys(self) -> tuple[ItemKey, ...]:
+        return (ItemKey("measures", self.id),)
 
 
-def items(spec: ScoreSpec, work: Work) -> list[ScoreItem]:
-    """All clips, by video; and the images that belong to no clip."""
-    by_video: dict[str, list[Task]] = {}
+def tasks(spec: ScoreSpec, work: Work) -> Iterator[ScoreTask]:
+    """All clips, and the images that belong to no clip."""
     for image in work.rows("clip", "images", Image):
         if image.clip_id == image.id:
-            by_video.setdefault(image.video_id, []).append(Task(image.id, image.key, 1, 0.0, "image"))
+            made = _measures_of(image.item).key.key
+            yield ScoreTask(made, image.id, image.item, image.key, image.sha256, 1, 0.0, image.video_id, "image")
     for clip in work.rows("clip", "clips", Clip):
-        by_video.setdefault(clip.video_id, []).append(Task(clip.id, clip.key, clip.num_frames, clip.fps))
-    found = []
-    for video_id, tasks in sorted(by_video.items()):
-        tasks.sort()
-        for first in range(0, len(tasks), MAX_CLIPS_PER_ITEM):
-            part = tuple(tasks[first : first + MAX_CLIPS_PER_ITEM])
-            found.append(ScoreItem(content_id("score", video_id, *(task.id for task in part)), video_id, part))
-    return found
+        made = _measures_of(clip.item).key.key
+        yield ScoreTask(made, clip.id, clip.item, clip.key, clip.sha256, clip.num_frames, clip.fps, clip.video_id)
 
 
 def run(spec: ScoreSpec, work: Work) -> None:
-    """Measure every clip: one thread per core, each decoding and measuring one item's clips."""
+    """Measure every clip: one thread per core."""
     cv2.setNumThreads(1)
-    todo = work.todo(items(spec, work), unit="groups of clips")
-    in_threads(lambda item: _score(item, work), todo, num_cores())
+    in_threads(lambda task: _measure(task, work), work.todo(tasks(spec, work), unit="clips"), num_cores())
 
 
 def join(spec: ScoreSpec, work: Work) -> Joined:
-    """Judge all clips together."""
+    """Judge all clips together. Films that have come on a side of the split before, in this run, stay there."""
+    keys = [task.keys[0] for task in tasks(spec, work)]
+    work.items.load(keys)
     said = {row.id: Said(row.split, row.video_id) for row in work.rows("ingest", "given", Given)}
-    judgement = Judgement(spec, said)
-    for score in work.part_rows("scores", Score):
+    before = _sides_before(spec, work)
+    judgement, afresh = Judgement(spec, said, before), Judgement(spec, said)
+    for score in _scores(spec, work):
         judgement.add(score)
+        afresh.add(score)
     judgement.judge()
-    judged = (judgement.of(score) for score in work.part_rows("scores", Score))
-    return Joined({"scores": in_order(judged, Score)}, counts=judgement.counts())
+    afresh.judge()
+    _keep_sides(before | judgement.sides(), spec, work)
+    judged = (judgement.of(score) for score in _scores(spec, work))
+    # Only where what came before matters: else every run that asks for the same finds the same.
+    moved = judgement.sides() != afresh.sides()
+    return Joined(
+        {"scores": in_order(judged, Score)},
+        items=keys,
+        counts=judgement.counts(),
+        depends_on={"sides": digest_of(f"{video} {side}" for video, side in judgement.sides().items())}
+        if moved
+        else {},
+    )
 
 
-def _score(item: ScoreItem, work: Work) -> None:
-    scores = []
-    for task in item.tasks:
-        with work.local("clip", task.key) as path:
-            if task.kind == "image":
-                scores.append(score_image(task, item.video_id, path))
-                continue
+def _measures_of(item: str) -> Recipe:
+    return recipe("measures", of=item)
+
+
+def _measure(task: ScoreTask, work: Work) -> None:
+    with work.local("clip", task.key, sha256=task.sha256) as path:
+        if task.kind == "image":
+            measured = measure_image(task, path)
+        else:
             with closing(frames(path)) as film:
-                scores.append(score_clip(task, item.video_id, film))
-    work.done(item.id, {"scores": list[Row](scores)}, note=f"motion {max(each.motion for each in scores):.0f}")
+                measured = measure_clip(task, film)
+    work.items.put(_measures_of(task.item), measured)
+    work.progress.advance(note=f"motion {measured['motion']:.0f}")
 
 
-def score_clip(task: Task, video_id: str, film: Iterable[Frame]) -> Score:
-    """A clip's numbers. Kept and in training until all clips are known: join() judges.
+def measure_clip(task: ScoreTask, film: Iterable[Frame]) -> dict[str, Any]:
+    """A clip's numbers: the measured fields of a `Score`.
 
     Raises:
         DataError: the clip has not the frames that its row says.
@@ -111,10 +137,10 @@ def score_clip(task: Task, video_id: str, film: Iterable[Frame]) -> Score:
     measured = measure(pictures(), task.num_frames, task.fps)
     if num_read != task.num_frames:
         raise DataError(f"{task.key} has {num_read} frames, its row says {task.num_frames}: run the clip stage again.")
-    return _row(task, video_id, measured)
+    return measured
 
 
-def score_image(task: Task, video_id: str, path: Path) -> Score:
+def measure_image(task: ScoreTask, path: Path) -> dict[str, Any]:
     """The numbers of an image that stands for itself: as of a clip of one frame.
 
     Raises:
@@ -125,17 +151,48 @@ def score_image(task: Task, video_id: str, path: Path) -> Score:
         raise DataError(f"{task.key} cannot be decoded: run the clip stage again.")
     height, width = picture.shape[:2]
     small = cv2.resize(picture, small_size(width, height), interpolation=cv2.INTER_AREA)
-    return _row(task, video_id, measure([to_luma(np.asarray(small, np.uint8))], 1, 0.0))
+    return measure([to_luma(np.asarray(small, np.uint8))], 1, 0.0)
 
 
-def _row(task: Task, video_id: str, measured: dict[str, Any]) -> Score:
+def score_of(task: ScoreTask, measured: dict[str, Any]) -> Score:
+    """A row, kept and in training until all clips are known: join() judges."""
     return Score(
-        id=task.id,
+        id=task.clip_id,
         kind=task.kind,
-        video_id=video_id,
+        video_id=task.video_id,
         num_frames=task.num_frames,
         state="kept",
         reasons=[],
         split="train",
         **measured,
     )
+
+
+def _scores(spec: ScoreSpec, work: Work) -> Iterator[Score]:
+    for task in tasks(spec, work):
+        yield score_of(task, work.items.need(task.keys[0]).answer)
+
+
+def _sides_before(spec: ScoreSpec, work: Work) -> dict[str, Literal["train", "held_out"]]:
+    """The sides that films of this run came on before, unless another share or seed is asked for now."""
+    if work.run is None:
+        return {}
+    try:
+        before = Sides.model_validate_json(work.store.get(_sides_key(work.run.name)))
+    except NoSuchObject:
+        return {}
+    except ValidationError:
+        log.warning("%s cannot be read: the split is drawn anew.", _sides_key(work.run.name))
+        return {}
+    same = (before.held_out_share, before.split_seed) == (spec.held_out_share, spec.split_seed)
+    return before.sides if same else {}
+
+
+def _keep_sides(sides: dict[str, Literal["train", "held_out"]], spec: ScoreSpec, work: Work) -> None:
+    if work.run is not None:
+        kept = Sides(held_out_share=spec.held_out_share, split_seed=spec.split_seed, sides=dict(sorted(sides.items())))
+        work.store.put(_sides_key(work.run.name), kept.model_dump_json(indent=1).encode())
+
+
+def _sides_key(run: str) -> str:
+    return f"runs/{run}/sides.json"
