@@ -1,4 +1,4 @@
-"""What a run's evaluation must reach. Judged whenever its report is read, and no part of any stage's question."""
+"""What a run's evaluation must reach. Judged whenever its report is read, and part of no stage's cache key."""
 
 from __future__ import annotations
 

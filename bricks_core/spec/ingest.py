@@ -49,9 +49,11 @@ class IngestSpec(Strict):
     min_side_px: What[int] = Field(64, ge=16)
     """A video or image whose shorter side is below this is left out, with a reason."""
     decode_timeout_s: How[float] = Field(120, gt=0)
-    """A video whose decoder gives no frame for so long is left out, with a reason. Long films may take long."""
+    """A video whose decoder gives no frame for so long is left out, with a reason, and tried again when this is another
+    one. Long films may take long."""
     decode_memory_bytes: How[int] = Field(4 << 30, ge=256 << 20)
-    """A decoder that wants more is stopped, and its video left out, with a reason."""
+    """A decoder that wants more is stopped, and its video left out, with a reason, and tried again when this is another
+    one."""
 
 
 VideoState = Literal["ok", "damaged", "unreadable", "unusable", "beside"]

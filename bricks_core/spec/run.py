@@ -35,7 +35,7 @@ class Metadata(Strict):
 
 
 class TrackingSpec(Strict):
-    """Where the numbers also go. Changes nothing that is computed, and is not part of any digest."""
+    """Where the numbers also go. Changes nothing that is computed."""
 
     wandb: How[Literal["auto", "offline", "off"]] = "auto"
     """auto: to W&B when logged in, else to files that `wandb sync` sends later."""
