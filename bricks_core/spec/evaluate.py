@@ -38,8 +38,8 @@ class EvaluateSpec(Strict):
     batch_size: HowRounded[int] = Field(4, ge=1)
     """Prompts sampled together; samples depend on it in their last digits at most."""
     code: What[str] = Field("", pattern=r"^$|^[0-9a-f]{7,64}$")
-    """The commit whose answer is asked for; empty: any code's of this stage's version. It is a part of the cache key and
-    nothing more: `bricks eval render` sets it, so that what another commit sampled is not found for this one."""
+    """The commit whose answer is asked for; empty: any code's of this stage's version. It is a part of the cache key
+    and nothing more: `bricks eval render` sets it, so that what another commit sampled is not found for this one."""
 
     def check_family(self, family: str) -> None:
         """Raise ValueError: what is asked for is not how this family is sampled."""
