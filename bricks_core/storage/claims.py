@@ -27,6 +27,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Self, TypeVar
@@ -133,24 +134,16 @@ class Claims:
             for _ in range(_TRIES):
                 top = before[max(before)] if before else None
                 if top is not None and top.claim is not None and top.claim.owner == self.owner:
-                    self._hold(
-                        batch, top.generation, top.claim, self._now() - self._stale_s
-                    )  # left of a failed request
+                    # Left of a request that failed. Its age is not known, so that it is looked at before it is deleted.
+                    self._hold(_Held(batch, top.generation, top.claim, self._now() - self._stale_s))
                     return None
                 if top is not None and not self._is_over(top):
                     return Holder.of(top.claim)
                 generation = top.generation + 1 if top is not None else 1
                 claim, written_at = Claim.of_this_process(self.owner, self._what), self._now()
-                if self._put(batch, generation, claim, if_absent=True):
-                    others = self._look(batch)
-                    others.pop(generation, None)
-                    if all(one in before and before[one].etag == others[one].etag for one in others):
-                        self._store.delete([_key(batch, one) for one in others])
-                        self._watched.pop(batch, None)
-                        self._hold(batch, generation, claim, written_at)
-                        return None
-                    self._store.delete([_key(batch, generation)])
-                    return Holder.of(others[max(others)].claim)
+                held = _Held(batch, generation, claim, written_at)
+                if self._put(batch, generation, claim, if_absent=True) and self._settle(held, before):
+                    return None
                 before = self._look(batch)
             return Holder.of(before[max(before)].claim if before else None)
 
@@ -257,10 +250,28 @@ class Claims:
     ) -> None:
         self.close()
 
-    def _hold(self, batch: str, generation: int, claim: Claim, written_at: float) -> None:
-        before = self._held.get(batch)  # lost, and now ours again: whoever took it before still has to release it
-        count = 1 + (before.count if before is not None else 0)
-        self._held[batch] = _Held(batch, generation, claim, written_at, count)
+    def _settle(self, held: _Held, before: dict[int, _Seen]) -> bool:
+        """Our claim is written: keep it, or give way where anything is there that was not before."""
+        try:
+            others = self._look(held.batch)
+            others.pop(held.generation, None)
+            if any(one not in before or before[one].etag != others[one].etag for one in others):
+                self._store.delete([held.key])
+                return False
+            if others:
+                self._store.delete([_key(held.batch, one) for one in others])
+        except BaseException:
+            with suppress(BricksError):
+                self._store.delete([held.key])
+            raise
+        self._watched.pop(held.batch, None)
+        self._hold(held)
+        return True
+
+    def _hold(self, held: _Held) -> None:
+        before = self._held.get(held.batch)  # lost, and now ours again: who took it before still has to release it
+        held.count += before.count if before is not None else 0
+        self._held[held.batch] = held
         if self._stop is None:
             self._stop = threading.Event()
             threading.Thread(target=self._renewing, args=(self._stop,), name="claims", daemon=True).start()
@@ -328,7 +339,7 @@ class Claims:
 
     def _listed(self, batch: str) -> dict[int, Entry]:
         prefix = f"claims/{batch}-"
-        ends = re.compile(re.escape(prefix) + r"(\d{6})\.json")
+        ends = re.compile(re.escape(prefix) + r"(\d{6,18})\.json")
         matches = ((ends.fullmatch(entry.key), entry) for entry in self._store.list(prefix))
         return {int(match[1]): entry for match, entry in matches if match}
 

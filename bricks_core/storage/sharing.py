@@ -90,7 +90,8 @@ class Shared(Generic[T]):
         first = int((random.SystemRandom().random() if start is None else start) * len(ordered))
         self._groups = deque(ordered[first:] + ordered[:first])
         self._aside: deque[tuple[_Group[T], Holder]] = deque()
-        self._yielded: dict[int, _Group[T]] = {}
+        self._yielded: dict[int, tuple[T, _Group[T]]] = {}
+        """By identity: tasks need not be hashable."""
         self._is_done, self._claims = is_done, claims
         self._waits, self._poll_s, self._max_poll_s = wait, poll_s, max_poll_s
         self._changed = threading.Condition()
@@ -125,7 +126,7 @@ class Shared(Generic[T]):
     def finished(self, task: T) -> None:
         """A task that was yielded is done, or given up."""
         with self._changed:
-            group = self._yielded.pop(id(task))
+            _, group = self._yielded.pop(id(task))
         self._one_less(group)
 
     @contextmanager
@@ -156,9 +157,9 @@ class Shared(Generic[T]):
                 if any(self._claims.lost(batch) for batch in group.batches):
                     self._aside.append((_Group(group.batches, group.tasks), Holder.of(None)))
                     return
-                task = group.tasks.pop()
+                task = group.tasks.pop(0)
                 with self._changed:
-                    self._yielded[id(task)] = group
+                    self._yielded[id(task)] = (task, group)
                     group.in_flight += 1
                 yield task
         finally:
