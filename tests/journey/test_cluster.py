@@ -29,6 +29,8 @@ from tests.kubernetes.raw import Answered, Api, eventually
 from tests.kubernetes.real import RealServer, namespace_of, real_server, token_of
 from tests.s3_server import BUCKET, S3Server
 
+pytestmark = pytest.mark.slow
+
 WHOLE_RUN_S = 600
 
 

@@ -64,6 +64,7 @@ def test_a_store_without_permission_is_told(runner, tmp_path):
     assert str(store) in done.stderr
 
 
+@pytest.mark.slow
 def test_s3_going_down_in_the_middle_of_a_stage_loses_nothing(finished, runner, s3_server):
     keys = s3_server.environment
     store = ["--store", "s3://bricks-test/down"]

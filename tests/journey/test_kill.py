@@ -5,11 +5,14 @@ import random
 import signal
 import time
 
+import pytest
+
 from tests.journey.tiny_run import STAGES, differing
 
 NUM_KILLS = 20
 
 
+@pytest.mark.slow
 def test_killed_twenty_times_at_random_moments_the_artifacts_are_those_of_an_undisturbed_run(finished, runner):
     """Each try goes on where the last was killed. What time a kill comes at is drawn anew in every run of the test, and
     printed; nothing here depends on it, but a failure can be looked into.

@@ -30,6 +30,7 @@ def peaks_kb(runner):
     return {stage: (int(own), int(children)) for stage, own, children in map(str.split, done.stdout.splitlines())}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(resource, "RUSAGE_CHILDREN"), reason="needs getrusage")
 def test_the_peak_with_sixteen_videos_is_that_with_four(new_runner, films, tmp_path):
     peaks = []

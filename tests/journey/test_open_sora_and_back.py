@@ -15,6 +15,8 @@ from bricks_core.models.stdit2 import STDiT2
 from bricks_core.video.read import read_rgb
 from tests.journey.tiny_run import Runner
 
+pytestmark = pytest.mark.slow
+
 SHAPE = {
     "hidden_size": 48,
     "depth": 2,

@@ -12,6 +12,8 @@ import pytest
 from tests.journey.tiny_run import artifacts, differing
 from tests.nodes.two_nodes import Nodes, free_port
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def undisturbed(new_nodes):

@@ -37,6 +37,7 @@ def test_a_second_undisturbed_run_leaves_the_same(store, undisturbed):
     assert left(store) == undisturbed
 
 
+@pytest.mark.slow
 def test_killed_at_every_write_in_turn_it_leaves_the_same(store, undisturbed):
     """The first try dies at its first write, the second at its second, ... until one gets through to the end.
 
