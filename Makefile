@@ -23,8 +23,9 @@ films: install
 test: install  ## the suite but for long journeys, under 15 minutes on 2 cores
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_WORKERS) -m "not slow"
 
+# By files: a journey that several tests look at is made once.
 test-all: test  ## make test, then what is too long for it
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_WORKERS) -m slow
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile -m slow
 
 test-s3: install  ## the store's tests against Ceph's S3 gateway (Debian packages, unpacked in ~/.cache/bricks/ceph)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/storage/ceph_gateway.py $(BIN)/pytest tests/storage
