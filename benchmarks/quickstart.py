@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.record import flags, keep
-from bricks_core.pipeline.plan import read_pointer
+from bricks_core.pipeline.points import read_pointer
 from bricks_core.spec.run import load_run
 from bricks_core.spec.stages import STAGES
 from bricks_core.spec.train import HeldOutRow

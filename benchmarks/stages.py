@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from benchmarks.record import flags, keep
-from bricks_core.pipeline.plan import read_pointer
+from bricks_core.pipeline.points import read_pointer
 from bricks_core.spec.clip import Clip
 from bricks_core.spec.stages import STAGES
 from bricks_core.storage.artifacts import open_artifact

@@ -26,7 +26,7 @@ from bricks_core.controller.heartbeats import Heartbeat
 from bricks_core.controller.retries import Decision, Try, decide
 from bricks_core.controller.status import StageState
 from bricks_core.errors import SpecError
-from bricks_core.pipeline.plan import Address
+from bricks_core.pipeline.resolve import Address
 from bricks_core.spec.cluster import ClusterProfile
 from bricks_core.spec.manifest import Manifest
 from bricks_core.spec.run import BrickRun

@@ -37,7 +37,8 @@ from bricks_core.controller.plan import (
 from bricks_core.controller.report import events, report
 from bricks_core.controller.status import RunStatus, read_status
 from bricks_core.errors import BricksError, ClusterDenied, SpecError
-from bricks_core.pipeline.plan import Address, finished, point
+from bricks_core.pipeline.points import point
+from bricks_core.pipeline.resolve import Address, finished
 from bricks_core.spec.cluster import ClusterProfile
 from bricks_core.spec.manifest import Manifest
 from bricks_core.spec.run import BrickRun, run_of
@@ -234,7 +235,7 @@ class Reconciler:
             try:
                 match action:
                     case Point(address):
-                        point(name, self.store, address)
+                        point(name, self.store, address.pointer())
                         self._pointed.add((uid, address.stage.name, address.digest))
                     case Delete():
                         log.info("%s: deleting %s", action.reason, action.name, extra=_fields(name, action.name))

@@ -38,9 +38,9 @@ from bricks_core.models.pretrained import DTYPES
 from bricks_core.models.text_encoder import load_text_encoder
 from bricks_core.models.vae import LatentCodec, load_codec
 from bricks_core.progress import Progress
+from bricks_core.storage.code_version import code_version
 from bricks_core.storage.os_errors import told
 from bricks_core.storage.store import Store
-from bricks_core.storage.work import code_version
 from bricks_core.video.read import Pixels
 
 log = logging.getLogger("bricks")

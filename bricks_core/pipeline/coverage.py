@@ -18,7 +18,7 @@ def bucket_coverage(run: BrickRun, store: Store, steps: list[Step]) -> tuple[str
     """
     if run.spec.train is None:
         return None
-    manifests = {step.address.stage.name: step.manifest for step in steps if step.state == "cached" and step.manifest}
+    manifests = {step.stage.name: step.manifest for step in steps if step.state == "cached" and step.manifest}
     if "clip" not in manifests:
         return None
     kept = None

@@ -1,4 +1,4 @@
-"""Stages run here: one of them, a shard of one, or the whole path."""
+"""Stages run here: one of them, a shard of one, or the whole path. Resolve, plan, do, commit."""
 
 from __future__ import annotations
 
@@ -7,18 +7,25 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
 from bricks_core.errors import AlteredObject, BricksError, CorruptManifest, DataError, StoreUnavailable, TryLater
-from bricks_core.pipeline.plan import Address, Step, addresses, make_plan, point
+from bricks_core.pipeline.plan import Step, make_plan, plan_stage
+from bricks_core.pipeline.points import point, read_pointer
+from bricks_core.pipeline.resolve import Address, Found, Resolver, address_alone, pending_again
 from bricks_core.progress import Progress
 from bricks_core.spec.manifest import Manifest
 from bricks_core.spec.run import BrickRun
+from bricks_core.spec.stages import until
 from bricks_core.storage.artifacts import Artifact, find_manifest, open_artifact, problems, reopen
+from bricks_core.storage.claim import Holder
+from bricks_core.storage.claims import Claims
+from bricks_core.storage.items import Bundle, Items
 from bricks_core.storage.store import Store
-from bricks_core.storage.work import Work
+from bricks_core.storage.work import Joined, Work
 
 log = logging.getLogger("bricks")
 
@@ -27,20 +34,30 @@ WAIT_FOR_COMMIT_S = 2.0
 
 
 def run_path(
-    run: BrickRun, store: Store, stop_after: str | None = None, *, tell: Callable[[Step], None] = lambda step: None
+    run: BrickRun,
+    store: Store,
+    stop_after: str | None = None,
+    *,
+    tell: Callable[[Step], None] = lambda step: None,
+    wait: bool = True,
 ) -> dict[str, Manifest]:
     """Run every stage that is not done, in order, mending what is broken on the way. Returns the manifests by stage.
 
-    `tell` hears of every stage before it runs or is found done.
+    `tell` hears of every stage before it runs or is found done. Where another process is at the same run already, it is
+    waited for, and said who it is.
+
+    Raises:
+        TryLater: `wait` is False, and another process is at it.
     """
-    store.put(f"runs/{run.name}/run.json", run.model_dump_json(indent=1).encode())
-    for _ in range(MAX_REPAIRS):
-        try:
-            return _run_once(run, store, stop_after, tell)
-        except (AlteredObject, CorruptManifest) as error:
-            # Seen only when it was read, in the middle of a later stage: look at everything again, and mend.
-            log.warning("%s Looking for its artifact, to rebuild what is broken.", error)
-            _mend_all(run, store, stop_after)
+    with Claims(store, f"bricks run {run.name}") as claims, _alone(run, claims, wait=wait):
+        store.put(f"runs/{run.name}/run.json", run.model_dump_json(indent=1).encode())
+        for _ in range(MAX_REPAIRS):
+            try:
+                return _run_once(run, store, stop_after, tell, claims)
+            except (AlteredObject, CorruptManifest) as error:
+                # Seen only when it was read, in the middle of a later stage: look at everything again, and mend.
+                log.warning("%s Looking for its artifact, to rebuild what is broken.", error)
+                _mend_all(run, store, stop_after)
     raise DataError(f"{store.uri} alters what is written to it: broken again after {MAX_REPAIRS} repairs.")
 
 
@@ -49,84 +66,158 @@ def run_alone(
 ) -> Manifest | None:
     """Run one stage of a run, or one shard of it. Returns the manifest once the stage is done, else None.
 
-    Whoever finds no item missing at its end joins and commits: of several shards the last one, whichever it is. A call
+    Whoever finds nothing pending at its end joins and commits: of several shards the last one, whichever it is. A call
     with `commit` does only that.
 
     Raises:
         DataError: an input is not finished.
-        TryLater: `commit`, and parts are missing.
+        TryLater: `commit`, and items are missing.
     """
-    address = addresses(run, store, stage, frozen=stage != "ingest")[-1]
-    if commit:
-        return _commit(run, store, address)
-    done = _find_sound(run, store, address)
-    if done is not None:
-        log.info("%s: found done at %s", stage, address.prefix)
-        return done
-    work = _work(run, store, address, shard, num_shards)
-    with work.progress:
-        _module(stage).run(address.spec, work)
-    if not _is_first():
-        return _wait_for_commit(store, address)
-    if num_shards > 1 and (missing := _missing(run, store, address)):
-        log.info("%s: shard %d is done; %d items are left to other shards", stage, shard, len(missing))
-        return None
-    return _commit(run, store, address, work.started_at)
+    address = address_alone(run, store, stage)
+    with Claims(store, f"{stage} of run {run.name}") as claims:
+        if commit:
+            return _commit(run, store, address, _work(run, store, address, claims))
+        done, is_mended = _find_sound(run, store, address)
+        if done is not None:
+            log.info("%s: found done at %s", stage, address.prefix)
+            return done
+        work = _work(run, store, address, claims, shard, num_shards, with_bundles=not is_mended)
+        with _dear(work, address) as is_mine:
+            if is_mine:
+                with work.progress:
+                    _module(stage).run(address.spec, work)
+            if not _is_first():
+                return _wait_for_commit(store, address)
+            if num_shards > 1 and (left := _num_pending(address, work)):
+                log.info("%s: shard %d is done; %d items are left to other shards", stage, shard, left)
+                return None
+            return _commit(run, store, address, work)
 
 
 def mend(store: Store, step: Step) -> None:
     """Make a broken artifact unfinished again, saying what is wrong with it."""
+    assert step.address is not None
     for each in step.wrong[:10]:
         log.warning("%s", each)
     if len(step.wrong) > 10:
         log.warning("… and %d more.", len(step.wrong) - 10)
     wrong = [each.key for each in step.wrong if isinstance(each, AlteredObject)]
-    num_items = reopen(store, step.address.stage.name, step.address.digest, wrong)
-    log.warning("%s: rebuilding it: %d items and its tables.", step.address.stage.name, num_items)
+    items = reopen(store, step.stage.name, step.address.digest, wrong)
+    log.warning("%s: rebuilding it: %d items and its tables.", step.stage.name, len(items))
 
 
-def _run_once(run: BrickRun, store: Store, stop_after: str | None, tell: Callable[[Step], None]) -> dict[str, Manifest]:
-    manifests = {}
-    for step in make_plan(run, store, stop_after):
-        name = step.address.stage.name
+def _run_once(
+    run: BrickRun, store: Store, stop_after: str | None, tell: Callable[[Step], None], claims: Claims
+) -> dict[str, Manifest]:
+    found = Found()
+    for stage in until(stop_after):
+        step = plan_stage(run, store, Resolver(run, store), stage, found)
+        address = step.address
+        assert address is not None
         tell(step)
         if step.state == "broken":
             mend(store, step)
         if step.state == "cached" and step.manifest is not None:
-            manifests[name] = step.manifest
-            point(run.name, store, step.address)
-            continue
-        work = _work(run, store, step.address)
-        with work.progress:
-            _module(name).run(step.address.spec, work)
-        manifests[name] = _commit(run, store, step.address, work.started_at)
-    return manifests
+            manifest = step.manifest
+            point(run.name, store, address.pointer())
+        else:
+            work = _work(run, store, address, claims, with_bundles=step.state != "broken")
+            with _dear(work, address) as is_mine:
+                if is_mine:
+                    with work.progress:
+                        _module(stage.name).run(address.spec, work)
+                manifest = _commit(run, store, address, work)
+        found[stage.name] = _at(address, manifest), manifest
+    return {name: manifest for name, (_, manifest) in found.items()}
 
 
 def _mend_all(run: BrickRun, store: Store, stop_after: str | None) -> None:
-    for step in make_plan(run, store, stop_after, thorough=True):
-        if step.state == "broken":
+    while True:
+        broken = [step for step in make_plan(run, store, stop_after, thorough=True) if step.state == "broken"]
+        for step in broken:
             mend(store, step)
+        if not broken:
+            return
 
 
-def _find_sound(run: BrickRun, store: Store, address: Address) -> Manifest | None:
-    """The stage's manifest if it is done and nothing of it is broken; what is broken is made unfinished again."""
+@contextmanager
+def _alone(run: BrickRun, claims: Claims, *, wait: bool) -> Iterator[None]:
+    """One process at a time is at a run; the others wait for it, or leave."""
+    batch = f"run/{run.name}"
+
+    def told(holder: Holder) -> None:
+        log.info("Run %s is under way: %s. Waiting for it; --no-wait leaves instead.", run.name, holder)
+
+    if wait:
+        claims.take_or_wait(batch, lambda: False, told)
+    elif (holder := claims.take(batch)) is not None:
+        raise TryLater(f"Run {run.name} is under way: {holder}. Leave --no-wait out to wait for it.")
+    try:
+        yield
+    finally:
+        claims.release(batch)
+
+
+@contextmanager
+def _dear(work: Work, address: Address) -> Iterator[bool]:
+    """Work that nobody may do twice at the same time, though it is not cut into items: training. True: it is ours;
+    False: another has done it meanwhile."""
+    name = address.stage.name
+    if address.stage.sharded or not _is_first():
+        yield True
+        return
+    batch = f"{name}/{address.digest}"
+
+    def is_done() -> bool:
+        return find_manifest(work.store, name, address.digest) is not None
+
+    def told(holder: Holder) -> None:
+        log.info("%s: the same is being made by %s. Waiting for it.", name, holder)
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # the other processes would wait for this one, and not for long
+        if (holder := work.claims.take(batch)) is not None:
+            raise TryLater(f"{name}: the same is being made by {holder}. Start again when it is done.")
+        is_mine = True
+    else:
+        is_mine = work.claims.take_or_wait(batch, is_done, told)
+    try:
+        yield is_mine
+    finally:
+        if is_mine:
+            work.claims.release(batch)
+
+
+def _find_sound(run: BrickRun, store: Store, address: Address) -> tuple[Manifest | None, bool]:
+    """The stage's manifest if it is done and nothing of it is broken; what is broken is made unfinished again.
+
+    The second: whether it was.
+    """
     try:
         manifest = find_manifest(store, address.stage.name, address.digest)
-        wrong: list[Any] = problems(store, manifest) if manifest else []
+        wrong: list[Any] = problems(store, manifest, items=True) if manifest else []
     except CorruptManifest as error:
         manifest, wrong = None, [error]
     if wrong:
-        mend(store, Step(address, "broken", [], wrong=wrong))
-        return None
+        mend(store, Step(address.stage, "broken", [], address, wrong=wrong))
+        return None, True
+    if manifest is not None and pending_again(run, manifest):
+        return None, False
     if manifest is not None:
-        point(run.name, store, address)
-    return manifest
+        point(run.name, store, address.pointer())
+    return manifest, False
 
 
-def _work(run: BrickRun, store: Store, address: Address, shard: int = 0, num_shards: int = 1) -> Work:
+def _work(
+    run: BrickRun,
+    store: Store,
+    address: Address,
+    claims: Claims,
+    shard: int = 0,
+    num_shards: int = 1,
+    *,
+    with_bundles: bool = True,
+) -> Work:
     digests = {name: address.inputs[name] for name in address.stage.needs}
-    inputs: dict[str, Artifact] = {name: open_artifact(store, name, digest) for name, digest in digests.items()}
     name = address.stage.name if num_shards == 1 else f"{address.stage.name}-{shard}"
 
     def heartbeat(state: dict[str, object]) -> None:
@@ -137,21 +228,35 @@ def _work(run: BrickRun, store: Store, address: Address, shard: int = 0, num_sha
         except BricksError as error:  # a status that cannot be told must not end the work it tells of
             log.debug("no status: %s", error)
 
-    # Says what this run is after, before it is there, so that garbage collection leaves work under way alone.
-    wanted = address.pointer().model_dump_json(indent=1).encode()
-    store.put(f"runs/{run.name}/wanted/{address.stage.name}.json", wanted)
+    limits = getattr(_module(address.stage.name), "limits", lambda spec: {})
     return Work(
         store=store,
         stage=address.stage,
         spec=address.spec,
-        digest=address.digest,
+        digest=address.cache_key or address.digest,
         input_digests=address.inputs,
-        inputs=inputs,
+        inputs={name: open_artifact(store, name, digest) for name, digest in digests.items()},
         progress=Progress(name, heartbeat),
         shard=shard,
         num_shards=num_shards,
         run=run,
+        fingerprints={name: each for name, each in address.inputs.items() if name not in digests},
+        items=Items(store, _bundles(run, store, address) if with_bundles else ()),
+        limits=limits(address.spec),
+        claims=claims,
     )
+
+
+def _bundles(run: BrickRun, store: Store, address: Address) -> list[Bundle]:
+    """The records that this run's last artifact of the stage keeps in one file: most of them are needed again."""
+    pointer = read_pointer(store, run.name, address.stage.name)
+    if pointer is None:
+        return []
+    try:
+        manifest = find_manifest(store, address.stage.name, pointer.digest)
+    except CorruptManifest:
+        return []
+    return Artifact(store, manifest).bundle() if manifest is not None else []
 
 
 def _is_first() -> bool:
@@ -159,30 +264,29 @@ def _is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _commit(run: BrickRun, store: Store, address: Address, started_at: datetime | None = None) -> Manifest:
-    """Join the parts and write the manifest, unless it is there. `started_at`: when the work began, if it was here."""
+def _at(address: Address, manifest: Manifest) -> Address:
+    """The address, where the artifact really lies."""
+    return Address(address.stage, address.spec, manifest.digest, address.inputs, address.cache_key)
+
+
+def _commit(run: BrickRun, store: Store, address: Address, work: Work, started_at: datetime | None = None) -> Manifest:
+    """Join the items and write the manifest, unless it is there."""
     name = address.stage.name
     manifest = find_manifest(store, name, address.digest)
-    if manifest is None:
-        work = _work(run, store, address)
-        work.started_at = started_at or work.started_at
-        module = _module(name)
-        if missing := _missing(run, store, address):
-            raise TryLater(
-                f"{name}: {len(missing)} items are not done yet (such as {missing[0]}): run their shards first."
-            )
-        joined = module.join(address.spec, work)
-        manifest = work.commit(joined.tables, objects=joined.objects, counts=joined.counts)
-    point(run.name, store, address)
+    if manifest is None or pending_again(run, manifest):
+        if left := _num_pending(address, work):
+            raise TryLater(f"{name}: {left} items are not done yet: run their shards first.")
+        joined: Joined = _module(name).join(address.spec, work)
+        manifest = work.commit(joined)
+    point(run.name, store, _at(address, manifest).pointer())
     return manifest
 
 
-def _missing(run: BrickRun, store: Store, address: Address) -> list[str]:
-    """Items of all shards that are not done."""
+def _num_pending(address: Address, work: Work) -> int:
+    """Tasks of all shards that are not done."""
     if not address.stage.sharded:
-        return []
-    work = _work(run, store, address)
-    return work.missing([item.id for item in _module(address.stage.name).items(address.spec, work)])
+        return 0
+    return len(work.pending(_module(address.stage.name).tasks(address.spec, work)))
 
 
 def _wait_for_commit(store: Store, address: Address) -> Manifest:

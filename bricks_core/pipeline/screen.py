@@ -18,7 +18,8 @@ from rich.text import Text
 from bricks_core.errors import DataError, NoSuchObject, UsageError, nearest
 from bricks_core.pipeline.coverage import bucket_coverage
 from bricks_core.pipeline.garbage import Garbage
-from bricks_core.pipeline.plan import Step, read_pointer
+from bricks_core.pipeline.plan import Step
+from bricks_core.pipeline.points import read_pointer
 from bricks_core.spec.ingest import Video
 from bricks_core.spec.manifest import Manifest
 from bricks_core.spec.run import BrickRun
@@ -33,12 +34,11 @@ NUM_REASONS = 20
 
 def announce(step: Step) -> None:
     """A line before each stage of a run."""
-    name = step.address.stage.name
+    name = step.stage.name
     if step.state == "cached":
         _errors().print(f"[green]✓[/] {name:9} found done", highlight=False)
     else:
-        done = f", {step.num_parts} items done before" if step.num_parts else ""
-        _errors().print(f"[bold]▸[/] {name:9} {'; '.join(step.why[:3])}{done}", highlight=False)
+        _errors().print(f"[bold]▸[/] {name:9} {'; '.join(step.why[:3])}", highlight=False)
 
 
 def plan_screen(run: BrickRun, store: Store, steps: list[Step]) -> None:
@@ -47,9 +47,8 @@ def plan_screen(run: BrickRun, store: Store, steps: list[Step]) -> None:
     colours = {"cached": "green", "to run": "yellow", "broken": "red"}
     for step in steps:
         what = _counts(step.manifest.counts) if step.state == "cached" and step.manifest else "\n".join(step.why)
-        if step.num_parts:
-            what += f"\n{step.num_parts} items done before"
-        grid.add_row(step.address.stage.name, Text(step.state, colours[step.state]), what, step.address.digest[:12])
+        where = step.address.digest[:12] if step.address is not None else "—"
+        grid.add_row(step.stage.name, Text(step.state, colours[step.state]), what, where)
     console = _console()
     console.print(f"Run {run.name} in {store.uri}", highlight=False)
     console.print(grid)

@@ -155,7 +155,7 @@ class Work:
         self.items.tried(Try(kind=key.kind, key=key.key, reason=reason[:4096], limits=dict(limits)))
 
     def commit(self, joined: Joined) -> Manifest:
-        """Write the tables and then the manifest: the stage is done. If another process was first, theirs is returned."""
+        """Write the tables and then the manifest: the stage is done. Whoever was first, theirs is returned."""
         depends_on = dict(joined.depends_on)
         if joined.pending:
             depends_on["pending"] = [each.model_dump(exclude={"reason"}) for each in joined.pending]

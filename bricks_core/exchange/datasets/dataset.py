@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from bricks_core.errors import DataError, UsageError, nearest
-from bricks_core.pipeline.plan import read_pointer
+from bricks_core.pipeline.points import read_pointer
 from bricks_core.spec.caption import Caption
 from bricks_core.spec.clip import Clip, Image
 from bricks_core.spec.ingest import Given, Video

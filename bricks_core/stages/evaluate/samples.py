@@ -23,8 +23,10 @@ from bricks_core.errors import DataError, SpecError
 from bricks_core.models.text_encoder import TextEncoder, load_text_encoder
 from bricks_core.models.vae import LatentCodec, load_codec
 from bricks_core.spec.evaluate import EvaluateSpec, Sample
+from bricks_core.spec.items import ItemKey, Recipe, recipe
 from bricks_core.spec.latents import LatentsSpec
 from bricks_core.spec.manifest import content_id
+from bricks_core.spec.strict import what_of
 from bricks_core.spec.train import CheckpointRow, TrainSpec
 from bricks_core.storage.scratch import scratch
 from bricks_core.storage.work import Work
@@ -45,11 +47,17 @@ class Asked:
     """A sample to be made."""
 
     id: str
+    """Of its item."""
     prompt_index: int
     step: int
     weights: Weights
     weights_key: str
     """Of the checkpoint's file, relative to the artifact of train."""
+    row_id: str
+
+    @property
+    def keys(self) -> tuple[ItemKey, ...]:
+        return (ItemKey("sample", self.id),)
 
 
 def make_samples(spec: EvaluateSpec, work: Work) -> None:
@@ -108,8 +116,38 @@ def asked_samples(spec: EvaluateSpec, work: Work) -> Iterator[Asked]:
             wanted = ["raw"]
         for weights in wanted:
             for index in range(len(spec.prompts)):
-                name = content_id("sample", index, step, weights)
-                yield Asked(name, index, step, weights, files[weights])
+                made = _sample_of(spec, work, index, step, weights).key.key
+                row_id = content_id("sample", index, step, weights)
+                yield Asked(made, index, step, weights, files[weights], row_id)
+
+
+def _sample_of(spec: EvaluateSpec, work: Work, index: int, step: int, weights: Weights) -> Recipe:
+    """What a sample is made of: not which others are asked for with it."""
+    settings = what_of(spec)
+    asked = {"prompt": spec.prompts[index], "index": index, "step": step, "weights": weights}
+    how = {name: each for name, each in settings.items() if name not in ("prompts", "num_checkpoints", "weights")}
+    return recipe("sample", train=work.inputs["train"].manifest.digest, **asked, settings=how)
+
+
+def object_keys(asked: Asked) -> tuple[str, str]:
+    """Where a sample's video and strip lie in the report, relative to the artifact."""
+    name = f"step-{asked.step:06d}-{asked.weights}-prompt-{asked.prompt_index:02d}"
+    return f"report/samples/{name}.mp4", f"report/samples/{name}.jpg"
+
+
+def sample_of(spec: EvaluateSpec, asked: Asked) -> Sample:
+    """A sample's row."""
+    video_key, strip_key = object_keys(asked)
+    return Sample(
+        id=asked.row_id,
+        prompt_index=asked.prompt_index,
+        prompt=spec.prompts[asked.prompt_index],
+        step=asked.step,
+        weights=asked.weights,
+        seed=spec.seed,
+        video_key=video_key,
+        strip_key=strip_key,
+    )
 
 
 def chosen_steps(steps: Sequence[int], at_most: int) -> list[int]:
@@ -204,27 +242,15 @@ def to_pixels(pixels: Tensor) -> Pixels:
 def keep_sample(work: Work, spec: EvaluateSpec, asked: Asked, frames: Pixels) -> None:
     """Store a sample's video and strip, and record it as done."""
     prompt = spec.prompts[asked.prompt_index]
-    name = f"step-{asked.step:06d}-{asked.weights}-prompt-{asked.prompt_index:02d}"
+    made = _sample_of(spec, work, asked.prompt_index, asked.step, asked.weights)
     with scratch() as folder:
         video, strip = folder / "video.mp4", folder / "strip.jpg"
         about = {"title": prompt, "comment": f"{asked.weights} weights after step {asked.step}, seed {spec.seed}"}
         write_mp4(video, frames, spec.fps, metadata=about)
         strip.write_bytes(jpeg(strip_of(frames)))
-        objects = [
-            work.put_file(f"report/samples/{name}.mp4", video),
-            work.put_file(f"report/samples/{name}.jpg", strip),
-        ]
-    row = Sample(
-        id=asked.id,
-        prompt_index=asked.prompt_index,
-        prompt=prompt,
-        step=asked.step,
-        weights=asked.weights,
-        seed=spec.seed,
-        video_key=objects[0].key,
-        strip_key=objects[1].key,
-    )
-    work.done(asked.id, {"samples": [row]}, objects, note=f"step {asked.step} {asked.weights}")
+        objects = [work.items.put_file(made.key, video, ".mp4"), work.items.put_file(made.key, strip, ".jpg")]
+    work.items.put(made, {}, objects)
+    work.progress.advance(note=f"step {asked.step} {asked.weights}")
 
 
 def strip_of(frames: Pixels) -> Pixels:

@@ -14,9 +14,18 @@ from bricks_core.stages.evaluate import panels, report
 from bricks_core.stages.evaluate.facts import StageFacts, dataset_facts, held_out_facts, stage_facts, training_facts
 from bricks_core.stages.evaluate.gallery import exhibits, picture_of
 from bricks_core.stages.evaluate.report import Facts, Picture, Player, Prompt, Timing
-from bricks_core.stages.evaluate.samples import make_samples, size_of, strip_places
+from bricks_core.stages.evaluate.samples import (
+    Asked,
+    asked_samples,
+    make_samples,
+    object_keys,
+    sample_of,
+    size_of,
+    strip_places,
+)
+from bricks_core.storage.code_version import code_version, host_facts
 from bricks_core.storage.scratch import scratch
-from bricks_core.storage.work import Joined, Work, code_version, host_facts
+from bricks_core.storage.work import Joined, Work
 from bricks_core.tracking import Tracker, open_tracker, tracking_folder
 from bricks_core.video.read import Pixels
 from bricks_core.video.write import jpeg
@@ -32,11 +41,11 @@ def run(spec: EvaluateSpec, work: Work) -> None:
 
 def join(spec: EvaluateSpec, work: Work) -> Joined:
     """Panels, numbers and the page, from the samples and the stages' tables."""
-    samples = sorted(
-        work.part_rows("samples", Sample), key=lambda row: (row.prompt_index, row.step, _ORDER[row.weights])
-    )
+    asked = sorted(asked_samples(spec, work), key=lambda each: (each.prompt_index, each.step, _ORDER[each.weights]))
+    samples = [sample_of(spec, each) for each in asked]
     facts = gather(spec, work)
     page = Pages(spec, work, samples)
+    page.objects += _taken_into_the_report(asked, work)
     prompts = [page.prompt(index) for index in range(len(spec.prompts))]
     overview = page.overview(facts.held_out.best.weights if facts.held_out.best else "ema")
     shown, thumbnails = exhibits(work)
@@ -48,9 +57,24 @@ def join(spec: EvaluateSpec, work: Work) -> Joined:
     _track(work, facts, samples)
     return Joined(
         {"samples": sorted(samples, key=lambda row: row.id)},
+        [key for each in asked for key in each.keys],
         page.objects,
         {"samples": len(samples), "prompts": len(spec.prompts), "checkpoints": len({row.step for row in samples})},
     )
+
+
+def tasks(spec: EvaluateSpec, work: Work) -> Iterator[Asked]:
+    """Every sample."""
+    return asked_samples(spec, work)
+
+
+def _taken_into_the_report(asked: Sequence[Asked], work: Work) -> Iterator[StoredObject]:
+    """Copies of the samples' files beside the page: whoever copies the report has all of it."""
+    work.items.load(key for each in asked for key in each.keys)
+    for each in asked:
+        for stored, key in zip(work.items.need(each.keys[0]).objects, object_keys(each), strict=True):
+            with work.store.local(stored.key, sha256=stored.sha256) as file:
+                yield work.put_file(key, file)
 
 
 def gather(spec: EvaluateSpec, work: Work) -> Facts:

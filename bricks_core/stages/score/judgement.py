@@ -55,7 +55,7 @@ class Judgement:
     def __init__(
         self, spec: ScoreSpec, said: Mapping[str, Said] | None = None, before: Mapping[str, Side] | None = None
     ):
-        """`said`: what tables say, by the id of clip or image. `before`: the sides that videos were on before, by id."""
+        """`said`: what tables say, by the id of clip or image. `before`: the sides that videos came on before."""
         self._spec = spec
         self._before = before or {}
         self._said = said or {}
@@ -69,6 +69,8 @@ class Judgement:
         self._repeats: dict[int, int] = {}
         self._held_out: frozenset[str] = frozenset()
         self._drawn: dict[str, Side] = {}
+        self.depends_on_before = False
+        """Whether the lot would have fallen otherwise without `before`."""
 
     def add(self, score: Score) -> None:
         """The next clip."""
@@ -98,7 +100,9 @@ class Judgement:
         videos = Counter(self._videos[place] for place in self._kept() if self._videos[place] not in told)
         alike = [(self._videos[one], self._videos[other]) for one, other in self._repeats.items()]
         before = {video: side == "held_out" for video, side in self._before.items() if video in videos}
-        drawn = held_out_videos(videos, alike, self._spec.held_out_share, self._spec.split_seed, before)
+        lot = (videos, alike, self._spec.held_out_share, self._spec.split_seed)
+        drawn = held_out_videos(*lot, before)
+        self.depends_on_before = drawn != held_out_videos(*lot)
         self._drawn = {video: "held_out" if video in drawn else "train" for video in videos}
         self._held_out = drawn | {video for video, is_held_out in told.items() if is_held_out}
 

@@ -34,7 +34,7 @@ log = logging.getLogger("bricks")
 
 
 class Sides(Strict):
-    """runs/<run>/sides.json: on which side of the split each film has come, for as long as a split is asked for alike."""
+    """runs/<run>/sides.json: on which side of the split each film has come, while the split is asked for alike."""
 
     held_out_share: float
     split_seed: int
@@ -85,23 +85,20 @@ def join(spec: ScoreSpec, work: Work) -> Joined:
     work.items.load(keys)
     said = {row.id: Said(row.split, row.video_id) for row in work.rows("ingest", "given", Given)}
     before = _sides_before(spec, work)
-    judgement, afresh = Judgement(spec, said, before), Judgement(spec, said)
+    judgement = Judgement(spec, said, before)
     for score in _scores(spec, work):
         judgement.add(score)
-        afresh.add(score)
     judgement.judge()
-    afresh.judge()
-    _keep_sides(before | judgement.sides(), spec, work)
+    sides = judgement.sides()
+    _keep_sides(before | sides, spec, work)
     judged = (judgement.of(score) for score in _scores(spec, work))
     # Only where what came before matters: else every run that asks for the same finds the same.
-    moved = judgement.sides() != afresh.sides()
+    depends_on = {"sides": digest_of(map(" ".join, sides.items()))} if judgement.depends_on_before else {}
     return Joined(
         {"scores": in_order(judged, Score)},
         items=keys,
         counts=judgement.counts(),
-        depends_on={"sides": digest_of(f"{video} {side}" for video, side in judgement.sides().items())}
-        if moved
-        else {},
+        depends_on=depends_on,
     )
 
 

@@ -1,0 +1,90 @@
+"""What a run points to: one consistent set of artifacts, written anew whenever one of them is another.
+
+runs/<run>/points/00000007.json     put if absent, so that of two writers neither loses the other's word
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from bricks_core.errors import NoSuchObject, TryLater
+from bricks_core.spec.stages import STAGES
+from bricks_core.spec.strict import Strict
+from bricks_core.storage.store import Store
+
+_NAME = re.compile(r"runs/[^/]+/points/(\d{8})\.json")
+_TRIES = 50
+
+
+class Pointer(Strict):
+    """One of a run's artifacts, and what it was asked for."""
+
+    stage: str
+    digest: str
+    cache_key: str
+    spec: dict[str, Any]
+    inputs: dict[str, str]
+    """Digests of the artifacts that it reads, and fingerprints of what lies outside the store."""
+
+
+class Points(Strict):
+    """A run's artifacts, by stage."""
+
+    number: int = Field(0, ge=0, lt=10**8)
+    at: datetime = datetime.min.replace(tzinfo=UTC)
+    stages: dict[str, Pointer] = {}
+
+    def stale(self) -> dict[str, str]:
+        """Stages whose artifact was made from others than the run has now, each with why."""
+        found: dict[str, str] = {}
+        for name, stage in STAGES.items():
+            if name not in self.stages:
+                continue
+            for need in stage.needs:
+                now = self.stages.get(need)
+                if need in found:
+                    found[name] = f"{need} is stale"
+                elif now is None or self.stages[name].inputs.get(need) != now.digest:
+                    found[name] = f"{need} has changed since"
+                if name in found:
+                    break
+        return found
+
+
+def points_place(run: str) -> str:
+    """Where a run's sets lie."""
+    return f"runs/{run}/points/"
+
+
+def read_points(store: Store, run: str) -> Points:
+    """The newest set of a run; an empty one when it has none that can be read."""
+    keys = [entry.key for entry in store.list(points_place(run)) if _NAME.fullmatch(entry.key)]
+    for key in reversed(keys):
+        try:
+            return Points.model_validate_json(store.get(key))
+        except (NoSuchObject, ValidationError):
+            continue
+    return Points()
+
+
+def read_pointer(store: Store, run: str, stage: str) -> Pointer | None:
+    """The artifact a run had last, or None."""
+    return read_points(store, run).stages.get(stage)
+
+
+def point(run: str, store: Store, pointer: Pointer) -> None:
+    """Let a run point to an artifact. Written only when it says something new, so that nothing to do writes nothing."""
+    for _ in range(_TRIES):
+        now = read_points(store, run)
+        if now.stages.get(pointer.stage) == pointer:
+            return
+        stages = now.stages | {pointer.stage: pointer}
+        new = Points(number=now.number + 1, at=datetime.now(UTC), stages=stages)
+        data = (new.model_dump_json(indent=1) + "\n").encode()
+        if store.put(f"{points_place(run)}{new.number:08d}.json", data, if_absent=True):
+            return
+    raise TryLater(f"Others write what run {run} points to, all the time: start again later.")
