@@ -40,6 +40,8 @@ _NO_SUCH_CALL = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errn
 class FolderStore(Store):
     """Objects as plain files under one folder."""
 
+    max_at_once = 8  # a disk of this machine wants few; of a file server's answers, so many are waited for at once
+
     def __init__(self, uri: str, root: Path):
         self.uri = uri
         self._root = Path(os.path.abspath(root))
@@ -94,7 +96,7 @@ class FolderStore(Store):
         folder, _, beginning = check_prefix(prefix).rpartition("/")
         for found in _walk(self._root / folder, f"{folder}/" if folder else "", beginning):
             if is_key(found.name):
-                yield Entry(found.name, found.stat.st_size, file_state(found.stat))
+                yield _entry(found.name, found.stat)
 
     def head(self, key: str) -> Entry | None:
         with told(self._path(key), "read", key):
@@ -102,7 +104,7 @@ class FolderStore(Store):
                 found = self._path(key).stat()
             except (FileNotFoundError, NotADirectoryError):
                 return None
-            return Entry(key, found.st_size, file_state(found)) if stat.S_ISREG(found.st_mode) else None
+            return _entry(key, found) if stat.S_ISREG(found.st_mode) else None
 
     def delete(self, keys: Iterable[str]) -> int:
         num_keys = 0
@@ -170,6 +172,10 @@ class FolderStore(Store):
             with suppress(FileExistsError):
                 folder.mkdir()
             _sync_folder(folder.parent)
+
+
+def _entry(key: str, found: os.stat_result) -> Entry:
+    return Entry(key, found.st_size, file_state(found), found.st_mtime)
 
 
 def source_files(uri: str, root: Path) -> Iterator[SourceFile]:

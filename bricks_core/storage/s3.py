@@ -30,8 +30,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 from bricks_core.errors import AlteredObject, NoSuchObject, SpecError, StoreDenied, TryLater
 from bricks_core.spec.manifest import StoredObject
 from bricks_core.storage.hashes import CACHE, sha256_of_file
+from bricks_core.storage.in_flight import in_flight
 from bricks_core.storage.os_errors import told as told_of_disk
-from bricks_core.storage.s3_errors import ABSENT, code_of, no_bucket, status_of, told
+from bricks_core.storage.s3_errors import ABSENT, check_answer, code_of, no_bucket, status_of, told
 from bricks_core.storage.scratch import scratch
 from bricks_core.storage.store import LEFTOVER_IDLE_S, Entry, SourceFile, Store, check_key, check_prefix, is_key
 
@@ -42,10 +43,16 @@ PART_BYTES = 16 << 20
 _MAX_PARTS = 9_000  # S3's limit is 10,000
 _CHUNK_BYTES = 1 << 20
 _PROBE = ".conditional-put"  # a hidden key: no listing shows it
+_NOT_TOGETHER = {"MissingContentMD5", "InvalidRequest", "NotImplemented", "MethodNotAllowed", "MalformedPOSTRequest"}
+"""What servers answer to DeleteObjects that want a Content-MD5, which botocore no longer sends, or do not know it."""
+_ONE_BY_ONE: set[tuple[str, str]] = set()
+"""(endpoint, bucket) where objects are deleted one by one."""
 
 
 class S3Store(Store):
     """Objects in a bucket, under a prefix."""
+
+    max_at_once = 32
 
     def __init__(self, uri: str, bucket: str, prefix: str):
         self.uri = uri
@@ -87,14 +94,14 @@ class S3Store(Store):
             yield path
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
-        for full, size_bytes, etag in self._bucket.objects(self._prefix + check_prefix(prefix)):
-            key = full.removeprefix(self._prefix)
+        for found in self._bucket.objects(self._prefix + check_prefix(prefix)):
+            key = found.full.removeprefix(self._prefix)
             if is_key(key):
-                yield Entry(key, size_bytes, etag)
+                yield Entry(key, found.size_bytes, found.etag, found.modified_s)
 
     def head(self, key: str) -> Entry | None:
         found = self._bucket.head(self._full(key), key)
-        return None if found is None else Entry(key, found.size_bytes, found.etag)
+        return None if found is None else Entry(key, found.size_bytes, found.etag, found.modified_s)
 
     def delete(self, keys: Iterable[str]) -> int:
         num_keys, rest = 0, iter(keys)
@@ -139,6 +146,7 @@ class _Object(NamedTuple):
     """The whole key, prefix included."""
     size_bytes: int
     etag: str
+    modified_s: float
 
 
 class _Bucket:
@@ -235,7 +243,7 @@ class _Bucket:
             if page is None:
                 return
             for each in page.get("Contents", []):
-                yield _Object(each["Key"], each["Size"], each["ETag"].strip('"'))
+                yield _Object(each["Key"], each["Size"], each["ETag"].strip('"'), each["LastModified"].timestamp())
 
     def head(self, full: str, key: str) -> _Object | None:
         with self._told("read", key):
@@ -246,16 +254,41 @@ class _Bucket:
                     raise
                 self._need_bucket()
                 return None
-        return _Object(full, found["ContentLength"], found["ETag"].strip('"'))
+        return _Object(full, found["ContentLength"], found["ETag"].strip('"'), found["LastModified"].timestamp())
 
     def delete(self, fulls: list[str]) -> None:
-        with self._told("delete", f"{len(fulls)} objects"):
+        """Up to 1,000 objects by one request; where the server knows no such request of ours, by one for each."""
+        here = (str(self.client.meta.endpoint_url), self.name)
+        if here not in _ONE_BY_ONE:
+            with self._told("delete", f"{len(fulls)} objects"):
+                if self._delete_together(fulls):
+                    return
+        for _ in in_flight(self._delete_one, fulls, S3Store.max_at_once):
+            pass
+        _ONE_BY_ONE.add(here)  # not before: it may refuse these too, for a reason that somebody mends
+
+    def _delete_together(self, fulls: list[str]) -> bool:
+        """False: nothing is deleted, and each by itself may be."""
+        try:
             answer = self.client.delete_objects(
                 Bucket=self.name, Delete={"Objects": [{"Key": full} for full in fulls], "Quiet": True}
             )
-            for refused in answer.get("Errors", []):
-                if refused.get("Code") not in ABSENT:
-                    raise ClientError({"Error": refused}, "DeleteObjects")
+        except ClientError as error:
+            if code_of(error) in _NOT_TOGETHER or status_of(error) in (405, 501):
+                return False
+            raise
+        for refused in answer.get("Errors", []):
+            if refused.get("Code") not in ABSENT:
+                raise ClientError({"Error": refused}, "DeleteObjects")
+        return True
+
+    def _delete_one(self, full: str) -> None:
+        with self._told("delete", full):
+            try:
+                self.client.delete_object(Bucket=self.name, Key=full)
+            except ClientError as error:
+                if code_of(error) not in ABSENT:
+                    raise
 
     def abort_uploads(self, prefix: str, before: datetime) -> int:
         num_aborted = 0
@@ -287,7 +320,7 @@ class _Bucket:
     @contextmanager
     def _told(self, doing: str, key: str | None = None) -> Iterator[None]:
         try:
-            with told(self.place, doing, key):
+            with told(lambda: self.place, doing, key):
                 yield
         except NoSuchObject:
             self._need_bucket()  # its absence can look the same
@@ -296,11 +329,12 @@ class _Bucket:
     def _need_bucket(self) -> None:
         if self._is_there:
             return
-        try:
-            self.client.head_bucket(Bucket=self.name)
-        except ClientError as error:
-            if code_of(error) in {*ABSENT, "NoSuchBucket"}:
-                raise no_bucket(self.place) from error
+        with told(lambda: self.place, "read"):
+            try:
+                self.client.head_bucket(Bucket=self.name)
+            except ClientError as error:
+                if code_of(error) in {*ABSENT, "NoSuchBucket"}:
+                    raise no_bucket(self.place) from error
         self._is_there = True
 
     def _writer_of(self, full: str) -> str | None:
@@ -351,7 +385,7 @@ def source_objects(uri: str, bucket: str, prefix: str) -> Iterator[SourceFile]:
 
 
 def _source_file(bucket: _Bucket, found: _Object, name: str) -> SourceFile:
-    full, size_bytes, etag = found
+    full, size_bytes, etag, _ = found
 
     def local() -> AbstractContextManager[Path]:
         return bucket.downloaded(full, name)
@@ -382,17 +416,30 @@ os.register_at_fork(after_in_child=_renew_lock)
 @lru_cache(maxsize=4)  # making one takes a quarter of a second
 def _client(pid: int, settings_of_now: frozenset[tuple[str, str]]) -> Any:
     botocore_session = botocore.session.get_session()
-    with told("S3", "open"):
+    with told(lambda: "S3", "open"):
         settings = botocore_session.get_scoped_config()
         retries: dict[str, Any] = {}
         if "AWS_RETRY_MODE" not in os.environ and "retry_mode" not in settings:
             retries["mode"] = "standard"
         if "AWS_MAX_ATTEMPTS" not in os.environ and "max_attempts" not in settings:
             retries["total_max_attempts"] = NUM_ATTEMPTS
+        # By default botocore sends checksums in a way (trailers, aws-chunked) that many servers refuse. What is signed
+        # is the content's sha256 then, so what arrives altered is refused all the same.
+        checksums = {
+            name: "when_required"
+            for name in ("request_checksum_calculation", "response_checksum_validation")
+            if f"AWS_{name.upper()}" not in os.environ and name not in settings
+        }
         config = Config(
-            connect_timeout=CONNECT_TIMEOUT_S, read_timeout=READ_TIMEOUT_S, retries=retries, max_pool_connections=32
+            connect_timeout=CONNECT_TIMEOUT_S,
+            read_timeout=READ_TIMEOUT_S,
+            retries=retries,
+            max_pool_connections=2 * S3Store.max_at_once,
+            **checksums,
         )
-        session = boto3.Session(botocore_session=botocore_session)
+        # Every SDK but Python's reads AWS_REGION; it wins over AWS_DEFAULT_REGION, which boto3 reads.
+        region = os.environ.get("AWS_REGION") or None
+        session = boto3.Session(botocore_session=botocore_session, region_name=region)
         try:
             client = session.client("s3", config=config)
             host = urlsplit(client.meta.endpoint_url).hostname or ""
@@ -401,6 +448,7 @@ def _client(pid: int, settings_of_now: frozenset[tuple[str, str]]) -> Any:
                 client = session.client("s3", config=config.merge(Config(s3={"addressing_style": "path"})))
         except ValueError as error:
             raise SpecError(f"Cannot open S3: {error}. Correct AWS_ENDPOINT_URL_S3.") from error
+    client.meta.events.register("after-call.s3", check_answer)
     return client
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from traceback import walk_tb
+from typing import Any
 
 import botocore.exceptions as boto
 from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 from s3transfer.exceptions import RetriesExceededError, S3DownloadFailedError  # type: ignore[import-untyped]
 
 from bricks_core.errors import BricksError, NoSuchObject, SpecError, StoreDenied, StoreUnavailable, TryLater
@@ -37,14 +40,75 @@ _FULL = {"QuotaExceeded", "InsufficientStorage", "InsufficientCapacity", "507", 
 
 
 @contextmanager
-def told(place: str, doing: str, key: str | None = None) -> Iterator[None]:
-    """Turn a failure of boto3 into one of ours. `place`: bucket and endpoint. `doing`: read, write, list or delete."""
+def told(place: Callable[[], str], doing: str, key: str | None = None) -> Iterator[None]:
+    """Turn a failure of boto3 into one of ours. `doing`: read, write, list or delete.
+
+    `place`: bucket and endpoint, only asked for when something has failed.
+    """
     try:
         yield
     except ClientError as error:
-        raise _refused(error, place, doing, key) from error
+        raise _refused(error, place(), doing, key) from error
     except (BotoCoreError, Boto3Error, RetriesExceededError, S3DownloadFailedError) as error:
-        raise _failed(error, place, f"{doing} {key}" if key else doing) from error
+        raise _failed(error, place(), f"{doing} {key}" if key else doing) from error
+    except Exception as error:
+        if not _is_unreadable(error):
+            raise
+        raise StoreUnavailable(
+            f"Cannot {doing} {key or 'what is'} in {place()}: what it answers is not S3's, or is cut off "
+            f"({type(error).__name__}). Check AWS_ENDPOINT_URL_S3, and what proxy stands between; start again."
+        ) from error
+
+
+class NotS3(Exception):
+    """An answer that says all is well, and does not say what was asked for."""
+
+
+_FACTS = {
+    "GetObject": {"ETag"},
+    "HeadObject": {"ETag", "ContentLength", "LastModified"},
+    "PutObject": {"ETag"},
+    "UploadPart": {"ETag"},
+    "CreateMultipartUpload": {"UploadId"},
+    "CompleteMultipartUpload": {"ETag"},
+}
+_ROOTS = {
+    "ListObjectsV2": b"ListBucketResult",
+    "DeleteObjects": b"DeleteResult",
+    "ListMultipartUploads": b"ListMultipartUploadsResult",
+}
+"""Of answers that may hold no fact at all."""
+_ENTRIES = {
+    "ListObjectsV2": ("Contents", {"Key", "Size", "ETag", "LastModified"}),
+    "ListMultipartUploads": ("Uploads", {"Key", "UploadId", "Initiated"}),
+}
+
+
+def check_answer(http_response: Any, parsed: dict[str, Any], model: Any, **_: Any) -> None:
+    """A handler of botocore's `after-call`: NotS3 unless an answer with a good status is one to this request.
+
+    botocore reads a proxy's page of HTML, where it happens to be XML, as an answer that says nothing: an empty listing.
+    """
+    if http_response.status_code >= 300:
+        return
+    root = _ROOTS.get(model.name)
+    if root is not None and root not in http_response.content[:2000]:
+        raise NotS3
+    if not _FACTS.get(model.name, set()) <= parsed.keys():
+        raise NotS3
+    entries, facts = _ENTRIES.get(model.name, ("", set()))
+    if not all(facts <= each.keys() for each in parsed.get(entries, [])):
+        raise NotS3
+
+
+def _is_unreadable(error: Exception) -> bool:
+    """Whether botocore could not make sense of an answer: of what is a number or a date its parsers check nothing."""
+    if isinstance(error, NotS3 | ResponseParserError):
+        return True
+    modules = [frame.f_globals.get("__name__", "") for frame, _ in walk_tb(error.__traceback__)]
+    ours_or_botocores = [name.partition(".")[0] for name in modules if name.startswith(("bricks_core.", "botocore."))]
+    is_of_parsing = isinstance(error, ValueError | TypeError | AttributeError | LookupError)
+    return is_of_parsing and ours_or_botocores[-1:] == ["botocore"]
 
 
 def code_of(error: ClientError) -> str:
@@ -88,7 +152,8 @@ def _refused(error: ClientError, place: str, doing: str, key: str | None) -> Bri
         return StoreDenied(f"{what}: this server does not know how ({code}). Use a store that speaks all of S3.")
     if status >= 500 or (code.isdecimal() and int(code) >= 500):
         return StoreUnavailable(f"{what}: the server fails ({code}, after retries). Start again when it is well.")
-    return StoreDenied(f"{what}: refused ({code}: {error.response.get('Error', {}).get('Message', '')}).")
+    message = " ".join(str(error.response.get("Error", {}).get("Message", "")).split())
+    return StoreDenied(f"{what}: refused ({code}: {message[:300]}).")
 
 
 def _failed(error: Exception, place: str, doing: str) -> BricksError:

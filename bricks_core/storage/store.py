@@ -15,10 +15,11 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
-from bricks_core.errors import SpecError
+from bricks_core.errors import NoSuchObject, SpecError
 from bricks_core.spec.manifest import StoredObject
+from bricks_core.storage.in_flight import in_flight
 
 LEFTOVER_IDLE_S = 24 * 3600.0  # nobody pauses for a day while writing an object
 MAX_KEY_BYTES = 1024  # S3's limit, prefix included
@@ -34,6 +35,8 @@ class Entry(NamedTuple):
     size_bytes: int
     etag: str
     """Changes when the content does (S3: its ETag; folder: size, times and inode). Only ever compare it."""
+    modified_s: float
+    """When it was written, in Unix seconds, by the clock of the store's server."""
 
 
 class Store(ABC):
@@ -45,6 +48,8 @@ class Store(ABC):
 
     uri: str
     """As given. It never holds a secret: those come from the environment only."""
+    max_at_once: ClassVar[int]
+    """No more requests than this are worth having in flight."""
 
     @abstractmethod
     def get(self, key: str) -> bytes:
@@ -75,6 +80,23 @@ class Store(ABC):
     @abstractmethod
     def head(self, key: str) -> Entry | None:
         """The object's entry, or None when there is none."""
+
+    def get_many(self, keys: Iterable[str], *, num_at_once: int = 32) -> Iterator[tuple[str, bytes | None]]:
+        """Contents of many small objects, in the order of the keys, several in flight; None where there is none.
+
+        At most twice `num_at_once` contents are in memory. Errors are those of `get`, raised in the key's turn.
+        """
+        return in_flight(self._get_or_none, keys, min(num_at_once, self.max_at_once))
+
+    def heads(self, keys: Iterable[str], *, num_at_once: int = 32) -> Iterator[tuple[str, Entry | None]]:
+        """`head` of many objects, in the order of the keys, several in flight."""
+        return in_flight(self.head, keys, min(num_at_once, self.max_at_once))
+
+    def _get_or_none(self, key: str) -> bytes | None:
+        try:
+            return self.get(key)
+        except NoSuchObject:
+            return None
 
     @abstractmethod
     def delete(self, keys: Iterable[str]) -> int:

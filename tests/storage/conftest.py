@@ -19,6 +19,7 @@ import pytest
 from bricks_core.storage.places import open_store
 from bricks_core.storage.store import Store
 from tests.s3_server import BUCKET, KEY_ID, SECRET, S3Server
+from tests.storage.between import Between, standing_between
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -59,6 +60,12 @@ def s3_server() -> Iterator[S3Server]:
     server = S3Server()
     yield server
     server.kill()
+
+
+@pytest.fixture
+def between(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Between]:
+    with standing_between(s3, monkeypatch) as server:
+        yield server
 
 
 @pytest.fixture(params=["folder", "s3"])

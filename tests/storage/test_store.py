@@ -10,7 +10,8 @@ import resource
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -229,6 +230,51 @@ def test_the_hash_is_of_the_content_now(store: Store) -> None:
 def test_what_a_listing_knows_of_a_content_is_true(store: Store) -> None:
     store.put("a", b"one")
     assert [store.known_sha256(entry) for entry in store.list()] == [sha256(b"one")]
+
+
+def test_when_an_object_was_written_is_told_by_the_server_s_clock(store: Store) -> None:
+    before = time.time()
+    store.put("a", b"one")
+    (listed,) = store.list()
+    after = time.time()
+    assert before - 2 <= listed.modified_s <= after + 2  # S3 tells whole seconds
+    assert store.head("a") == listed
+
+
+def test_many_objects_are_got_in_the_order_asked_with_none_for_what_is_not_there(store: Store) -> None:
+    there = {f"items/{index:03}.json": b"%d" % index for index in range(0, 150, 2)}
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda each: store.put(*each), there.items()))
+    asked = [f"items/{index:03}.json" for index in range(149, -1, -1)]
+    asked += asked[:3]  # asked twice, answered twice
+    assert list(store.get_many(asked, num_at_once=4)) == [(key, there.get(key)) for key in asked]
+    entries = {entry.key: entry for entry in store.list()}
+    assert list(store.heads(asked)) == [(key, entries.get(key)) for key in asked]
+    assert list(store.get_many([])) == list(store.heads(iter([]))) == []
+    assert list(store.get_many(["items/000.json"])) == [("items/000.json", b"0")]
+
+
+def test_many_contents_are_asked_for_little_by_little(store: Store) -> None:
+    num_asked = 0
+
+    def asked() -> Iterator[str]:
+        nonlocal num_asked
+        while True:
+            num_asked += 1
+            yield f"{num_asked}"
+
+    for index, _ in enumerate(store.get_many(asked(), num_at_once=2)):
+        assert num_asked - index <= 5
+        if index == 20:
+            break
+
+
+def test_an_error_of_one_of_many_is_raised_in_its_turn(store: Store) -> None:
+    store.put("a", b"here")
+    answers = store.get_many(["a", "b", ".no key", "a"])
+    assert [next(answers), next(answers)] == [("a", b"here"), ("b", None)]
+    with pytest.raises(SpecError, match="is no key for a store"):
+        next(answers)
 
 
 @pytest.mark.parametrize("size_bytes", [0, 1, MIB, 16 * MIB, 16 * MIB + 1, 40 * MIB])

@@ -6,7 +6,6 @@ The faults are real (a full disk, another user, a killed writer or server), or p
 from __future__ import annotations
 
 import errno
-import http.client
 import itertools
 import multiprocessing
 import os
@@ -16,15 +15,11 @@ import socket
 import stat
 import subprocess
 import tempfile
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import closing
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -33,6 +28,7 @@ from bricks_core.storage import folder as folder_module
 from bricks_core.storage import s3 as s3_module
 from bricks_core.storage.places import list_source, open_store
 from bricks_core.storage.store import Store
+from tests.storage.between import Between, BreakOff, Forget, Hold, LoseTheAnswer, Refuse
 
 MIB = 1 << 20
 FORK = multiprocessing.get_context("fork")
@@ -100,7 +96,9 @@ def test_a_writer_killed_before_its_upload_is_complete_leaves_nothing_to_see(bet
     store = between.open_store()
     with (tmp_path / "film").open("wb") as file:
         file.truncate(33 * MIB)
-    between.faults = (Hold() if "uploadId=" in path and method == "POST" else None for method, path in between.requests)
+    between.faults = (
+        Hold() if "uploadId=" in path and method == "POST" else None for method, path, _ in between.requests
+    )
     writer = FORK.Process(target=lambda: store.put_file("film", tmp_path / "film"))
     writer.start()
     assert between.held.wait(60), "the upload was not made in parts"
@@ -319,132 +317,6 @@ def test_objects_have_the_mode_the_user_asked_for(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------- S3
-
-
-class Refuse:
-    """Answer in the server's place."""
-
-    def __init__(self, status: int, code: str):
-        self.status, self.code = status, code
-
-
-class Hold:
-    """Keep the request, and drop it when the test is over."""
-
-
-class LoseTheAnswer:
-    """Let the server do it, and break the connection before its answer."""
-
-
-class BreakOff:
-    """Break the connection in the middle of the answer."""
-
-
-class Forget:
-    """Take a header out of the request, as a server does that does not know it."""
-
-    def __init__(self, header: str):
-        self.header = header
-
-
-Fault = Refuse | Hold | LoseTheAnswer | BreakOff | Forget | None
-
-
-class Between(ThreadingHTTPServer):
-    """Stands between the store and the real server, and does to each request what the next of `faults` says."""
-
-    daemon_threads = True
-
-    def __init__(self, server: str, patch: pytest.MonkeyPatch):
-        super().__init__(("127.0.0.1", 0), _Relay)
-        self.server_host = urlsplit(server).netloc
-        self.endpoint = f"http://127.0.0.1:{self.server_port}"
-        self.patch = patch
-        self.faults: Iterator[Fault] = iter(())
-        self.num_requests = 0
-        self.held, self.over = threading.Event(), threading.Event()
-        self.lock = threading.Lock()
-        self._now = ("", "")
-
-    @property
-    def requests(self) -> Iterator[tuple[str, str]]:
-        """For a `faults` that depends on the request: (method, path) of the one that is asked about."""
-        while True:
-            yield self._now
-
-    def next_fault(self, method: str, path: str) -> Fault:
-        with self.lock:
-            self.num_requests += 1
-            self._now = (method, path)
-            return next(self.faults, None)
-
-    def open_store(self, num_attempts: int = 1) -> Store:
-        """An empty store behind us, connected and probed."""
-        self.patch.setenv("AWS_ENDPOINT_URL_S3", self.endpoint)
-        self.patch.setenv("AWS_MAX_ATTEMPTS", str(num_attempts))
-        store = open_store(f"s3://bricks-test/{uuid.uuid4().hex}")
-        store.put("probed", b"", if_absent=True)
-        store.delete(["probed"])
-        return store
-
-
-class _Relay(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Between
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-    def relay(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        fault = self.server.next_fault(self.command, self.path)
-        headers = dict(self.headers.items())
-        if isinstance(fault, Hold):
-            self.server.held.set()
-            self.server.over.wait()
-            self.close_connection = True
-            return
-        if isinstance(fault, Refuse):
-            answer = f"<Error><Code>{fault.code}</Code><Message>It is so.</Message></Error>".encode()
-            self.answer(fault.status, [("Content-Type", "application/xml")], answer, len(answer))
-            return
-        if isinstance(fault, Forget):
-            headers.pop(fault.header)
-        with closing(http.client.HTTPConnection(self.server.server_host)) as upstream:
-            upstream.request(self.command, self.path, body, headers | {"Connection": "close"})
-            real = upstream.getresponse()
-            content = real.read()
-        if isinstance(fault, LoseTheAnswer):
-            self.close_connection = True
-            return
-        size_bytes = int(real.headers.get("Content-Length") or len(content))
-        if isinstance(fault, BreakOff):
-            content, self.close_connection = content[: len(content) // 2], True
-        self.answer(real.status, real.headers.items(), content, size_bytes)
-
-    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = relay  # noqa: N815
-
-    def answer(self, status: int, headers: Any, content: bytes, size_bytes: int) -> None:
-        self.send_response_only(status)
-        for name, value in headers:
-            if name.lower() not in ("connection", "transfer-encoding", "content-length"):
-                self.send_header(name, value)
-        self.send_header("Content-Length", str(size_bytes))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(content)
-
-
-@pytest.fixture
-def between(s3: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Between]:
-    server = Between(s3, monkeypatch)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.over.set()
-    server.shutdown()
-    thread.join()
-    server.server_close()
 
 
 @pytest.mark.parametrize(
