@@ -370,7 +370,9 @@ def _store(patient: Patient) -> Iterator[Finding]:
             said = f"{uri} is to be reached from inside the cluster alone"
             yield Finding("store", "unknown", said, "helm test bricks --logs looks at it from there.")
             return
-        for name, value in (("AWS_ENDPOINT_URL", profile.store.endpoint), ("AWS_REGION", profile.store.region)):
+        # What the user has set for all services wins: it may be another way to the same place.
+        endpoint = "" if "AWS_ENDPOINT_URL" in os.environ else profile.store.endpoint
+        for name, value in (("AWS_ENDPOINT_URL_S3", endpoint), ("AWS_REGION", profile.store.region)):
             if value:
                 os.environ.setdefault(name, value)
     try:

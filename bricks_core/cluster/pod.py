@@ -126,7 +126,7 @@ def _environment(task: Task) -> list[Object]:
         values |= profile.train.nccl
     values |= {"BRICKS_STORE": profile.store.uri}
     if profile.store.endpoint:
-        values["AWS_ENDPOINT_URL"] = profile.store.endpoint
+        values["AWS_ENDPOINT_URL_S3"] = profile.store.endpoint
     if profile.store.region:
         values["AWS_REGION"] = profile.store.region
     values |= {"BRICKS_IMAGE": image(task), "HOME": "/scratch", "TMPDIR": "/scratch"}

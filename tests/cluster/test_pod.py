@@ -1,5 +1,8 @@
 """A stage's pod: what it may do, what it is given, and what it is not shown."""
 
+import os
+
+import boto3
 import pytest
 from hypothesis import given, settings
 
@@ -172,7 +175,21 @@ def test_a_store_on_a_volume_is_mounted_and_one_in_s3_is_told_of():
     s3 = profile_with(store={"uri": "s3://bucket/bricks", "endpoint": "https://s3.example.org", "region": "eu"})
     told = environment(Task(QUICKSTART, "clip", s3))
     assert told["BRICKS_STORE"] == "s3://bucket/bricks"
-    assert (told["AWS_ENDPOINT_URL"], told["AWS_REGION"]) == ("https://s3.example.org", "eu")
+    assert (told["AWS_ENDPOINT_URL_S3"], told["AWS_REGION"]) == ("https://s3.example.org", "eu")
+
+
+def test_the_store_s_endpoint_is_not_asked_for_a_role(monkeypatch):
+    """A web identity is exchanged at STS, which is not where the store is."""
+    s3 = profile_with(store={"uri": "s3://bucket/bricks", "endpoint": "https://s3.example.org", "region": "eu-west-1"})
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    for name, value in environment(Task(QUICKSTART, "clip", s3)).items():
+        if name.startswith("AWS_"):
+            monkeypatch.setenv(name, value)
+    session = boto3.Session(region_name="eu-west-1")
+    endpoints = {name: session.client(name).meta.endpoint_url for name in ("s3", "sts")}
+    assert endpoints == {"s3": "https://s3.example.org", "sts": "https://sts.eu-west-1.amazonaws.com"}
 
 
 def test_nodes_that_failed_are_left_out_by_name_and_the_profile_s_hosts_of_training_alone():

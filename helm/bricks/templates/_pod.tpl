@@ -72,7 +72,7 @@ env:
   - name: BRICKS_STORE
     value: {{ $store.uri | quote }}
   {{- with $store.endpoint }}
-  - name: AWS_ENDPOINT_URL
+  - name: AWS_ENDPOINT_URL_S3
     value: {{ . | quote }}
   {{- end }}
   {{- with $store.region }}
