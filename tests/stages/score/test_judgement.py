@@ -164,6 +164,34 @@ def test_the_share_holds_over_many_videos_and_another_seed_draws_others():
     assert first != second
 
 
+@given(
+    num_clips=st.dictionaries(st.sampled_from(VIDEOS[:40]), st.integers(1, 30), min_size=2, max_size=12),
+    more=st.dictionaries(st.sampled_from(VIDEOS[40:]), st.integers(1, 60), min_size=1, max_size=8),
+    gone=st.sets(st.sampled_from(VIDEOS[:40]), max_size=6),
+    share=st.floats(0.02, 0.6),
+    seed=st.integers(0, 1000),
+    data=st.data(),
+)
+def test_what_was_drawn_stays_on_its_side_whatever_comes_or_goes(num_clips, more, gone, share, seed, data):
+    first = held_out_videos(num_clips, [], share, seed)
+    before = {video: video in first for video in num_clips}
+    left = {video: num for video, num in (num_clips | more).items() if video not in gone}
+    videos = st.sampled_from(sorted(left))
+    alike = data.draw(st.lists(st.tuples(videos, videos), max_size=6))
+    now = held_out_videos(left, alike, share, seed, before)
+    assert {video for video in now if video in before} == first - gone
+    assert now <= left.keys()
+
+
+def test_a_new_film_that_shows_what_a_drawn_one_shows_joins_it():
+    before = {VIDEOS[0]: True, VIDEOS[1]: False, VIDEOS[2]: False}
+    films = dict.fromkeys(VIDEOS[:6], 1)
+    alike = [(VIDEOS[0], VIDEOS[4]), (VIDEOS[1], VIDEOS[5])]
+    held_out = held_out_videos(films, alike, 0.2, 3, before)
+    assert {VIDEOS[0], VIDEOS[4]} <= held_out
+    assert VIDEOS[5] not in held_out
+
+
 def test_more_videos_bring_no_held_out_one_into_training():
     few = held_out_videos(dict.fromkeys(VIDEOS[:100], 1), [], 0.2, 0)
     many = held_out_videos(dict.fromkeys(VIDEOS, 1), [], 0.2, 0)

@@ -4,7 +4,8 @@ import pytest
 
 from bricks_core.errors import DataError
 from bricks_core.spec.manifest import content_id
-from bricks_core.spec.score import Score, ScoreSpec
+from bricks_core.spec.run import BrickRun
+from bricks_core.spec.score import Filter, Score, ScoreSpec
 from bricks_core.stages.score import stage
 from bricks_core.storage.artifacts import open_artifact
 from bricks_core.storage.tables import write_rows
@@ -72,21 +73,55 @@ def test_the_same_clips_give_the_same_table_whoever_measures_them(drawing, films
     assert rows_of(folder_store) == rows_of(folder_store, "e")
 
 
-def test_a_video_with_many_clips_is_done_in_groups(drawing, folder_store, tmp_path, monkeypatch):
-    monkeypatch.setattr(stage, "MAX_CLIPS_PER_ITEM", 2)
-    scenes = [drawing.scene([drawing.Mover(dx=3)], seed=n, num_frames=16) for n in range(5)]
-    drawing.put_clips(folder_store, {"long": scenes}, tmp_path)
-    work = drawing.work_on(folder_store, "score", ScoreSpec())
-    found = stage.items(ScoreSpec(), work)
-    assert [len(item.tasks) for item in found] == [2, 2, 1]
-    assert len({item.id for item in found}) == 3
-    assert all(int(item.id, 16) >= 0 for item in found)
+def test_a_clip_is_measured_once_whatever_it_is_called_and_judged_by(drawing, films, folder_store, tmp_path):
+    drawing.put_clips(folder_store, films, tmp_path)
+    drawing.finish(drawing.work_on(folder_store, "score", ScoreSpec()))
+    before = [entry.key for entry in folder_store.list("items/measures/")]
+    other = ScoreSpec(filter=Filter(min_motion=60), split_seed=9)
+    work = drawing.work_on(folder_store, "score", other, "e" * 32)
+    assert work.pending(stage.tasks(other, work)) == []
+    assert drawing.finish(work).counts["dropped: too still"] == 4
+    assert [entry.key for entry in folder_store.list("items/measures/")] == before
 
 
-def test_a_clip_that_is_not_what_its_row_says_is_named(drawing):
-    task = stage.Task("clip", "clips/clip.mp4", 30, 24.0)
-    with pytest.raises(DataError, match=r"clips/clip.mp4 has 0 frames, its row says 30"):
-        stage.score_clip(task, "film", [])
+def test_a_clip_that_is_not_what_its_row_says_is_named():
+    task = stage.ScoreTask("0" * 32, "clip", "clip/0", "items/clip/clip.mp4", "", 30, 24.0, "film")
+    with pytest.raises(DataError, match=r"items/clip/clip.mp4 has 0 frames, its row says 30"):
+        stage.measure_clip(task, [])
+
+
+def sides(store, manifest):
+    rows = open_artifact(store, "score", manifest.digest).rows("scores", Score)
+    return {row.video_id: row.split for row in rows}
+
+
+def test_a_film_more_moves_no_film_of_the_run_to_the_other_side(drawing, folder_store, tmp_path):
+    """Whatever film is added, and whichever of two films was held out."""
+    run = BrickRun.model_validate(
+        {
+            "apiVersion": "bricks.dev/v1alpha1",
+            "kind": "BrickRun",
+            "metadata": {"name": "test"},
+            "spec": {"ingest": {"sources": ["films"]}},
+        }
+    )
+    scenes = {str(n): [drawing.scene([drawing.Mover(dx=3, y=10 * n)], seed=n, num_frames=16)] for n in range(6)}
+    before = {}
+    for num_films in range(2, 7):
+        for entry in list(folder_store.list("artifacts/clip/")):  # the clip stage, with a film more
+            folder_store.delete([entry.key])
+        drawing.put_clips(folder_store, dict(list(scenes.items())[:num_films]), tmp_path)
+        digest = f"{num_films:032x}"
+        now = sides(folder_store, drawing.finish(drawing.work_on(folder_store, "score", ScoreSpec(), digest, run=run)))
+        assert before.items() <= now.items()
+        before = now
+    assert set(before.values()) == {"train", "held_out"}
+    afresh = sides(folder_store, drawing.finish(drawing.work_on(folder_store, "score", ScoreSpec(), "f" * 32)))
+    asked = ScoreSpec(split_seed=5)
+    moved = sides(folder_store, drawing.finish(drawing.work_on(folder_store, "score", asked, "a" * 32, run=run)))
+    drawn = sides(folder_store, drawing.finish(drawing.work_on(folder_store, "score", asked, "b" * 32)))
+    assert moved == drawn, "another seed asks for another lot"
+    assert afresh.keys() == before.keys()
 
 
 def test_no_clips_at_all_give_an_empty_table(drawing, folder_store, tmp_path):
