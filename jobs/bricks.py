@@ -24,6 +24,9 @@ def run(
     store: StoreFlag = DEFAULT_STORE,
     overrides: SetFlag = [],  # noqa: B006 (typer reads it)
     until: UntilFlag = None,
+    no_wait: Annotated[
+        bool, typer.Option("--no-wait", help="Leave, with exit code 75, where another process is at this run.")
+    ] = False,
     verbose: VerboseFlag = False,
 ) -> None:
     """Run what is not done yet of a run, and tell what came of it."""
@@ -36,8 +39,8 @@ def run(
     configure_logging(verbose)
     loaded = load_run(file, overrides)
     opened = open_store(store)
-    manifests = run_path(loaded, opened, until, tell=announce)
-    final_screen(file, loaded, opened, manifests)
+    manifests = run_path(loaded, opened, until, tell=announce, wait=not no_wait)
+    final_screen(file, loaded, opened, manifests, overrides)
 
 
 @app.command()
@@ -56,7 +59,8 @@ def plan(
 
     loaded = load_run(file, overrides)
     opened = open_store(store)
-    plan_screen(loaded, opened, make_plan(loaded, opened, until, thorough=thorough))
+    steps = make_plan(loaded, opened, until, thorough=thorough)
+    plan_screen(loaded, opened, steps, file, overrides, until)
 
 
 @app.command()
@@ -77,13 +81,19 @@ def show(
 def gc(
     store: StoreFlag = DEFAULT_STORE,
     delete: Annotated[bool, typer.Option("--delete", help="Really delete; without it, only say.")] = False,
+    paid: Annotated[bool, typer.Option("--paid", help="Also answers that cost money.")] = False,
+    keep_days: Annotated[
+        float, typer.Option("--keep-days", help="What was written within so many days stays.", min=0)
+    ] = 14.0,
 ) -> None:
-    """Find the artifacts that no run reaches any more."""
+    """Find what nothing reaches any more: no run, no work under way, and not written within the last days."""
     from bricks_core.pipeline.garbage import collect
-    from bricks_core.pipeline.screen import garbage_screen
+    from bricks_core.pipeline.screen import garbage_command, garbage_screen
     from bricks_core.storage.places import open_store
 
-    garbage_screen(collect(open_store(store), delete=delete), deleted=delete)
+    opened = open_store(store)
+    garbage = collect(opened, delete=delete, paid=paid, keep_days=keep_days)
+    garbage_screen(garbage, deleted=delete, command=garbage_command(opened, paid=paid, keep_days=keep_days))
 
 
 app.command()(generate)

@@ -23,6 +23,7 @@ from bricks_core.errors import DataError, SpecError, UsageError, nearest
 from bricks_core.models.pretrained import explained
 from bricks_core.models.tensor_files import open_tensors
 from bricks_core.models.weights import find_weights, read_config
+from bricks_core.pipeline.points import read_pointer
 from bricks_core.pipeline.screen import find_artifact, run_names
 from bricks_core.spec.latents import CodecSpec, LatentsSpec, TextSpec
 from bricks_core.spec.train import CheckpointRow, TrainSpec, WanSpec
@@ -134,9 +135,9 @@ def _in_store(name: str, store: Store) -> Artifact | None:
     wanted = name.removeprefix("artifacts/").rstrip("/")
     first, _, second = wanted.partition("/")
     is_digest = first == "train" and second not in ("", "train")
-    if not is_digest and (second not in ("", "train") or store.head(f"runs/{first}/train.json") is None):
+    if not is_digest and (second not in ("", "train") or read_pointer(store, first, "train") is None):
         return None
-    return open_artifact(store, *find_artifact(store, wanted if second else f"{first}/train"))
+    return open_artifact(store, *find_artifact(store, wanted if second else f"{first}/train"), earlier=True)
 
 
 def _of_run(artifact: Artifact, name: str, choice: Choice) -> Model:
@@ -150,7 +151,7 @@ def _of_run(artifact: Artifact, name: str, choice: Choice) -> Model:
     key = row.ema_key if weights == "ema" else row.weights_key
     config_key = f"{key.rpartition('/')[0]}/config.json"
     train = TrainSpec.model_validate(artifact.manifest.spec)
-    latents = open_artifact(artifact.store, "latents", artifact.manifest.inputs["latents"])
+    latents = open_artifact(artifact.store, "latents", artifact.manifest.inputs["latents"], earlier=True)
     made = LatentsSpec.model_validate(latents.manifest.spec)
     trained, codec_id, text_id = _trained(train, latents)
     sha256 = next(stored.sha256 for stored in artifact.manifest.objects if stored.key == key)

@@ -1,59 +1,423 @@
-"""What no run reaches any more."""
+"""What nothing reaches any more: found, told, and, if that is asked for, deleted.
+
+Reached is what runs point to (the newest set of each, and those of the last days), whatever these artifacts were made
+from, what a living claim is about, and everything written within the last days. Of a reached artifact only the manifest
+and the table of items are read.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import groupby
+from typing import Any
 
 from pydantic import ValidationError
 
-from bricks_core.pipeline.plan import Pointer
-from bricks_core.storage.artifacts import MANIFEST
-from bricks_core.storage.store import Store
+from bricks_core.errors import CorruptManifest, DataError, NoSuchObject, TryLater
+from bricks_core.pipeline.points import Points
+from bricks_core.spec.items import KINDS, Item, ItemKey
+from bricks_core.spec.stages import STAGES
+from bricks_core.storage.artifacts import ITEMS, MANIFEST, RECORDS, artifact_prefix
+from bricks_core.storage.claims import Claims
+from bricks_core.storage.items import Bundle
+from bricks_core.storage.store import Entry, Store
+from bricks_core.storage.tables import read_columns
+
+KEEP_DAYS = 14.0
+DAY_S = 24 * 3600.0
+MAX_READ = 4000
+"""Records that are read one by one to say what they cost; of more, the sum is a lower bound."""
+_UNDER_WAY_DAYS = 1.0
+"""With fewer days kept than this, work under way could lose what it has just found."""
+_WITH_FILES = ("clip", "file", "latent", "text", "sample")
+"""Kinds whose files may lie elsewhere than beside their records."""
 
 
-@dataclass(frozen=True)
+@dataclass
+class Swept:
+    """Things of one sort that go, or would."""
+
+    num: int = 0
+    size_bytes: int = 0
+    cost: dict[str, float] = field(default_factory=dict)
+    """What it took to make them: sums of seconds, calls, tokens."""
+    is_lower_bound: bool = False
+    """Not every record was read."""
+    keys: list[str] = field(default_factory=list)
+    """Of their objects, what tells of the others first."""
+    names: list[str] = field(default_factory=list)
+    """Of items: their keys. Of artifacts: where they lie."""
+
+    def add(self, entries: Iterable[Entry], name: str) -> None:
+        entries = list(entries)
+        self.num += 1
+        self.size_bytes += sum(entry.size_bytes for entry in entries)
+        self.keys += [entry.key for entry in entries]
+        self.names.append(name)
+
+    def costs(self, cost: dict[str, float]) -> None:
+        for name, amount in cost.items():
+            self.cost[name] = self.cost.get(name, 0.0) + amount
+
+
+@dataclass
 class Garbage:
-    """Artifacts of a store that no run reaches, and what reached ones there are."""
+    """What of a store nothing reaches."""
 
-    artifacts: dict[str, int]
-    """Prefix to size in bytes."""
-    num_reached: int
-    num_swept: int = 0
-    """Pieces that killed writers had left behind."""
+    artifacts: dict[str, Swept] = field(default_factory=dict)
+    """By stage."""
+    items: dict[str, Swept] = field(default_factory=dict)
+    """By kind; packs are a kind of their own here."""
+    paid: dict[str, Swept] = field(default_factory=dict)
+    """What cost money, and is kept unless that is asked for."""
+    rest: dict[str, Swept] = field(default_factory=dict)
+    """Tries, older points, and claims that nobody holds any more."""
+    num_artifacts: int = 0
+    """Reached."""
+    num_items: int = 0
+    """Reached."""
+    num_pieces: int = 0
+    """That killed writers had left behind, and that were removed."""
 
     @property
     def size_bytes(self) -> int:
-        return sum(self.artifacts.values())
+        return sum(each.size_bytes for each in self.all_swept())
+
+    def all_swept(self) -> list[Swept]:
+        return [*self.artifacts.values(), *self.items.values(), *self.rest.values()]
 
 
-def collect(store: Store, *, delete: bool = False) -> Garbage:
-    """Find, and with `delete` remove, every artifact that neither a run's pointer nor its inputs lead to.
+def collect(
+    store: Store,
+    *,
+    delete: bool = False,
+    paid: bool = False,
+    keep_days: float = KEEP_DAYS,
+    now: Callable[[], float] = time.time,
+) -> Garbage:
+    """Find, and with `delete` remove, what nothing reaches. Answers that cost money go only with `paid`.
 
-    Work under way is reached too: a run points to what it wants before it begins.
+    `now`: Unix seconds; for tests.
+
+    Raises:
+        TryLater: less than a day is to be kept, and work is under way.
+        DataError: what a run points to cannot be read, so that it is not known what it needs.
     """
-    reached = set()
-    for entry in store.list("runs/"):
-        if not entry.key.endswith(".json"):
-            continue
+    at_s = now()
+    live, dead = _claims(store, at_s)
+    if delete and live and keep_days < _UNDER_WAY_DAYS:
+        raise TryLater(
+            f"Work is under way ({live[0][1]}), and --keep-days {keep_days:g} would take from it what it has just "
+            "found: run gc when it has ended, or keep a day at least."
+        )
+    marks = _Marks(store, at_s - keep_days * DAY_S if keep_days > 0 else float("inf"))
+    marks.points()
+    marks.claimed([batch for batch, _ in live])
+    garbage = Garbage()
+    artifacts = list(marks.artifacts_to_sweep(garbage, paid=paid))
+    marks.follow()
+    items = list(marks.items_to_sweep())
+    if artifacts or any(kind == "pack" for kind, _, _ in items):
+        marks.elsewhere()
+    _sum_artifacts(garbage, marks, artifacts, paid=paid)
+    _sum_items(garbage, marks, items, paid=paid)
+    _sum_rest(store, garbage, marks, dead)
+    _tell_costs(store, garbage)
+    if delete:
+        _check_again(store, garbage)
+        _delete(store, garbage)
+        garbage.num_pieces = store.sweep()
+    return garbage
+
+
+Group = tuple[str, str, list[Entry]]
+"""Kind or stage, key or digest, and the objects."""
+
+
+class _Marks:
+    """What is reached."""
+
+    def __init__(self, store: Store, young_s: float):
+        """`young_s`: what was written then or later is kept."""
+        self.store, self._young_s = store, young_s
+        self.wanted: list[tuple[str, str]] = []
+        """Artifacts that are reached, and whose own inputs are not followed yet."""
+        self.artifacts: set[tuple[str, str]] = set()
+        self.items: dict[str, set[bytes]] = defaultdict(set)
+        self.tries: set[ItemKey] = set()
+        self.objects: set[str] = set()
+        """Files of reached items that do not lie beside their records."""
+        self.old_points: list[Entry] = []
+        self._batches: list[tuple[str, str]] = []
+        self._young: list[ItemKey] = []
+
+    def is_young(self, entries: Iterable[Entry]) -> bool:
+        return any(entry.modified_s >= self._young_s for entry in entries)
+
+    def points(self) -> None:
+        """What runs point to."""
+        entries = [entry for entry in self.store.list("runs/") if entry.key.endswith(".json")]
+        for run, group in groupby(entries, lambda entry: entry.key.split("/")[1]):
+            inside = list(group)
+            sets = [entry for entry in inside if entry.key.startswith(f"runs/{run}/points/")]
+            newest: Points | None = None
+            for entry in reversed(sets):
+                if newest is not None and not self.is_young([entry]):
+                    self.old_points.append(entry)
+                    continue
+                try:
+                    points = Points.model_validate_json(self.store.get(entry.key))
+                except (NoSuchObject, ValidationError):
+                    continue
+                newest = newest or points
+                for pointer in points.stages.values():
+                    self._want({pointer.stage: pointer.digest} | pointer.inputs)
+            known = newest.stages if newest is not None else {}
+            for stage in STAGES:
+                # As runs pointed to their artifacts before there were sets; bricks store upgrade reads these.
+                if stage not in known and any(entry.key == f"runs/{run}/{stage}.json" for entry in inside):
+                    old = _json(self.store, f"runs/{run}/{stage}.json")
+                    self._want({stage: old.get("digest", "")} | _inputs(old))
+
+    def claimed(self, batches: Iterable[str]) -> None:
+        """What living claims are about: artifacts, and items by the beginning of their keys."""
+        for batch in batches:
+            kind, _, name = batch.partition("/")
+            self._want({kind: name})
+            self._batches.append((kind, name))
+
+    def artifacts_to_sweep(self, garbage: Garbage, *, paid: bool) -> Iterator[Group]:
+        """Follows what is reached to all that it was made from; the artifacts that are left."""
+        left: list[Group] = []
+        for place, group in groupby(self.store.list("artifacts/"), lambda entry: tuple(entry.key.split("/")[1:3])):
+            entries = list(group)
+            if len(place) == 2 and self.is_young(entries):
+                self.wanted.append((place[0], place[1]))
+            elif len(place) == 2:
+                left.append((place[0], place[1], entries))
+            garbage.num_artifacts += 1
+        self.follow()
+        yield from (each for each in left if each[:2] not in self.artifacts)
+
+    def follow(self) -> None:
+        """All that the wanted artifacts were made from, and the items that are in them."""
+        while self.wanted:
+            place = self.wanted.pop()
+            if place in self.artifacts or place[0] not in STAGES:
+                continue
+            self.artifacts.add(place)
+            manifest = _json(self.store, artifact_prefix(*place) + MANIFEST)
+            self._want(_inputs(manifest))
+            for each in manifest.get("pending", []):
+                self.tries.add(ItemKey(str(each.get("kind")), str(each.get("key"))))
+            self._items_of(*place)
+
+    def _items_of(self, stage: str, digest: str) -> None:
+        key = artifact_prefix(stage, digest) + ITEMS
         try:
-            pointer = Pointer.model_validate_json(store.get(entry.key))
-        except ValidationError:
-            continue  # a run file or a status, not a pointer
-        reached.add(pointer.digest)
-        reached.update(pointer.inputs.values())
-    sizes: dict[str, int] = {}
-    keys: dict[str, list[str]] = {}
-    prefixes = set()
-    for entry in store.list("artifacts/"):
-        _, stage, digest, _ = entry.key.split("/", 3)
-        prefix = f"artifacts/{stage}/{digest}/"
-        prefixes.add(prefix)
-        if digest not in reached:
-            sizes[prefix] = sizes.get(prefix, 0) + entry.size_bytes
-            if delete:
-                keys.setdefault(prefix, []).append(entry.key)
-    for prefix, inside in keys.items():
-        # The manifest goes first: half a deletion must look like an unfinished stage, not like a broken one.
-        store.delete([prefix + MANIFEST])
-        store.delete(inside)
-    return Garbage(sizes, len(prefixes) - len(sizes), store.sweep() if delete else 0)
+            with self.store.local(key) as file:
+                for row in read_columns(file, ["kind", "key", "object"]):
+                    kind, name, place = row["kind"], row["key"], row["object"]
+                    self.items[kind].add(bytes.fromhex(name))
+                    if place and not place.startswith(ItemKey(kind, name).place):
+                        self.objects.add(place)
+        except NoSuchObject:
+            return
+        except (CorruptManifest, ValueError) as error:
+            raise DataError(
+                f"{key} says what items a run needs, and cannot be read ({error}): bricks run mends it, before gc."
+            ) from None
+
+    def items_to_sweep(self) -> Iterator[Group]:
+        """Items that are not reached, and are old; those that are young have their files marked."""
+        for kind in [*KINDS, "pack"]:
+            known = self.items[kind]
+            prefixes = tuple(name for claimed, name in self._batches if claimed == kind)
+            for name, group in groupby(self.store.list(f"items/{kind}/"), _stem):
+                entries = list(group)
+                reached = kind != "pack" and _bytes_of(name) in known
+                if reached or self.is_young(entries) or name.startswith(prefixes or ("-",)):
+                    if not reached and kind in _WITH_FILES:
+                        self._young.append(ItemKey(kind, name))
+                    continue
+                yield kind, name, entries
+
+    def elsewhere(self) -> None:
+        """Marks the files of young items that no artifact holds yet: they may lie in packs or in older artifacts."""
+        for key, data in self.store.get_many([key.record for key in self._young]):
+            if data is None:
+                continue
+            try:
+                item = Item.opened(data, ItemKey(*_kind_and_name(key)))
+            except ValueError:
+                continue
+            self.objects.update(each.key for each in item.objects)
+
+    def _want(self, inputs: dict[str, str]) -> None:
+        self.wanted += [(stage, digest) for stage, digest in inputs.items() if stage in STAGES and digest]
+
+
+def _sum_artifacts(garbage: Garbage, marks: _Marks, left: list[Group], *, paid: bool) -> None:
+    garbage.num_artifacts -= len(left)
+    for stage, digest, entries in left:
+        prefix = artifact_prefix(stage, digest)
+        mine = [entry for entry in entries if entry.key not in marks.objects]
+        if not mine:
+            continue
+        mine.sort(key=lambda entry: entry.key != prefix + MANIFEST)
+        manifest = _json(marks.store, prefix + MANIFEST)
+        is_paid = manifest.get("schema_version") == 1 and (manifest.get("spec") or {}).get("provider") == "openai"
+        where = garbage.paid if is_paid and not paid else garbage.artifacts
+        swept = where.setdefault(stage, Swept())
+        swept.add(mine, prefix)
+        swept.costs(_time_taken(stage, manifest))
+
+
+def _sum_items(garbage: Garbage, marks: _Marks, left: list[Group], *, paid: bool) -> None:
+    garbage.num_items = sum(len(each) for each in marks.items.values())
+    for kind, name, entries in left:
+        mine = [entry for entry in entries if entry.key not in marks.objects]
+        if not mine:
+            continue
+        mine.sort(key=lambda entry: not entry.key.endswith(".json"))
+        is_paid = kind in KINDS and KINDS[kind].paid
+        where = garbage.paid if is_paid and not paid else garbage.items
+        where.setdefault(kind, Swept()).add(mine, name)
+
+
+def _sum_rest(store: Store, garbage: Garbage, marks: _Marks, dead: list[Entry]) -> None:
+    tries = (entry for entry in store.list("tries/") if not marks.is_young([entry]))
+    for what, entries in {
+        "tries": [entry for entry in tries if ItemKey(*_kind_and_name(entry.key)) not in marks.tries],
+        "points": marks.old_points,
+        "claims": dead,
+    }.items():
+        for entry in entries:
+            garbage.rest.setdefault(what, Swept()).add([entry], entry.key)
+
+
+def _tell_costs(store: Store, garbage: Garbage) -> None:
+    """Add up what the items cost, as far as their records are cheap to read: first those that lie in one file."""
+    wanted = {
+        ItemKey(kind, name): swept
+        for where in (garbage.items, garbage.paid)
+        for kind, swept in where.items()
+        if kind in KINDS
+        for name in swept.names
+        if len(name) == 32
+    }
+    if not wanted:
+        return
+    for swept in garbage.artifacts.values():
+        for prefix in swept.names:
+            recorded = (_json(store, prefix + MANIFEST).get("records") or {}).get("sha256")
+            if recorded and wanted:
+                for key, text in list(Bundle(store, prefix + RECORDS, recorded).records(wanted)):
+                    if (to := wanted.pop(key, None)) is not None:
+                        to.costs(Item.model_validate_json(text).cost)
+    # What costs money first, then a few of everything.
+    order = sorted(wanted, key=lambda key: not KINDS[key.kind].paid)
+    by_record = {key.record: key for key in order[:MAX_READ]}
+    for place, data in store.get_many(by_record):
+        key = by_record[place]
+        try:
+            if data is not None:
+                wanted[key].costs(Item.opened(data, key).cost)
+        except ValueError:
+            wanted[key].is_lower_bound = True
+    for key in order[MAX_READ:]:
+        wanted[key].is_lower_bound = True
+
+
+def _check_again(store: Store, garbage: Garbage) -> None:
+    """Looking takes a while in a large store.
+
+    Raises:
+        TryLater: meanwhile a run has come back to something that was to go.
+    """
+    now = _Marks(store, float("inf"))
+    now.points()
+    gone = {prefix for swept in garbage.artifacts.values() for prefix in swept.names}
+    if back := sorted(gone & {artifact_prefix(*place) for place in now.wanted}):
+        raise TryLater(f"A run came back to {back[0]} while gc looked around: nothing was deleted; run gc again.")
+
+
+def _delete(store: Store, garbage: Garbage) -> None:
+    # What tells of other things goes first: half a deletion must look like work that is not done yet, and not like
+    # something broken. Hence manifests, then records, then files.
+    for swept in garbage.rest.values():
+        store.delete(swept.keys)
+    manifests = {f"{prefix}{MANIFEST}" for swept in garbage.artifacts.values() for prefix in swept.names}
+    store.delete(sorted(manifests))
+    records = [key for swept in garbage.items.values() for key in swept.keys if key.endswith(".json")]
+    store.delete(records)
+    gone = manifests.union(records)
+    for swept in [*garbage.artifacts.values(), *garbage.items.values()]:
+        store.delete([key for key in swept.keys if key not in gone])
+
+
+def _claims(store: Store, at_s: float) -> tuple[list[tuple[str, str]], list[Entry]]:
+    """Batches that somebody is at, each with who; and the objects of claims that nobody holds any more."""
+    watcher = Claims(store)
+    live: list[tuple[str, str]] = []
+    dead: list[Entry] = []
+    entries = list(store.list("claims/"))
+    for batch, group in groupby(entries, lambda entry: entry.key.removeprefix("claims/").rpartition("-")[0]):
+        mine = list(group)
+        try:
+            holder = watcher.holder(batch)
+        except ValueError:  # not one of ours
+            continue
+        # An owner renews its claim three times a minute. Whoever has not for a day is gone.
+        if holder is None or all(entry.modified_s < at_s - DAY_S for entry in mine):
+            dead += mine
+        else:
+            live.append((batch, str(holder)))
+    return live, dead
+
+
+def _inputs(manifest: dict[str, Any]) -> dict[str, str]:
+    inputs = manifest.get("inputs")
+    return {str(name): str(each) for name, each in inputs.items()} if isinstance(inputs, dict) else {}
+
+
+def _json(store: Store, key: str) -> dict[str, Any]:
+    """An object that holds JSON, of whatever version; nothing when it is gone or is none."""
+    try:
+        value = json.loads(store.get(key))
+    except (NoSuchObject, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _time_taken(stage: str, manifest: dict[str, Any]) -> dict[str, float]:
+    """Of a stage whose work is in the artifact itself: how long it took from its start to its end."""
+    if STAGES.get(stage) is None or STAGES[stage].sharded:
+        return {}
+    try:
+        begun, ended = (datetime.fromisoformat(manifest[name]) for name in ("started_at", "finished_at"))
+    except (KeyError, ValueError, TypeError):
+        return {}
+    return {"seconds": (ended - begun).total_seconds()}
+
+
+def _stem(entry: Entry) -> str:
+    return entry.key.rpartition("/")[2].partition(".")[0]
+
+
+def _kind_and_name(key: str) -> tuple[str, str]:
+    """Of items/<kind>/<xx>/<key>.json, and likewise of tries."""
+    parts = key.split("/")
+    return parts[1], parts[-1].partition(".")[0]
+
+
+def _bytes_of(name: str) -> bytes:
+    try:
+        return bytes.fromhex(name)
+    except ValueError:
+        return b""

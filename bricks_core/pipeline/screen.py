@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +16,19 @@ from rich.text import Text
 
 from bricks_core.errors import DataError, NoSuchObject, UsageError, nearest
 from bricks_core.pipeline.coverage import bucket_coverage
-from bricks_core.pipeline.garbage import Garbage
+from bricks_core.pipeline.garbage import KEEP_DAYS, Garbage, Swept
 from bricks_core.pipeline.plan import Step
-from bricks_core.pipeline.points import read_pointer
+from bricks_core.pipeline.points import Pointer, read_pointer, read_points
 from bricks_core.spec.ingest import Video
-from bricks_core.spec.manifest import Manifest
+from bricks_core.spec.items import KINDS
+from bricks_core.spec.manifest import SCHEMA_VERSION, Manifest
 from bricks_core.spec.run import BrickRun
 from bricks_core.spec.stages import STAGES, Stage, stage_named
 from bricks_core.spec.train import HeldOutRow
 from bricks_core.storage.artifacts import Artifact, artifact_prefix, open_artifact, problems
+from bricks_core.storage.claims import Claims
 from bricks_core.storage.store import Store
+from bricks_core.storage.tables import read_columns, read_head
 
 NUM_REASONS = 20
 """How many an artifact's screen has at least room for."""
@@ -41,8 +43,16 @@ def announce(step: Step) -> None:
         _errors().print(f"[bold]▸[/] {name:9} {'; '.join(step.why[:3])}", highlight=False)
 
 
-def plan_screen(run: BrickRun, store: Store, steps: list[Step]) -> None:
-    """The stages as cached or to run, with why; then how many clips each training bucket can use."""
+def plan_screen(
+    run: BrickRun,
+    store: Store,
+    steps: list[Step],
+    file: Path | None = None,
+    overrides: Sequence[str] = (),
+    until: str | None = None,
+) -> None:
+    """The stages as cached or to run, with why; how many clips each training bucket can use; and the command that
+    does it, for the `file` and the `overrides` that were given."""
     grid = _grid("stage", "state", "why", "artifact")
     colours = {"cached": "green", "to run": "yellow", "broken": "red"}
     for step in steps:
@@ -54,10 +64,15 @@ def plan_screen(run: BrickRun, store: Store, steps: list[Step]) -> None:
     console.print(grid)
     if run.spec.train is not None:
         _coverage_screen(console, run, store, steps)
+    if file is not None and any(step.state != "cached" for step in steps):
+        command = f"bricks run {_flags(file, overrides, store)}{f' --until {until}' if until else ''}"
+        _next_screen(console, [(command, "do it")])
 
 
-def final_screen(file: Path, run: BrickRun, store: Store, manifests: dict[str, Manifest]) -> None:
-    """What was made and where, and what to do next."""
+def final_screen(
+    file: Path, run: BrickRun, store: Store, manifests: dict[str, Manifest], overrides: Sequence[str] = ()
+) -> None:
+    """What was made and where, and what to do next, with the `overrides` that were given."""
     grid = _grid("stage", "what was made", "where")
     for name, manifest in manifests.items():
         grid.add_row(name, _counts(manifest.counts), artifact_prefix(name, manifest.digest))
@@ -72,92 +87,186 @@ def final_screen(file: Path, run: BrickRun, store: Store, manifests: dict[str, M
     if "evaluate" in manifests:
         report = f"{artifact_prefix('evaluate', manifests['evaluate'].digest)}report/index.html"
         console.print(f"\nReport  {_join(store.uri, report)}", highlight=False, soft_wrap=True)
-    flag = "" if store.uri == "bricks-store" else f" --store {shlex.quote(store.uri)}"
-    console.print("\nNext", style="bold")
+    flag = _store_flag(store)
     look = "caption" if "caption" in manifests else last
     nexts = [(f"bricks show {run.name}/{look}{flag}", "look into an artifact")]
     counts = manifests["ingest"].counts
     if num_unused := counts.get("unreadable", 0) + counts.get("unusable", 0):
         nexts.append((f"bricks show {run.name}/ingest{flag}", f"why {num_unused:,} of the files cannot be used"))
-    quoted = shlex.quote(str(file))
     if how_far:
         lacking = [f"spec.{name}" for name in ("train", "evaluate") if getattr(run.spec, name) is None]
         when = f", once the run file has {' and '.join(lacking)}: k8s/runs/quickstart.yaml has both" if lacking else ""
-        nexts.append((f"bricks run {quoted}{flag}", f"go on with the stages that are left{when}"))
+        nexts.append(
+            (f"bricks run {_flags(file, overrides, store)}", f"go on with the stages that are left{when}"),
+        )
     else:
-        change = f"bricks plan {quoted} --set caption.max_sentences=4{flag}"
-        nexts.append((change, "see what a change would run again"))
+        change = _flags(file, [*overrides, "caption.max_sentences=4"], store)
+        nexts.append((f"bricks plan {change}", "see what a change would run again"))
         nexts.append((f"bricks run my.yaml{flag}", f"your own films: copy {file} and change spec.ingest.sources"))
-    for command, what in nexts:
-        console.print(f"  {command}", highlight=False, soft_wrap=True)
-        console.print(f"      {what}", style="dim", highlight=False, soft_wrap=True)
+    _next_screen(console, nexts)
 
 
 def status_screen(store: Store, name: str | None) -> None:
-    """Every run's stages: done, running (as they last told), or open."""
-    runs = [name] if name else sorted({entry.key.split("/")[1] for entry in store.list("runs/")})
+    """Every run's stages: done, stale with why, running (as they last told), or pending; and who is at a run now."""
+    runs = [name] if name else run_names(store)
     if not runs:
         _console().print(f"{store.uri} holds no runs yet: bricks run k8s/runs/quickstart.yaml makes one.")
         return
     grid = _grid("run", "stage", "state", "what")
+    claims, at_work = Claims(store), []
     for run in runs:
         known = False
+        points = read_points(store, run)
+        stale = points.stale()
         for stage in STAGES.values():
-            state, what = _stage_status(store, run, stage)
-            known = known or state.plain != "open"
+            state, what = _stage_status(store, run, stage, points.stages.get(stage.name), stale.get(stage.name))
+            known = known or state.plain != "pending"
             grid.add_row(run if stage.name == "ingest" else "", stage.name, state, what)
-        if name and not known:
+        if name and not known and name not in run_names(store):
             raise DataError(f"{store.uri} has no run {name}{nearest(name, run_names(store))}.")
-    _console().print(grid)
+        if (holder := claims.holder(f"run/{run}")) is not None:
+            at_work.append(f"Run {run} is under way: {holder}.")
+    console = _console()
+    console.print(grid)
+    for line in at_work:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def artifact_screen(store: Store, wanted: str, num_rows: int, thorough: bool) -> None:
     """An artifact's facts, counts and table heads, and whether all its objects are what its manifest says."""
     stage, digest = find_artifact(store, wanted)
-    artifact = open_artifact(store, stage, digest)
+    artifact = open_artifact(store, stage, digest, earlier=True)
     manifest = artifact.manifest
     console = _console()
     facts = Grid(box=None, show_header=False, pad_edge=False)
-    total_bytes = sum(stored.size_bytes for stored in manifest.objects)
-    for key, value in {
+    facts.add_column(no_wrap=True)
+    facts.add_column(overflow="fold")
+    own_bytes = sum(stored.size_bytes for stored in manifest.objects)
+    told = {
         "artifact": artifact.prefix,
         "made": f"{manifest.finished_at:%Y-%m-%d %H:%M:%S} UTC by bricks {manifest.code_version}",
         "inputs": ", ".join(f"{name}/{each[:12]}" for name, each in manifest.inputs.items()),
-        "objects": f"{len(manifest.objects)}, {_bytes(total_bytes)}",
-        "counts": _counts(manifest.counts),
-    }.items():
-        facts.add_row(Text(key, "bold"), value)
+        "objects": f"{len(manifest.objects):,}, {_bytes(own_bytes)}",
+    }
+    if manifest.num_items:
+        files = f", {manifest.num_item_objects:,} files, {_bytes(manifest.item_bytes)}"
+        told["items"] = f"{manifest.num_items:,}{files if manifest.num_item_objects else ''}"
+    for key, value in (told | {"counts": _counts(manifest.counts)}).items():
+        facts.add_row(Text(key, "bold"), Text(value))
     console.print(facts)
-    for name, row in STAGES[stage].tables.items():
-        table = manifest.tables[name]
-        console.print(f"\n{name}: {table.num_rows} rows of {table.row}", style="bold", highlight=False)
+    if manifest.schema_version < SCHEMA_VERSION:
+        console.print(
+            "It was made by an earlier version of Bricks: bricks store upgrade makes use of what it holds.",
+            style="yellow",
+            soft_wrap=True,
+        )
+    for name, table in manifest.tables.items():
+        console.print(f"\n{name}: {table.num_rows:,} rows of {table.row}", style="bold", highlight=False)
         if num_rows and table.num_rows:
-            console.print(_head(islice(artifact.rows(name, row), num_rows)))
-        if row is Video:
+            with artifact.local(table.key) as file:
+                console.print(_head(read_head(file, num_rows)))
+        if STAGES[stage].tables.get(name) is Video:
             _reasons_screen(console, artifact, max(num_rows, NUM_REASONS))
+    _pending_screen(console, manifest, max(num_rows, NUM_REASONS))
     wrong = problems(store, manifest, thorough=thorough)
     if wrong:
         listed = "\n".join(str(each) for each in wrong[:20])
         raise DataError(
             f"{len(wrong)} objects are not what the manifest says; the next bricks run rebuilds them.\n{listed}"
         )
-    console.print("\nEvery object is there and has the size and content its manifest says.", style="green")
-
-
-def garbage_screen(garbage: Garbage, *, deleted: bool) -> None:
-    """What was, or would be, deleted."""
-    console = _console()
-    for prefix, size_bytes in garbage.artifacts.items():
-        console.print(f"{_bytes(size_bytes):>10}  {prefix}", highlight=False)
-    num = len(garbage.artifacts)
-    if deleted:
-        console.print(f"Deleted {num} artifacts, {_bytes(garbage.size_bytes)}; {garbage.num_reached} are in use.")
+    if manifest.num_item_objects and not thorough:
+        whole = "Its own objects are what its manifest says; --thorough reads the files of its items, too."
     else:
-        console.print(
-            f"{num} artifacts, {_bytes(garbage.size_bytes)}, are reached by no run; {garbage.num_reached} are in use."
-        )
-        if num:
-            console.print("bricks gc --delete deletes them.")
+        whole = "Every object is there and has the size and content its manifest says."
+    console.print(f"\n{whole}", style="green", soft_wrap=True)
+
+
+def garbage_screen(garbage: Garbage, *, deleted: bool, command: str = "bricks gc --delete") -> None:
+    """What was, or would be, deleted, and what it cost to make; `command` deletes it."""
+    console = _console()
+    rows: list[tuple[str, Swept]] = [(KINDS[kind].what, each) for kind, each in garbage.items.items() if kind in KINDS]
+    rows += [("packs", each) for kind, each in garbage.items.items() if kind not in KINDS]
+    rows += [(f"{stage} artifacts", each) for stage, each in garbage.artifacts.items()]
+    words = {"tries": "tries", "points": "what runs pointed to", "claims": "claims of the dead"}
+    rows += [(words[what], each) for what, each in garbage.rest.items()]
+    if rows:
+        console.print(_swept_grid(rows))
+    size = _bytes(garbage.size_bytes)
+    in_use = f"{garbage.num_artifacts:,} artifacts and {garbage.num_items:,} items are in use."
+    if not rows:
+        console.print(f"Nothing to delete: {in_use}", highlight=False, soft_wrap=True)
+    elif deleted:
+        console.print(f"Deleted these, {size}; {in_use}", highlight=False, soft_wrap=True)
+    else:
+        console.print(f"These, {size}, are reached by nothing; {in_use}", highlight=False, soft_wrap=True)
+        console.print(f"{command} deletes them.", markup=False, highlight=False, soft_wrap=True)
+    if garbage.paid:
+        paid = [
+            (KINDS[kind].what if kind in KINDS else f"{kind} artifacts", each) for kind, each in garbage.paid.items()
+        ]
+        console.print("\nKept, though nothing reaches them: they cost money (--paid takes them, too)", style="bold")
+        console.print(_swept_grid(paid))
+
+
+def garbage_command(store: Store, *, paid: bool, keep_days: float) -> str:
+    """What deletes what was found with these flags."""
+    days = "" if keep_days == KEEP_DAYS else f" --keep-days {keep_days:g}"
+    return f"bricks gc --delete{' --paid' if paid else ''}{days}{_store_flag(store)}"
+
+
+def _swept_grid(rows: list[tuple[str, Swept]]) -> Grid:
+    grid = _grid("what", "number", "size", "cost to make")
+    for what, swept in rows:
+        grid.add_row(what, f"{swept.num:,}", _bytes(swept.size_bytes), _cost(swept))
+    return grid
+
+
+def _cost(swept: Swept) -> str:
+    """Such as '3.2 h, 1,200 calls'."""
+    cost = dict(swept.cost)
+    words = [_duration(cost.pop("seconds"))] if cost.get("seconds") else []
+    words += [f"{amount:,.0f} {name}" for name, amount in sorted(cost.items()) if amount]
+    if not words:
+        return "not known" if swept.is_lower_bound else "—"
+    return ("at least " if swept.is_lower_bound else "") + ", ".join(words)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
+
+
+def _flags(file: Path, overrides: Sequence[str], store: Store) -> str:
+    """What a command needs to mean the same: the file, what of it was overridden, and the store."""
+    sets = "".join(f" --set {shlex.quote(each)}" for each in overrides)
+    return f"{shlex.quote(str(file))}{sets}{_store_flag(store)}"
+
+
+def _store_flag(store: Store) -> str:
+    return "" if store.uri == "bricks-store" else f" --store {shlex.quote(store.uri)}"
+
+
+def _next_screen(console: Console, nexts: Iterable[tuple[str, str]]) -> None:
+    console.print("\nNext", style="bold")
+    for command, what in nexts:
+        console.print(f"  {command}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"      {what}", style="dim", markup=False, highlight=False, soft_wrap=True)
+
+
+def _pending_screen(console: Console, manifest: Manifest, most: int) -> None:
+    """What a limit stopped, and why."""
+    if not manifest.pending:
+        return
+    title = f"\n{len(manifest.pending):,} pending: a limit stopped them, and they are tried again when it is another"
+    console.print(title, style="bold", highlight=False, soft_wrap=True)
+    for each in manifest.pending[:most]:
+        limits = ", ".join(f"{name} {limit:g}" for name, limit in each.limits.items())
+        line = f"{each.kind}/{each.key[:12]}  {each.reason} ({limits})"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if len(manifest.pending) > most:
+        more = f"... and {len(manifest.pending) - most:,} more: --rows {len(manifest.pending)} shows all."
+        console.print(more, highlight=False, soft_wrap=True)
 
 
 def _coverage_screen(console: Console, run: BrickRun, store: Store, steps: list[Step]) -> None:
@@ -184,10 +293,12 @@ def _coverage_screen(console: Console, run: BrickRun, store: Store, steps: list[
 
 def _reasons_screen(console: Console, ingest: Artifact, most: int) -> None:
     """What cannot be used of what was given, or only in part, and why: whole, as the table's head cuts long texts."""
-    with_reason = [row for row in ingest.rows("videos", Video) if row.reason]
+    with ingest.local(ingest.manifest.tables["videos"].key) as file:
+        rows = read_columns(file, ["name", "state", "reason"])
+        with_reason = [row for row in rows if row["reason"]]
     for row in with_reason[:most]:
-        text = f"{row.name}: {row.reason}" if row.name else row.reason
-        console.print(f"{row.state:11}{text}", markup=False, highlight=False, soft_wrap=True)
+        text = f"{row['name']}: {row['reason']}" if row["name"] else row["reason"]
+        console.print(f"{row['state']:11}{text}", markup=False, highlight=False, soft_wrap=True)
     if len(with_reason) > most:
         console.print(f"... and {len(with_reason) - most:,} more: --rows {len(with_reason)} shows all.")
 
@@ -211,13 +322,13 @@ def _held_out_screen(console: Console, train: Artifact) -> None:
         )
 
 
-def _stage_status(store: Store, run: str, stage: Stage) -> tuple[Text, str]:
-    pointer = read_pointer(store, run, stage.name)
+def _stage_status(store: Store, run: str, stage: Stage, pointer: Pointer | None, stale: str | None) -> tuple[Text, str]:
     beats = sorted(_heartbeats(store, run, stage.name), key=lambda beat: str(beat.get("time", "")))
     if pointer is not None and not any(beat.get("state") == "running" for beat in beats):
-        return Text("done", "green"), f"artifacts/{stage.name}/{pointer.digest}"
+        where = f"{stage.name}/{pointer.digest[:12]}"
+        return (Text("stale", "yellow"), f"{stale}: {where}") if stale else (Text("done", "green"), where)
     if not beats:
-        return Text("open", "dim"), ""
+        return Text("pending", "dim"), ""
     done, total = (sum(int(beat.get(key, 0)) for beat in beats) for key in ("done", "total"))
     last = beats[-1]
     note = f", {last['note']}" if last.get("note") else ""
@@ -263,9 +374,8 @@ def run_names(store: Store) -> list[str]:
     return sorted({entry.key.split("/")[1] for entry in store.list("runs/")})
 
 
-def _head(rows: Iterable[Any]) -> Grid:
-    """A table's first rows, turned on their side where it has many columns."""
-    dumped = [row.model_dump() for row in rows]
+def _head(dumped: list[dict[str, Any]]) -> Grid:
+    """A table's first rows, turned on their side."""
     grid = Grid(box=box.SIMPLE, pad_edge=False)
     grid.add_column("", style="dim")
     for row in dumped:

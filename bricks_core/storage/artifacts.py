@@ -53,8 +53,9 @@ def artifact_prefix(stage: str, digest: str) -> str:
     return f"artifacts/{stage}/{digest}/"
 
 
-def find_manifest(store: Store, stage: str, digest: str) -> Manifest | None:
-    """The artifact's manifest, or None while the stage is not done.
+def find_manifest(store: Store, stage: str, digest: str, *, earlier: bool = False) -> Manifest | None:
+    """The artifact's manifest, or None while the stage is not done. `earlier`: also one of an earlier version of
+    Bricks, to look at and never to build on.
 
     Raises:
         CorruptManifest: there is something in its place that is no manifest of this artifact.
@@ -68,7 +69,7 @@ def find_manifest(store: Store, stage: str, digest: str) -> Manifest | None:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
         raise CorruptManifest(f"{key} is no manifest: {where}: {first['msg']}.") from None
-    if manifest.schema_version != SCHEMA_VERSION:
+    if manifest.schema_version != SCHEMA_VERSION and not (earlier and manifest.schema_version < SCHEMA_VERSION):
         raise CorruptManifest(
             f"{key} is of another version of Bricks (schema {manifest.schema_version}, here {SCHEMA_VERSION}): "
             "bricks store upgrade makes use of what it holds."
@@ -133,14 +134,14 @@ class Artifact:
         return [] if records is None else [Bundle(self.store, self.prefix + records.key, records.sha256)]
 
 
-def open_artifact(store: Store, stage: str, digest: str) -> Artifact:
-    """The finished artifact at an address.
+def open_artifact(store: Store, stage: str, digest: str, *, earlier: bool = False) -> Artifact:
+    """The finished artifact at an address. `earlier`: see find_manifest.
 
     Raises:
         DataError: the stage is not done.
         CorruptManifest: see find_manifest.
     """
-    manifest = find_manifest(store, stage, digest)
+    manifest = find_manifest(store, stage, digest, earlier=earlier)
     if manifest is None:
         raise DataError(f"{stage} is not finished: {store.uri} has no {artifact_prefix(stage, digest)}{MANIFEST}.")
     return Artifact(store, manifest)

@@ -61,6 +61,24 @@ def read_rows(path: Path, row: type[R]) -> Iterator[R]:
         raise CorruptManifest(f"{path.name} is no table of {row.__name__} rows: {error}".rstrip(".") + ".") from error
 
 
+def read_head(path: Path, num_rows: int) -> list[dict[str, Any]]:
+    """The first rows of a table, with whatever columns it has.
+
+    Raises:
+        CorruptManifest: the file is no table.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(max(1, num_rows)):
+                return list(batch.to_pylist()[:num_rows])
+    except (pa.ArrowException, OSError) as error:
+        raise CorruptManifest(f"{path.name} is no table: {error}".rstrip(".") + ".") from error
+    return []
+
+
 def read_columns(path: Path, names: list[str]) -> Iterator[dict[str, Any]]:
     """Some columns of a table, row by row: also of one that another version wrote, with other columns beside them.
 

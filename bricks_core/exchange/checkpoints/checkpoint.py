@@ -179,7 +179,7 @@ def find_checkpoint(wanted: str, store: Store, step: int | None = None) -> Itera
             f"bricks checkpoint import {wanted} --out FOLDER."
         )
     stage, digest = find_artifact(store, name if second else f"{name}/train")
-    artifact = open_artifact(store, stage, digest)
+    artifact = open_artifact(store, stage, digest, earlier=True)
     row = _row(artifact, wanted, step)
     config_key = f"{row.weights_key.rpartition('/')[0]}/{CONFIG}"
     with (

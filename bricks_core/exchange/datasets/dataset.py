@@ -1,7 +1,7 @@
 """What of a run makes a dataset: its kept clips and their images that have an accepted caption, with all that is known.
 
-Everything is read through the caption artifact: its inputs name the very clips, scores and videos it was made from,
-also when the run has moved on since.
+Everything is read through the caption artifact: its inputs name the very clips, scores and videos it was made from. A
+run that has moved on since, and whose captions are stale therefore, is refused.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from bricks_core.errors import DataError, UsageError, nearest
-from bricks_core.pipeline.points import read_pointer
+from bricks_core.pipeline.points import read_points
 from bricks_core.spec.caption import Caption
 from bricks_core.spec.clip import Clip, Image
 from bricks_core.spec.ingest import Given, Video
@@ -107,19 +107,25 @@ class Dataset:
         """The dataset of the captions that a run made last.
 
         Raises:
-            DataError: the run has no captions, or what they were made from is gone.
+            DataError: the run has no captions, they are stale, or what they were made from is gone.
         """
         if "/" in run:
             raise UsageError(
                 f"{run}: a dataset is a whole run's; give its name alone, such as {run.partition('/')[0]}."
             )
-        pointer = read_pointer(store, run, "caption")
+        points = read_points(store, run)
+        pointer = points.stages.get("caption")
         if pointer is None:
             runs = sorted({entry.key.split("/")[1] for entry in store.list("runs/")})
             if run in runs:
                 raise DataError(f"Run {run} has no captions yet: bricks run its file first, at least --until caption.")
             known = f" It has: {', '.join(runs[:10])}." if runs else " It has none."
             raise DataError(f"{store.uri} has no run {run}{nearest(run, runs)}.{known}")
+        if why := points.stale().get("caption"):
+            raise DataError(
+                f"The captions of run {run} are stale ({why}), so they would not go with its clips: run its file first "
+                "(bricks run FILE --until caption), and export then."
+            )
         caption = open_artifact(store, "caption", pointer.digest)
         inputs = {
             name: open_artifact(store, name, caption.manifest.inputs[name]) for name in ("ingest", "clip", "score")
