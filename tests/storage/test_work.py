@@ -1,6 +1,8 @@
-"""A stage's work: items, parts, shards and the commit; and what happens to an artifact that is damaged later."""
+"""A stage's work: tasks, items, shards and the commit; and what happens to an artifact that is damaged later."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -8,39 +10,73 @@ import pytest
 from bricks_core.errors import AlteredObject, CorruptManifest, DataError
 from bricks_core.progress import Progress
 from bricks_core.spec.clip import ClipSpec, Image, Shot
-from bricks_core.spec.manifest import content_id
+from bricks_core.spec.items import ItemKey, recipe
+from bricks_core.spec.manifest import Try, content_id
 from bricks_core.spec.stages import STAGES
-from bricks_core.storage.artifacts import Artifact, find_manifest, open_artifact, part_key, problems, reopen
-from bricks_core.storage.work import Work
+from bricks_core.storage.artifacts import (
+    RECORDS,
+    Artifact,
+    artifact_prefix,
+    find_manifest,
+    open_artifact,
+    problems,
+    reopen,
+)
+from bricks_core.storage.items import Items
+from bricks_core.storage.work import Joined, Work
 
-ITEMS = [f"{content_id('film', i)}" for i in range(7)]
+FILMS = [content_id("film", i) for i in range(7)]
+PREFIX = artifact_prefix("clip", "d" * 32)
 
 
+@dataclass(frozen=True)
 class Film:
-    def __init__(self, id: str):
-        self.id = id
+    id: str
+
+    @property
+    def keys(self) -> tuple[ItemKey, ...]:
+        return (made_of(self.id).key,)
+
+
+def made_of(film):
+    return recipe("shots", sha256=film)
 
 
 def work_on(store, **settings):
     return Work(store, STAGES["clip"], ClipSpec(), "d" * 32, {"ingest": "i" * 32}, {}, Progress("clip"), **settings)
 
 
-def shot(item, place=0):
-    return Shot(id=content_id(item, place), video_id=item, first_frame=place, end_frame=place + 20, state="clip")
+def films():
+    return [Film(film) for film in FILMS]
 
 
-def do(work: Work, item, folder: Path):
-    file = folder / f"{item}-{work.shard}.jpg"
-    file.write_text(f"picture of {item}")
-    stored = work.put_file(f"images/{item}.jpg", file)
-    work.done(item, {"shots": [shot(item, 0), shot(item, 20)]}, [stored])
+def do(work: Work, film: str, folder: Path):
+    file = folder / f"{film}-{work.shard}.jpg"
+    file.write_text(f"picture of {film}")
+    stored = work.items.put_file(made_of(film).key, file, ".jpg")
+    work.items.put(made_of(film), {"shots": [0, 20]}, [stored])
+    work.progress.advance()
+
+
+def rows(work):
+    for film in FILMS:
+        for place in work.items.need(made_of(film).key).answer["shots"]:
+            span = {"first_frame": place, "end_frame": place + 20}
+            yield Shot(id=content_id(film, place), video_id=film, state="clip", **span)
 
 
 def finish(store, folder, **settings):
     work = work_on(store, **settings)
-    for film in work.todo([Film(item) for item in ITEMS]):
+    for film in work.todo(films()):
         do(work, film.id, folder)
-    return work.commit({"shots": work.part_rows("shots", Shot), "clips": [], "images": []}, counts={"shots": 14})
+    shots = sorted(rows(work), key=lambda row: row.id)
+    keys = [film.keys[0] for film in films()]
+    return work.commit(Joined({"shots": shots, "clips": [], "images": []}, keys, counts={"shots": 14}))
+
+
+def picture(store, film):
+    (stored,) = Items(store).need(made_of(film).key).objects
+    return stored.key
 
 
 def timeless(manifest):
@@ -52,43 +88,68 @@ def test_a_committed_stage_can_be_read_back(store, tmp_path):
     artifact = open_artifact(store, "clip", "d" * 32)
     assert timeless(artifact.manifest) == timeless(manifest)
     assert manifest.tables["shots"].num_rows == 14
-    assert {row.video_id for row in artifact.rows("shots", Shot)} == set(ITEMS)
+    assert (manifest.num_items, manifest.num_item_objects) == (7, 7)
+    assert manifest.item_bytes == sum(len(f"picture of {film}") for film in FILMS)
+    assert {row.video_id for row in artifact.rows("shots", Shot)} == set(FILMS)
     assert list(artifact.rows("images", Image)) == []
-    with artifact.local(f"images/{ITEMS[0]}.jpg") as file:
-        assert file.read_text() == f"picture of {ITEMS[0]}"
+    with artifact.local(picture(store, FILMS[0])) as file:
+        assert file.read_text() == f"picture of {FILMS[0]}"
 
 
-def test_an_item_done_before_is_not_done_again(store, tmp_path):
-    first = work_on(store)
-    do(first, ITEMS[3], tmp_path)
-    assert [film.id for film in work_on(store).todo([Film(item) for item in ITEMS])] == ITEMS[:3] + ITEMS[4:]
+def test_a_task_done_before_is_not_done_again(store, tmp_path):
+    do(work_on(store), FILMS[3], tmp_path)
+    assert [film.id for film in work_on(store).todo(films())] == FILMS[:3] + FILMS[4:]
+
+
+def test_two_tasks_that_leave_the_same_items_are_done_once(store, tmp_path):
+    assert [film.id for film in work_on(store).todo(films() + films())] == FILMS
 
 
 @pytest.mark.parametrize("num_shards", [1, 2, 3, 16])
-def test_every_item_belongs_to_exactly_one_shard(store, num_shards):
-    films = [Film(item) for item in ITEMS]
+def test_every_task_belongs_to_exactly_one_shard(store, num_shards):
     shares = [
-        [film.id for film in work_on(store, shard=shard, num_shards=num_shards).todo(films)]
+        [film.id for film in work_on(store, shard=shard, num_shards=num_shards).todo(films())]
         for shard in range(num_shards)
     ]
-    assert sorted(item for share in shares for item in share) == sorted(ITEMS)
+    assert sorted(film for share in shares for film in share) == sorted(FILMS)
 
 
 def test_shards_leave_the_same_artifact_as_one_process(store, tmp_path):
     whole = finish(store, tmp_path)
-    reopen(store, "clip", "d" * 32, [entry.key for entry in store.list(f"artifacts/clip/{'d' * 32}/images/")])
+    reopen(store, "clip", "d" * 32, [picture(store, film) for film in FILMS])
     assert find_manifest(store, "clip", "d" * 32) is None
     for shard in (2, 0, 1):
         work = work_on(store, shard=shard, num_shards=3)
-        for film in work.todo([Film(item) for item in ITEMS]):
+        for film in work.todo(films()):
             do(work, film.id, tmp_path)
-    assert work_on(store).missing(ITEMS) == []
+    assert work_on(store).pending(films()) == []
     assert timeless(finish(store, tmp_path)) == timeless(whole)
 
 
-def test_what_is_missing_is_known_before_the_commit(store, tmp_path):
-    do(work_on(store), ITEMS[0], tmp_path)
-    assert work_on(store).missing(ITEMS) == ITEMS[1:]
+def test_what_is_pending_is_known_before_the_commit(store, tmp_path):
+    do(work_on(store), FILMS[0], tmp_path)
+    assert [film.id for film in work_on(store).pending(films())] == FILMS[1:]
+
+
+def test_what_a_limit_stopped_is_not_tried_again_until_the_limit_is_another(store, tmp_path):
+    work = work_on(store, limits={"ingest.decode_timeout_s": 5.0})
+    work.tried(made_of(FILMS[2]).key, "no frame for 5 s", {"ingest.decode_timeout_s": 5.0})
+    assert FILMS[2] not in [film.id for film in work.pending(films())]
+    more_patient = work_on(store, limits={"ingest.decode_timeout_s": 50.0})
+    assert [film.id for film in more_patient.pending(films())] == FILMS
+    do(more_patient, FILMS[2], tmp_path)
+    assert FILMS[2] not in [film.id for film in more_patient.pending(films())]
+
+
+def test_what_is_pending_gives_the_artifact_another_address(store, tmp_path):
+    whole = finish(store, tmp_path)
+    work = work_on(store)
+    stopped = Try(kind="shots", key="0" * 32, reason="no frame for 5 s", limits={"ingest.decode_timeout_s": 5.0})
+    keys = [film.keys[0] for film in films()]
+    work.items.load(keys)
+    partly = work.commit(Joined({"shots": [], "clips": [], "images": []}, keys, pending=[stopped]))
+    assert partly.digest != whole.digest == partly.cache_key
+    assert find_manifest(store, "clip", partly.digest).pending == [stopped]
 
 
 def test_processes_that_race_to_the_same_artifact_are_all_right(store, tmp_path):
@@ -102,7 +163,7 @@ def test_processes_that_race_to_the_same_artifact_are_all_right(store, tmp_path)
 
 
 def test_an_unfinished_stage_cannot_be_read(store, tmp_path):
-    do(work_on(store), ITEMS[0], tmp_path)
+    do(work_on(store), FILMS[0], tmp_path)
     with pytest.raises(DataError, match="clip is not finished"):
         open_artifact(store, "clip", "d" * 32)
 
@@ -110,60 +171,75 @@ def test_an_unfinished_stage_cannot_be_read(store, tmp_path):
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b'{"stage": "clip"}'])
 def test_a_corrupt_manifest_is_named(store, tmp_path, text):
     finish(store, tmp_path)
-    store.put(f"artifacts/clip/{'d' * 32}/manifest.json", text)
+    store.put(f"{PREFIX}manifest.json", text)
     with pytest.raises(CorruptManifest, match=r"manifest\.json is no manifest"):
         find_manifest(store, "clip", "d" * 32)
 
 
 def test_a_manifest_in_the_wrong_place_is_named(store, tmp_path):
     finish(store, tmp_path)
-    store.put(f"artifacts/clip/{'e' * 32}/manifest.json", store.get(f"artifacts/clip/{'d' * 32}/manifest.json"))
+    store.put(f"artifacts/clip/{'e' * 32}/manifest.json", store.get(f"{PREFIX}manifest.json"))
     with pytest.raises(CorruptManifest, match="wrong"):
         find_manifest(store, "clip", "e" * 32)
 
 
-def test_a_missing_and_a_shortened_object_are_noticed_and_named(store, tmp_path):
+def test_a_missing_and_a_shortened_file_of_an_item_are_noticed_and_named(store, tmp_path):
     manifest = finish(store, tmp_path)
-    keys = [f"artifacts/clip/{'d' * 32}/images/{item}.jpg" for item in ITEMS[:2]]
+    keys = [picture(store, film) for film in FILMS[:2]]
     store.delete(keys[:1])
     store.put(keys[1], b"short")
-    assert {problem.key for problem in problems(store, manifest)} == set(keys)
+    assert {problem.key for problem in problems(store, manifest, items=True)} == set(keys)
+    assert problems(store, manifest) == [], "a plan looks at the artifact's own objects"
 
 
-def test_an_object_altered_without_changing_its_size_is_never_used(store, tmp_path):
+def test_a_file_altered_without_changing_its_size_is_never_used(store, tmp_path):
     manifest = finish(store, tmp_path)
-    key = f"artifacts/clip/{'d' * 32}/images/{ITEMS[0]}.jpg"
+    key = picture(store, FILMS[0])
     store.put(key, store.get(key)[::-1])
     assert [problem.key for problem in problems(store, manifest, thorough=True)] == [key]
     artifact = Artifact(store, manifest)
-    with pytest.raises(AlteredObject, match=ITEMS[0]), artifact.local(f"images/{ITEMS[0]}.jpg"):
+    with pytest.raises(AlteredObject, match=made_of(FILMS[0]).key.key), artifact.local(key):
         pass
 
 
 def test_a_broken_artifact_is_rebuilt_item_by_item_and_is_then_the_same(store, tmp_path):
     whole = finish(store, tmp_path)
-    key = f"artifacts/clip/{'d' * 32}/images/{ITEMS[2]}.jpg"
+    key = picture(store, FILMS[2])
     store.put(key, b"altered")
-    assert reopen(store, "clip", "d" * 32, [key]) == 1
-    assert work_on(store).missing(ITEMS) == [ITEMS[2]]
+    assert reopen(store, "clip", "d" * 32, [key]) == [made_of(FILMS[2]).key]
+    assert [film.id for film in work_on(store).pending(films())] == [FILMS[2]]
     assert timeless(finish(store, tmp_path)) == timeless(whole)
 
 
 def test_a_broken_table_costs_no_item(store, tmp_path):
     whole = finish(store, tmp_path)
-    key = f"artifacts/clip/{'d' * 32}/shots.parquet"
+    key = f"{PREFIX}shots.parquet"
     store.put(key, b"altered")
-    assert reopen(store, "clip", "d" * 32, [key]) == 0
+    assert reopen(store, "clip", "d" * 32, [key]) == []
     assert timeless(finish(store, tmp_path)) == timeless(whole)
 
 
-def test_a_part_that_cannot_be_read_costs_its_item(store, tmp_path):
+@pytest.mark.parametrize("text", [b"{", b"[]", b'{"sha256": "", "item": "{}"}'])
+def test_a_record_that_cannot_be_read_costs_its_item(store, tmp_path, text):
     whole = finish(store, tmp_path)
-    store.put(part_key("clip", "d" * 32, ITEMS[5]), b"{")
-    assert reopen(store, "clip", "d" * 32, []) == 1
+    store.put(made_of(FILMS[5]).key.record, text)
+    reopen(store, "clip", "d" * 32, [])
+    assert [film.id for film in work_on(store).pending(films())] == [FILMS[5]]
     assert timeless(finish(store, tmp_path)) == timeless(whole)
 
 
-def test_an_unknown_table_is_a_bug_that_shows_at_once(store):
-    with pytest.raises(KeyError):
-        work_on(store).done(ITEMS[0], {"shot": []})
+def test_a_record_with_another_answer_than_it_was_written_with_is_not_used(store, tmp_path):
+    finish(store, tmp_path)
+    envelope = json.loads(store.get(made_of(FILMS[1]).key.record))
+    envelope["item"] = envelope["item"].replace("20", "30")
+    store.put(made_of(FILMS[1]).key.record, json.dumps(envelope).encode())
+    assert [film.id for film in work_on(store).pending(films())] == [FILMS[1]]
+
+
+def test_the_records_of_a_finished_stage_are_in_one_file_and_read_from_there(store, tmp_path):
+    manifest = finish(store, tmp_path)
+    store.delete([film.keys[0].record for film in films()])
+    known = Items(store, Artifact(store, manifest).bundle())
+    assert known.load(film.keys[0] for film in films()) == {film.keys[0] for film in films()}
+    store.put(PREFIX + RECORDS, b"altered")
+    assert Items(store, Artifact(store, manifest).bundle()).load(film.keys[0] for film in films()) == set()
