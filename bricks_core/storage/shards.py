@@ -1,13 +1,15 @@
 """Packs: the files that latents and caption features are written to by `latents`, and read from by `train`.
 
-A pack is one file of many clips of one shape, float16 little-endian, each piece beginning at a multiple of 64 bytes:
+A pack is one file of many pieces, float16 little-endian, each beginning at a multiple of 64 bytes: latents of clips of
+one shape, or features of captions, in packs of their own, so that another caption leaves the latents where they are.
 
-    64 bytes of heading | latents (t, C, h, w) | text (L, width) | latents | text | ...
+    64 bytes of heading | latents (t, C, h, w) | latents | ...
+    64 bytes of heading | text (L, width) | text | ...
 
-All latents of a clip are in it, one after the other, so that training takes another window of it every time, at the
-cost of the window; text has its real length, and the empty caption is among the texts. What lies where is in the
-`Latent` rows, nowhere else. Read by memory map: of the formats we measured (`.pt`, `.npy`, safetensors, tar, Parquet,
-Lance) this is the fastest for such windows (benchmarks/latent_format.py keeps the comparison with `.pt`).
+All latents of a clip follow each other, so that training takes another window of them every time, at the cost of the
+window; text has its real length, and the empty caption is among the texts. What lies where is in the `Latent` rows. Read
+by memory map: of the formats we measured (`.pt`, `.npy`, safetensors, tar, Parquet, Lance) this is the fastest for such
+windows (benchmarks/latent_format.py keeps the comparison with `.pt`).
 """
 
 from __future__ import annotations
@@ -110,7 +112,7 @@ class PackWriter:
 
 
 class Packs:
-    """Reads the packs of one artifact by memory map. Safe to use from threads; packs are opened when first needed.
+    """Reads the packs of an index by memory map. Safe to use from threads; packs are opened when first needed.
 
     `locate` gives the local file of a pack's key. With `codec` or `text_encoder`, rows made by another are refused.
     """
@@ -146,13 +148,13 @@ class Packs:
     def text(self, row: Latent, out: Floats | None = None) -> Floats:
         """The features of a row's caption -> float16 (L, width), copied once. Raises as `window` does."""
         self._check_encoders(row)
-        return _copied(self._piece(row.pack, row.text_offset_bytes, (row.num_tokens, row.text_width)), out, row)
+        return _copied(self._piece(row.text_pack, row.text_offset_bytes, (row.num_tokens, row.text_width)), out, row)
 
     def empty_text(self, row: Latent, out: Floats | None = None) -> Floats:
         """The features of the empty caption -> float16 (L, width): of all rows of one text encoder the same."""
         self._check_encoders(row)
         shape = (row.num_empty_tokens, row.text_width)
-        return _copied(self._piece(row.pack, row.empty_text_offset_bytes, shape), out, row)
+        return _copied(self._piece(row.empty_text_pack, row.empty_text_offset_bytes, shape), out, row)
 
     def close(self) -> None:
         """Let go of every map. What was read stays valid: it was copied."""

@@ -49,10 +49,14 @@ def row(index: int, num_frames: int, latents_offset: int, text_offset: int, num_
         "latent_height": 3,
         "latent_width": 5,
         "fps": 12.5,
+        "item": f"{index:032x}",
+        "text_item": "0" * 32,
         "pack": "one.bin",
         "latents_offset_bytes": latents_offset,
+        "text_pack": "one.bin",
         "text_offset_bytes": text_offset,
         "num_tokens": num_tokens,
+        "empty_text_pack": "one.bin",
         "empty_text_offset_bytes": text_offset,
         "num_empty_tokens": num_tokens,
         "text_width": 16,
@@ -152,7 +156,26 @@ def test_where_latents_join_frames_any_other_window_is_refused(joined, begin, nu
         packs.window(each, begin, num_frames, interval)
 
 
-def test_the_empty_caption_is_in_the_pack_too(joined):
+def test_features_of_captions_lie_in_packs_of_their_own(tmp_path):
+    pieces = {
+        "latents.bin": np.ones((1, 4, 3, 5)),
+        "text.bin": np.full((2, 16), 2.0),
+        "empty.bin": np.full((1, 16), 3.0),
+    }
+    for name, numbers in pieces.items():
+        with PackWriter(tmp_path / name) as pack:
+            if name == "latents.bin":
+                pack.add_latents([numbers], 1, 3, 5)
+            else:
+                pack.add_text(numbers)
+    where = {"pack": "latents.bin", "text_pack": "text.bin", "empty_text_pack": "empty.bin", "num_empty_tokens": 1}
+    each, packs = row(0, 1, 64, 64, 2, **where), Packs(lambda key: tmp_path / key)
+    np.testing.assert_array_equal(packs.window(each, 0, 1), pieces["latents.bin"])
+    np.testing.assert_array_equal(packs.text(each), pieces["text.bin"])
+    np.testing.assert_array_equal(packs.empty_text(each), pieces["empty.bin"])
+
+
+def test_the_empty_caption_is_in_a_pack_too(joined):
     packs, each, _ = joined
     np.testing.assert_array_equal(packs.empty_text(each), np.full((2, 16), 0.5, np.float16))
     np.testing.assert_array_equal(packs.text(each), np.ones((7, 16), np.float16))

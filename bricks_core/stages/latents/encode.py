@@ -1,12 +1,11 @@
-"""A group of clips becomes a pack: decoded, brought to size, encoded and written as a stream of frames."""
+"""Clips become latents, and captions features: decoded, brought to size, encoded and written as a stream of frames."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -18,10 +17,8 @@ import numpy as np
 from bricks_core.errors import DataError
 from bricks_core.models.text_encoder import TextEncoder
 from bricks_core.models.vae import LatentCodec
-from bricks_core.spec.caption import Caption
-from bricks_core.spec.latents import Latent
-from bricks_core.spec.manifest import content_id
-from bricks_core.stages.latents.groups import Group, Source
+from bricks_core.spec.strict import Strict
+from bricks_core.stages.latents.sources import Source
 from bricks_core.storage.in_threads import num_cores
 from bricks_core.storage.shards import PackWriter
 from bricks_core.video.buckets import Size
@@ -33,76 +30,88 @@ CHUNKS_AHEAD = 2
 MAX_THREADS = 8
 
 T = TypeVar("T")
-Locate = Callable[[str], AbstractContextManager[Path]]
+Locate = Callable[[Source], AbstractContextManager[Path]]
 
 
-@dataclass(frozen=True)
-class Encoders:
-    """The two that make a pack."""
+class LatentAnswer(Strict):
+    """Where a clip's latents lie in their pack, and what they are: the answer of an item of kind latent."""
 
-    codec: LatentCodec
-    text: TextEncoder
+    offset_bytes: int
+    num_frames: int
+    time_stride: int
+    channels: int
+    height: int
+    width: int
+    codec: str
+    """What encoded it: kind, weights and scale."""
 
 
-def encode_group(
-    group: Group, captions: Mapping[str, Caption], encoders: Encoders, locate: Locate, file: Path, key: str
-) -> list[Latent]:
-    """Write a group's pack to `file` and return its index; memory is that of a few chunks, whatever the group's size.
+class TextAnswer(Strict):
+    """Where a text's features lie in their pack, and what they are: the answer of an item of kind text."""
 
-    `captions` by source id; `locate` gives a source's file; `key` is what the pack will be called. Raises DataError: a
-    clip has another number of frames than its row says, or an encoder overflowed.
+    offset_bytes: int
+    num_tokens: int
+    width: int
+    encoder: str
+    """What encoded it: kind, weights and type."""
+
+
+def encode_latents(
+    sources: Sequence[Source], size: Size, codec: LatentCodec, locate: Locate, file: Path
+) -> list[LatentAnswer]:
+    """Write the latents of clips or images to a pack; memory is that of a few chunks, however many there are.
+
+    `locate` gives a source's file. What is left is one answer a source, in their order.
+
+    Raises:
+        DataError: a clip has another number of frames than its row says, or the encoder overflowed.
     """
-    rows = []
-    size = group.shape.size
-    codec = encoders.codec
-    num_frames = [codec.whole_frames(source.num_frames) for source in group.sources]
-    pixels = _all_frames(group.sources, size, locate)
+    answers = []
+    num_frames = [codec.whole_frames(source.num_frames) for source in sources]
+    pixels = _all_frames(sources, size, locate)
     if codec.time_stride == 1:
         # Frames of different clips share chunks: all have one size, and an image costs no more than a frame.
         chunked = _chunked(pixels, codec.chunk_frames)
     else:
-        chunked = _by_clip(pixels, [source.num_frames for source in group.sources], num_frames)
+        chunked = _by_clip(pixels, [source.num_frames for source in sources], num_frames)
+    height, width = size.height_px // codec.space_stride, size.width_px // codec.space_stride
     with PackWriter(file) as pack, closing(_ahead(chunked)) as chunks:
         latents = _latents(chunks, codec)
-        texts = _texts([captions[source.id].text for source in group.sources], encoders.text, pack)
-        empty = encoders.text.encode([""])[0]
-        for source, frames_kept in zip(group.sources, num_frames, strict=True):
-            num_latents = codec.num_latents(frames_kept)
-            shape = (num_latents, size.height_px // codec.space_stride, size.width_px // codec.space_stride)
-            offset = pack.add_latents(islice(latents, num_latents), *shape, codec.channels)
-            text_offset, num_tokens = next(texts)
-            caption = captions[source.id]
-            rows.append(
-                Latent(
-                    id=content_id("latent", source.id, group.shape.resolution),
-                    clip_id=source.clip_id,
-                    video_id=source.video_id,
-                    kind=source.kind,
-                    split=source.split,
-                    resolution=group.shape.resolution,
-                    aspect=size.aspect,
-                    height_px=size.height_px,
-                    width_px=size.width_px,
-                    num_frames=frames_kept,
+        for kept in num_frames:
+            num_latents = codec.num_latents(kept)
+            offset = pack.add_latents(islice(latents, num_latents), num_latents, height, width, codec.channels)
+            answers.append(
+                LatentAnswer(
+                    offset_bytes=offset,
+                    num_frames=kept,
                     time_stride=codec.time_stride,
-                    latent_channels=codec.channels,
-                    latent_height=shape[1],
-                    latent_width=shape[2],
-                    fps=source.fps,
-                    pack=key,
-                    latents_offset_bytes=offset,
-                    text_offset_bytes=text_offset,
-                    num_tokens=num_tokens,
-                    empty_text_offset_bytes=pack.add_text(empty),
-                    num_empty_tokens=len(empty),
-                    text_width=encoders.text.width,
-                    caption=caption.text,
-                    caption_by=caption.by,
+                    channels=codec.channels,
+                    height=height,
+                    width=width,
                     codec=codec.id,
-                    text_encoder=encoders.text.id,
                 )
             )
-    return rows
+        # The last clip, too, may have more frames than its row says: it is asked for what comes after.
+        next(latents, None)
+    return answers
+
+
+def encode_texts(texts: Iterable[str], encoder: TextEncoder, file: Path) -> Iterator[TextAnswer]:
+    """Write the features of texts to a pack, which is whole when the last answer was given; a few are in memory.
+
+    Raises:
+        DataError: the encoder overflowed.
+    """
+    coming = iter(texts)
+    with PackWriter(file) as pack:
+        while some := list(islice(coming, CAPTIONS_AT_ONCE)):
+            for features in encoder.encode(some):
+                yield TextAnswer(
+                    offset_bytes=pack.add_text(features),
+                    num_tokens=len(features),
+                    width=encoder.width,
+                    encoder=encoder.id,
+                )
 
 
 def read_image(path: Path) -> Pixels:
@@ -136,7 +145,7 @@ def _all_pictures(sources: Iterable[Source], locate: Locate) -> Generator[Callab
     """Every frame of every source in turn, decoded and not yet converted."""
     for source in sources:
         num_frames = 0
-        with locate(source.key) as path:
+        with locate(source) as path:
             if source.kind == "image":
                 yield partial(np.asarray, read_image(path))
                 continue
@@ -181,14 +190,3 @@ def _latents(chunks: Iterator[Pixels], codec: LatentCodec) -> Iterator[np.ndarra
     for chunk in chunks:
         for frame in codec.encode(chunk).cpu().numpy():
             yield frame[None]
-
-
-def _texts(captions: list[str], encoder: TextEncoder, pack: PackWriter) -> Iterator[tuple[int, int]]:
-    """Where each caption's features begin in the pack, and how many rows they have; equal captions are encoded once."""
-    places: dict[str, tuple[int, int]] = {}
-    for start in range(0, len(captions), CAPTIONS_AT_ONCE):
-        some = captions[start : start + CAPTIONS_AT_ONCE]
-        new = [caption for caption in dict.fromkeys(some) if caption not in places]
-        for caption, features in zip(new, encoder.encode(new), strict=True):
-            places[caption] = pack.add_text(features), len(features)
-        yield from (places[caption] for caption in some)

@@ -1,16 +1,17 @@
 """Clips and captions are encoded once, into packs that training reads windows of.
 
-An item of work is a group: clips, or images, of one shape, as many as fill a pack. A finished one leaves a pack and its
-rows.
+A task is one clip or image at one size, or one text. What is pending is encoded in groups of one shape, as many as fill
+a pack; the index that joins latents, texts and the sides of the split is made when the stage is committed.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from functools import cache
 
 import cv2
 import torch
@@ -20,62 +21,110 @@ from bricks_core.models.text_encoder import load_text_encoder
 from bricks_core.models.vae import load_codec
 from bricks_core.spec.caption import Caption
 from bricks_core.spec.clip import Clip, Image
+from bricks_core.spec.items import ItemKey
 from bricks_core.spec.latents import Latent, LatentsSpec
+from bricks_core.spec.manifest import content_id
 from bricks_core.spec.score import Score
-from bricks_core.spec.strict import Row
-from bricks_core.stages.latents.encode import Encoders, encode_group
-from bricks_core.stages.latents.groups import Captions, Group, Grouping, group, sources_of, splits_of
-from bricks_core.storage.in_order import in_order
+from bricks_core.stages.latents.encode import LatentAnswer, TextAnswer, encode_latents, encode_texts
+from bricks_core.stages.latents.packing import packs, store_pack
+from bricks_core.stages.latents.sources import (
+    Captions,
+    LatentTask,
+    Plan,
+    Recipes,
+    Sized,
+    Split,
+    TextTask,
+    sources_of,
+    splits_of,
+)
+from bricks_core.storage.items import digest_of
 from bricks_core.storage.scratch import scratch
 from bricks_core.storage.work import Joined, Work
 
 
-def items(spec: LatentsSpec, work: Work) -> list[Group]:
-    """All groups: see groups.py. Raises DataError: nothing is left to encode."""
-    return _grouping(spec, work).groups
+def tasks(spec: LatentsSpec, work: Work) -> Iterator[LatentTask | TextTask]:
+    """All latents and texts. Raises DataError: nothing is left to encode."""
+    recipes = Recipes.of(spec, work.fingerprints)
+    with closing(_captions(work, recipes)) as captions:
+        yield from _plan(spec, work, recipes, captions).tasks(captions, recipes)
 
 
 def run(spec: LatentsSpec, work: Work) -> None:
-    """Encode this shard's groups, one after the other, while threads decode ahead."""
+    """Encode what is pending of this shard, a pack after the other, while threads decode ahead."""
     cv2.setNumThreads(1)  # frames are brought to size in parallel; the library's own threads would only be in the way
-    encoders: Encoders | None = None
-    with _threads(1 if spec.codec.kind == "patch-dct" else torch.get_num_threads()):
-        for each in work.todo(items(spec, work), unit="packs"):
-            # Only now: weights of many gigabytes are not loaded to find that all is done.
-            encoders = encoders or load_encoders(spec)
-            _encode(each, encoders, work)
+    recipes = Recipes.of(spec, work.fingerprints)
+    with closing(_captions(work, recipes)) as captions:
+        everything = _plan(spec, work, recipes, captions).tasks(captions, recipes)
+        pending = list(work.todo(everything, unit="latents and texts"))
+        latents = [each for each in pending if isinstance(each, LatentTask)]
+        texts = [each for each in pending if isinstance(each, TextTask)]
+        # One after the other: while one encoder works, the other's weights need no memory.
+        with _threads(1 if spec.codec.kind == "patch-dct" else torch.get_num_threads()):
+            _encode_latents(latents, recipes, spec, work)
+        _encode_texts(texts, captions, recipes, spec, work)
 
 
 def join(spec: LatentsSpec, work: Work) -> Joined:
-    """The index of all packs, and what is in them."""
-    grouping = _grouping(spec, work)
-    counts: Counter[str] = Counter(packs=len(grouping.groups))
-    for each in grouping.groups:
-        things = f"{'clips' if each.shape.kind == 'video' else 'images'} of {each.shape.resolution}"
-        counts[f"{things}, {each.shape.split.replace('_', ' ')}"] += len(each.sources)
-        counts["frames"] += each.num_frames
-    for name, num in grouping.num_too_small.items():
-        if num:
-            counts[f"too small for {name}"] = num
-    return Joined({"latents": in_order(work.part_rows("latents", Latent), Latent)}, counts=dict(counts))
+    """The index of all latents, and what is in it."""
+    recipes = Recipes.of(spec, work.fingerprints)
+    captions = _captions(work, recipes)
+    plan = _plan(spec, work, recipes, captions)
+    index = _Index.of(plan.sized, recipes)
+    work.items.load(index.keys())
+    return Joined(
+        {"latents": index.rows(captions, work)},
+        items=index.keys(),
+        counts=index.counts(work) | {f"too small for {name}": num for name, num in plan.num_too_small.items() if num},
+        read_as={"train": digest_of(index.lines())},
+    )
 
 
-def load_encoders(spec: LatentsSpec) -> Encoders:
-    """The two encoders, on the GPU where there is one."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Encoders(load_codec(spec.codec, device), load_text_encoder(spec.text, device))
+def _encode_latents(pending: Sequence[LatentTask], recipes: Recipes, spec: LatentsSpec, work: Work) -> None:
+    # Only when there is a pack to fill: weights of many gigabytes are not loaded to find that all is done.
+    codec = cache(lambda: load_codec(spec.codec, _device()))
+    filled = packs(work, pending, spec, lambda task: (task.source.kind, task.size.height_px, task.size.width_px))
+    with closing(filled):
+        for pack in filled:
+            start_s = time.monotonic()
+            sources = [task.source for task in pack]
+            with scratch() as folder:
+                file = folder / "pack.bin"
+                answers = encode_latents(
+                    sources, pack[0].size, codec(), lambda each: work.local("clip", each.key, sha256=each.sha256), file
+                )
+                made = (
+                    (recipes.latent(task.source, task.size), answer) for task, answer in zip(pack, answers, strict=True)
+                )
+                took_s = time.monotonic() - start_s
+                rate = sum(source.num_frames for source in sources) / max(took_s, 1e-9)
+                store_pack(
+                    work, file, [task.key for task in pack], made, codec().id, took_s, note=f"{rate:.0f} frames/s"
+                )
 
 
-def _encode(each: Group, encoders: Encoders, work: Work) -> None:
-    start_s = time.monotonic()
-    captions = _captions_of(each, work)
-    key = f"packs/{each.id}.bin"
-    with scratch() as folder:
-        file = folder / "pack.bin"
-        rows: list[Row] = [*encode_group(each, captions, encoders, partial(work.local, "clip"), file, key)]
-        stored = work.put_file(key, file)
-    rate = each.num_frames / max(time.monotonic() - start_s, 1e-9)
-    work.done(each.id, {"latents": rows}, [stored], note=f"{rate:.0f} frames/s")
+def _encode_texts(
+    pending: Sequence[TextTask], captions: Captions, recipes: Recipes, spec: LatentsSpec, work: Work
+) -> None:
+    encoder = cache(lambda: load_text_encoder(spec.text, _device()))
+    filled = packs(work, pending, spec, lambda task: None)
+    with closing(filled):
+        for pack in filled:
+            start_s = time.monotonic()
+            with scratch() as folder:
+                file = folder / "pack.bin"
+                answers = list(encode_texts((captions.text(task.caption_id)[0] for task in pack), encoder(), file))
+                took_s = time.monotonic() - start_s
+                made = (
+                    (recipes.text(captions.text(task.caption_id)[0]), answer)
+                    for task, answer in zip(pack, answers, strict=True)
+                )
+                store_pack(work, file, [task.key for task in pack], made, encoder().id, took_s)
+
+
+def _device() -> str:
+    """A GPU where there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @contextmanager
@@ -93,22 +142,108 @@ def _threads(num: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _grouping(spec: LatentsSpec, work: Work) -> Grouping:
-    captions = Captions.of(work.rows("caption", "captions", Caption))
+def _captions(work: Work, recipes: Recipes) -> Captions:
+    return Captions(work.rows("caption", "captions", Caption), recipes)
+
+
+def _plan(spec: LatentsSpec, work: Work, recipes: Recipes, captions: Captions) -> Plan:
     splits = splits_of(work.rows("score", "scores", Score))
     images = work.rows("clip", "images", Image) if spec.images else ()
-    grouping = group(sources_of(work.rows("clip", "clips", Clip), images, splits, captions), spec)
-    if not grouping.groups:
-        small = ", ".join(f"{num} too small for {name}" for name, num in grouping.num_too_small.items())
+    sources = sources_of(work.rows("clip", "clips", Clip), images, splits, captions)
+    plan = Plan.of(sources, spec, recipes)
+    if not plan.sized:
+        small = ", ".join(f"{num} too small for {name}" for name, num in plan.num_too_small.items())
         raise DataError(
             f"No clip is left to encode: {len(splits)} clips were kept by the filter, {captions.num_refused} captions "
-            f"were not accepted, and of the {grouping.num_sources} clips and images that have both, {small}. "
+            f"were not accepted, and of the {plan.num_sources} clips and images that have both, {small}. "
             "Loosen score.filter, look at the caption table's reasons, or add a smaller one to latents.resolutions."
         )
-    return grouping
+    return plan
 
 
-def _captions_of(each: Group, work: Work) -> dict[str, Caption]:
-    """The captions of a group: found by reading past the others, so that memory holds those of one group."""
-    wanted = {source.id for source in each.sources}
-    return {row.id: row for row in work.rows("caption", "captions", Caption) if row.id in wanted}
+@dataclass(frozen=True)
+class _Index:
+    """The rows of the table to be, by id. An id is made of content alone, so that training takes the same clips in the
+    same order however they are called."""
+
+    entries: dict[str, tuple[Sized, Split]]
+    empty_text: ItemKey
+
+    @classmethod
+    def of(cls, sized: Sequence[Sized], recipes: Recipes) -> _Index:
+        entries: dict[str, tuple[Sized, Split]] = {}
+        for each in sized:
+            name = content_id("latent", each.key.key, each.source.text, each.resolution)
+            if name not in entries:
+                entries[name] = each, each.source.split
+            elif each.source.split == "held_out":  # given twice: what is to be measured on is not to be trained on
+                entries[name] = entries[name][0], "held_out"
+        return cls(dict(sorted(entries.items())), recipes.text("").key)
+
+    def keys(self) -> list[ItemKey]:
+        """The items that the rows are made from."""
+        texts = dict.fromkeys(ItemKey("text", each.source.text) for each, _ in self.entries.values())
+        return [*dict.fromkeys(each.key for each, _ in self.entries.values()), *texts, self.empty_text]
+
+    def lines(self) -> Iterator[str]:
+        """What of the table changes a training."""
+        for each, split in self.entries.values():
+            yield f"{each.key.key} {each.source.text} {each.resolution} {split}"
+
+    def counts(self, work: Work) -> dict[str, int]:
+        """What a person wants to know first."""
+        names = {stored.key for key in self.keys() for stored in work.items.need(key).objects}
+        counts: Counter[str] = Counter(packs=len(names))
+        for each, split in self.entries.values():
+            things = "clips" if each.source.kind == "video" else "images"
+            counts[f"{things} of {each.resolution}, {split.replace('_', ' ')}"] += 1
+            counts["frames"] += each.source.num_frames
+        return dict(counts)
+
+    def rows(self, captions: Captions, work: Work) -> Iterator[Latent]:
+        """In the order of their ids, one at a time."""
+        with closing(captions):
+            empty_pack, empty = _text(self.empty_text, work)
+            for name, (each, split) in self.entries.items():
+                source, text_key = each.source, ItemKey("text", each.source.text)
+                item = work.items.need(each.key)
+                latents = work.items.answer(each.key, LatentAnswer)
+                text_pack, text = _text(text_key, work)
+                caption, author = captions.text(source.id)
+                yield Latent(
+                    id=name,
+                    clip_id=source.clip_id,
+                    video_id=source.video_id,
+                    kind=source.kind,
+                    split=split,
+                    resolution=each.resolution,
+                    aspect=each.size.aspect,
+                    height_px=each.size.height_px,
+                    width_px=each.size.width_px,
+                    num_frames=latents.num_frames,
+                    time_stride=latents.time_stride,
+                    latent_channels=latents.channels,
+                    latent_height=latents.height,
+                    latent_width=latents.width,
+                    fps=source.fps,
+                    item=each.key.key,
+                    text_item=text_key.key,
+                    pack=item.objects[0].key,
+                    latents_offset_bytes=latents.offset_bytes,
+                    text_pack=text_pack,
+                    text_offset_bytes=text.offset_bytes,
+                    num_tokens=text.num_tokens,
+                    empty_text_pack=empty_pack,
+                    empty_text_offset_bytes=empty.offset_bytes,
+                    num_empty_tokens=empty.num_tokens,
+                    text_width=text.width,
+                    caption=caption,
+                    caption_by=author,
+                    codec=latents.codec,
+                    text_encoder=text.encoder,
+                )
+
+
+def _text(key: ItemKey, work: Work) -> tuple[str, TextAnswer]:
+    """The pack of a text's features, and where in it they lie."""
+    return work.items.need(key).objects[0].key, work.items.answer(key, TextAnswer)

@@ -97,7 +97,7 @@ def join(spec: TrainSpec, work: Work) -> Joined:
         for bucket in buckets:
             if usable(row, bucket):
                 counts[f"{SPLIT_WORDS[row.split]} in {bucket.name}"] += 1
-    return Joined(tables, checkpoints.objects(), counts)
+    return Joined(tables, objects=checkpoints.objects(), counts=counts)
 
 
 def _buckets(spec: TrainSpec) -> list[TrainBucket]:

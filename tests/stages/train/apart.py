@@ -84,7 +84,7 @@ def _train(uri: str, spec_json: str, at: tuple[str, int], send: int, environment
     try:
         stage.run(spec, work)
         joined = stage.join(spec, work)
-        work.commit(joined.tables, objects=joined.objects, counts=joined.counts)
+        work.commit(joined)
     except BricksError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)

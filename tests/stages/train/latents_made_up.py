@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from bricks_core.progress import Progress
+from bricks_core.spec.items import ItemKey, recipe
 from bricks_core.spec.latents import Latent, LatentsSpec, TextSpec
 from bricks_core.spec.manifest import content_id
 from bricks_core.spec.stages import STAGES
@@ -15,7 +16,7 @@ from bricks_core.spec.train import TrainSpec
 from bricks_core.storage.artifacts import open_artifact
 from bricks_core.storage.shards import PackWriter
 from bricks_core.storage.store import Store
-from bricks_core.storage.work import Work
+from bricks_core.storage.work import Joined, Work
 
 TEXT_WIDTH = 24
 MAX_TOKENS = 12
@@ -72,10 +73,14 @@ def _clip(pack: PackWriter, key: str, clip: int, split: str, height: int, width:
                 latent_height=height,
                 latent_width=width,
                 fps=120.0 if kind == "image" else 12.0,
+                item=content_id("latent", clip, kind) * 2,
+                text_item=content_id("text", clip) * 2,
                 pack=key,
                 latents_offset_bytes=offset,
+                text_pack=key,
                 text_offset_bytes=text_offset,
                 num_tokens=num_tokens,
+                empty_text_pack=key,
                 empty_text_offset_bytes=empty_offset,
                 num_empty_tokens=1,
                 text_width=TEXT_WIDTH,
@@ -93,8 +98,16 @@ def made_up_latents(store: Store, scratch: Path, **how: Any) -> None:
     spec = LatentsSpec(resolutions=["64x48"], text=TextSpec(max_tokens=MAX_TOKENS))
     rows = made_up_rows(scratch, **how)
     work = Work(store, STAGES["latents"], spec, LATENTS_DIGEST, {}, {}, Progress("latents"))
-    objects = [work.put_file(key, scratch / key) for key in sorted({row.pack for row in rows})]
-    work.commit({"latents": rows}, objects=objects)
+    keys = sorted({row.pack for row in rows})
+    stored = {key: work.items.put_file(ItemKey("pack", content_id(key) * 2), scratch / key, ".bin") for key in keys}
+    items = []
+    for place, row in enumerate(rows):
+        pack = stored[row.pack]
+        item = work.items.put(recipe("latent", made_up=row.id), {}, [pack])
+        where = dict.fromkeys(("pack", "text_pack", "empty_text_pack"), pack.key)
+        rows[place] = row.model_copy(update=where | {"item": item.key})
+        items.append(item.item_key)
+    work.commit(Joined({"latents": rows}, items))
 
 
 def train_work(store: Store, spec: TrainSpec, digest: str = "0" * 31 + "2") -> Work:

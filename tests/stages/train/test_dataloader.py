@@ -75,6 +75,16 @@ def test_a_batch_brings_the_empty_caption(rows, packs):
     assert batch.empty_text.tolist() == [[1.0] * 24]
 
 
+def test_names_captions_and_the_order_of_the_table_change_no_sample(rows):
+    renamed = [
+        row.model_copy(update={"video_id": f"other-{place}", "clip_id": str(place), "caption": "", "pack": "x"})
+        for place, row in enumerate(reversed(rows))
+    ]
+    before, after = (Plan(of_phase(CLIPS, IMAGES), each) for each in (rows, renamed))
+    for step in range(20):
+        assert facts(before.samples(step)) == facts(after.samples(step))
+
+
 @settings(deadline=None, max_examples=30)
 @given(steps=st.lists(st.integers(0, 199), min_size=1, max_size=8))
 def test_a_step_is_a_function_of_its_number_whatever_was_asked_before(rows, steps):

@@ -21,17 +21,17 @@ from bricks_core.stages.train import stage
 from bricks_core.stages.train.held_out import bins
 from bricks_core.storage.artifacts import open_artifact
 from bricks_core.storage.places import open_store
-from bricks_core.storage.work import Work
+from bricks_core.storage.work import Joined, Work
 from tests.journey.tiny_run import TINY
 from tests.stages.train.conftest import CLIPS, IMAGES, small_spec
 from tests.stages.train.latents_made_up import TEXT_WIDTH, made_up_latents, train_work
 
 
 def done(spec, work):
-    """Run and join. -> tables and counts, by name"""
+    """Run, join and commit. -> tables by name, and the manifest"""
     stage.run(spec, work)
     joined = stage.join(spec, work)
-    manifest = work.commit(joined.tables, objects=joined.objects, counts=joined.counts)
+    manifest = work.commit(joined)
     return {name: list(rows) for name, rows in joined.tables.items()}, manifest
 
 
@@ -170,10 +170,7 @@ def test_latents_of_two_codecs_are_refused(store, spec, tmp_path):
     rows = list(work.rows("latents", "latents", Latent))
     mixed = [rows[0].model_copy(update={"codec": "another"}), *rows[1:]]
     latents = Work(store, STAGES["latents"], LatentsSpec(), "0" * 31 + "9", {}, {}, work.progress)
-    for key in {row.pack for row in rows}:
-        with work.local("latents", key) as file:
-            pack = latents.put_file(key, file)
-    latents.commit({"latents": mixed}, objects=[pack])
+    latents.commit(Joined({"latents": mixed}))
     work.inputs["latents"] = open_artifact(store, "latents", latents.digest)
     with pytest.raises(DataError, match="2 different encoders"):
         stage.run(spec(), work)
