@@ -20,7 +20,7 @@ def would_run(*command):
 
 def suites(lines):
     """The marks by which every run of the whole suite chooses its tests."""
-    return [line.partition(" -m ")[2].strip('"') for line in lines if re.search(r"/pytest -n \d+", line)]
+    return [line.partition(" -m ")[2].strip('"') for line in lines if re.search(r"/pytest -n \w+", line)]
 
 
 def test_make_test_leaves_out_what_is_slow_and_make_test_all_runs_that_too():
