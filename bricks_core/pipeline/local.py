@@ -228,7 +228,7 @@ def _work(
         except BricksError as error:  # a status that cannot be told must not end the work it tells of
             log.debug("no status: %s", error)
 
-    limits = getattr(_module(address.stage.name), "limits", lambda spec: {})
+    limits: Callable[[Any], dict[str, float]] = getattr(_module(address.stage.name), "limits", lambda spec: {})
     return Work(
         store=store,
         stage=address.stage,

@@ -238,5 +238,5 @@ def test_every_run_file_can_be_planned_once_its_films_are_there(file, tmp_path):
     (tmp_path / "films" / "one.mp4").write_bytes(b"film")
     run = load_run(file, [f"ingest.sources.0.path={tmp_path}/films"])
     steps = make_plan(run, open_store(str(tmp_path / "store")))
-    assert [step.address.stage.name for step in steps] == list(STAGES)
+    assert [step.stage.name for step in steps] == list(STAGES)
     assert {step.state for step in steps} == {"to run"}
