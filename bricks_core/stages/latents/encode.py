@@ -67,17 +67,12 @@ def encode_latents(
         DataError: a clip has another number of frames than its row says, or the encoder overflowed.
     """
     answers = []
-    num_frames = [codec.whole_frames(source.num_frames) for source in sources]
-    pixels = _all_frames(sources, size, locate)
-    if codec.time_stride == 1:
-        # Frames of different clips share chunks: all have one size, and an image costs no more than a frame.
-        chunked = _chunked(pixels, codec.chunk_frames)
-    else:
-        chunked = _by_clip(pixels, [source.num_frames for source in sources], num_frames)
+    chunked = _chunked(_all_frames(sources, size, locate), [source.num_frames for source in sources], codec)
     height, width = size.height_px // codec.space_stride, size.width_px // codec.space_stride
     with PackWriter(file) as pack, closing(_ahead(chunked)) as chunks:
         latents = _latents(chunks, codec)
-        for kept in num_frames:
+        for source in sources:
+            kept = codec.whole_frames(source.num_frames)
             num_latents = codec.num_latents(kept)
             offset = pack.add_latents(islice(latents, num_latents), num_latents, height, width, codec.channels)
             answers.append(
@@ -91,8 +86,7 @@ def encode_latents(
                     codec=codec.id,
                 )
             )
-        # The last clip, too, may have more frames than its row says: it is asked for what comes after.
-        next(latents, None)
+        next(latents, None)  # the last clip, too, may have more frames than its row says
     return answers
 
 
@@ -105,7 +99,10 @@ def encode_texts(texts: Iterable[str], encoder: TextEncoder, file: Path) -> Iter
     coming = iter(texts)
     with PackWriter(file) as pack:
         while some := list(islice(coming, CAPTIONS_AT_ONCE)):
-            for features in encoder.encode(some):
+            encoded = iter(encoder.encode([text for text in some if text]))
+            for text in some:
+                # By itself, as whoever compares with it encodes it: in company, its last digits may be others.
+                features = next(encoded) if text else encoder.encode([""])[0]
                 yield TextAnswer(
                     offset_bytes=pack.add_text(features),
                     num_tokens=len(features),
@@ -160,20 +157,23 @@ def _all_pictures(sources: Iterable[Source], locate: Locate) -> Generator[Callab
             )
 
 
-def _chunked(pixels: Generator[Pixels, None, None], num_frames: int) -> Generator[Pixels, None, None]:
-    with closing(pixels):
-        while chunk := list(islice(pixels, num_frames)):
-            yield np.stack(chunk)
-
-
-def _by_clip(
-    pixels: Generator[Pixels, None, None], num_frames: Sequence[int], num_kept: Sequence[int]
+def _chunked(
+    pixels: Generator[Pixels, None, None], num_frames: Sequence[int], codec: LatentCodec
 ) -> Generator[Pixels, None, None]:
-    """Every clip's frames by themselves, the last few left out that make no whole latent: (kept, height, width, 3)."""
+    """Every clip's frames by themselves, the last few left out that make no whole latent: (at most a chunk, h, w, 3).
+
+    No chunk has frames of two clips: their number in a call changes the last digits, and latents are to be the same in
+    any company. A codec that shrinks time takes a clip at once.
+    """
     with closing(pixels):
-        for all_of_them, kept in zip(num_frames, num_kept, strict=True):
-            yield np.stack(list(islice(pixels, all_of_them))[:kept])
-        next(pixels, None)  # the last clip, too, may have more frames than its row says
+        for all_of_them in num_frames:
+            kept = codec.whole_frames(all_of_them)
+            chunk = codec.chunk_frames if codec.time_stride == 1 else kept
+            for first in range(0, kept, chunk):
+                yield np.stack(list(islice(pixels, min(chunk, kept - first))))
+            for _ in islice(pixels, all_of_them - kept):
+                pass
+        next(pixels, None)  # complains if there are more
 
 
 def _ahead(chunks: Generator[T, None, None]) -> Generator[T, None, None]:

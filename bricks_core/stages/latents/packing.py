@@ -76,16 +76,19 @@ def _filled(shared: Shared[T], spec: LatentsSpec, shape_of: Callable[[T], Hashab
     """Packs from what comes. At most one pack of every shape is begun, and its tasks claimed, at any time."""
     begun: dict[Hashable, list[T]] = {}
     sizes: dict[Hashable, int] = {}
+    held: dict[ItemKey, T] = {}
 
     def full(shape: Hashable) -> Generator[list[T], None, None]:
-        yield sorted(begun[shape], key=lambda each: each.key)
-        for each in begun.pop(shape):
-            shared.finished(each)
         del sizes[shape]
+        pack = begun.pop(shape)
+        yield sorted(pack, key=lambda each: each.key)
+        for each in pack:
+            shared.finished(held.pop(each.key))
 
     try:
         with closing(cast(Generator[T, None, None], iter(shared))) as coming:
             for task in coming:
+                held[task.key] = task
                 shape, num_bytes = shape_of(task), task.num_bytes(spec)
                 if shape in begun and sizes[shape] + num_bytes > spec.pack_bytes:
                     yield from full(shape)
@@ -94,9 +97,8 @@ def _filled(shared: Shared[T], spec: LatentsSpec, shape_of: Callable[[T], Hashab
         for shape in list(begun):
             yield from full(shape)
     finally:
-        for pack in begun.values():
-            for each in pack:
-                shared.finished(each)
+        for task in held.values():
+            shared.finished(task)
 
 
 def _done(work: Work, tasks: Sequence[PackedTask]) -> list[bool]:
