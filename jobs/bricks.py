@@ -11,6 +11,7 @@ from jobs import checkpoint, cluster, dataset, evaluation
 from jobs.door import DEFAULT_STORE, SetFlag, StoreFlag, VerboseFlag, commands, serve
 from jobs.generate import generate
 from jobs.render import render
+from jobs.store import app as store_app
 
 app = commands(__doc__)
 
@@ -99,6 +100,7 @@ def gc(
 app.command()(generate)
 app.add_typer(checkpoint.app, name="checkpoint")
 app.add_typer(dataset.app, name="dataset")
+app.add_typer(store_app, name="store")
 app.command()(render)
 for command in (cluster.submit, cluster.status, cluster.logs, cluster.suspend, cluster.resume, cluster.cancel):
     app.command()(command)

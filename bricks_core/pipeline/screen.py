@@ -19,6 +19,7 @@ from bricks_core.pipeline.coverage import bucket_coverage
 from bricks_core.pipeline.garbage import KEEP_DAYS, Garbage, Swept
 from bricks_core.pipeline.plan import Step
 from bricks_core.pipeline.points import Pointer, read_pointer, read_points
+from bricks_core.pipeline.upgrade import Upgraded
 from bricks_core.spec.ingest import Video
 from bricks_core.spec.items import KINDS
 from bricks_core.spec.manifest import SCHEMA_VERSION, Manifest
@@ -212,6 +213,31 @@ def garbage_command(store: Store, *, paid: bool, keep_days: float) -> str:
     """What deletes what was found with these flags."""
     days = "" if keep_days == KEEP_DAYS else f" --keep-days {keep_days:g}"
     return f"bricks gc --delete{' --paid' if paid else ''}{days}{_store_flag(store)}"
+
+
+def upgrade_screen(upgraded: Upgraded, *, dry_run: bool) -> None:
+    """What items were made of a store's earlier artifacts, and what was left, with why."""
+    console = _console()
+    if not upgraded.num_artifacts and not upgraded.left:
+        console.print("Nothing to upgrade: the store holds no artifacts of an earlier version.", soft_wrap=True)
+        return
+    would = "would be made" if dry_run else "made"
+    grid = _grid("items", would, "there already")
+    for kind in KINDS:
+        if upgraded.made[kind] or upgraded.there[kind]:
+            grid.add_row(KINDS[kind].what, f"{upgraded.made[kind]:,}", f"{upgraded.there[kind]:,}")
+    console.print(f"{upgraded.num_artifacts:,} artifacts of an earlier version", style="bold", highlight=False)
+    console.print(grid)
+    if upgraded.left:
+        grid = _grid("left as it is", "number", "why")
+        for (what, why), number in sorted(upgraded.left.items()):
+            grid.add_row(what, f"{number:,}", why)
+        console.print(grid)
+    if upgraded.runs:
+        runs = ", ".join(upgraded.runs)
+        console.print(f"Runs that can be looked at as before: {runs}.", markup=False, highlight=False, soft_wrap=True)
+    if not dry_run:
+        console.print("bricks run of the same files goes on from here.", soft_wrap=True)
 
 
 def _swept_grid(rows: list[tuple[str, Swept]]) -> Grid:

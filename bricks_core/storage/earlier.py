@@ -1,0 +1,135 @@
+"""Artifacts of schema 1, in which the work of a stage lay in the artifact itself: read, so that it need not be done
+again.
+
+    artifacts/<stage>/<digest>/parts/<id>.json    rows by table, and objects: what one piece of the work left
+    artifacts/<stage>/<digest>/manifest.json      when all was done, with the tables
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+from bricks_core.spec.items import Recipe
+from bricks_core.spec.manifest import Manifest, StoredObject
+from bricks_core.storage.artifacts import artifact_prefix
+from bricks_core.storage.store import Store
+from bricks_core.storage.tables import read_columns
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A clip or an image, as the item that it is today."""
+
+    kind: Literal["video", "image"]
+    item: str
+    """`kind/key`; of a clip's middle image that of the clip."""
+    source_sha256: str
+    first_frame: int
+    """Counted in the source; of an image its frame."""
+    num_frames: int
+    fps: float
+    clip_id: str
+    """Of an image the clip that it is a frame of, or belongs to; its own id when it stands for itself."""
+    is_given: bool
+    """Named by a table, and taken as it was."""
+    file: StoredObject
+    """Its key from the store's root."""
+
+
+@dataclass(frozen=True)
+class Derived:
+    """An item whose answer is known from before."""
+
+    recipe: Recipe
+    answer: Mapping[str, Any]
+    objects: tuple[StoredObject, ...] = ()
+    by: str = ""
+    cost: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Left:
+    """Something of which no item can be made."""
+
+    what: str
+    why: str
+
+
+@dataclass
+class Earlier:
+    """An artifact of schema 1, finished or not."""
+
+    store: Store
+    stage: str
+    digest: str
+    spec: dict[str, Any]
+    """The stage's section of the run file, every default written out."""
+    inputs: dict[str, str]
+    """Digests of the artifacts read, and fingerprints of what lies outside the store."""
+    manifest: Manifest | None = None
+    """None: the stage was not finished."""
+    needs: dict[str, Earlier] = field(default_factory=dict)
+    """Those of its inputs that are there."""
+    cuts: dict[str, Cut] = field(default_factory=dict)
+    """Of a clip artifact: its clips and images by id, once they are known."""
+
+    @property
+    def prefix(self) -> str:
+        return artifact_prefix(self.stage, self.digest)
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Of what was read from outside the store."""
+        return {name: each for name, each in self.inputs.items() if name not in self.needs}
+
+    def rows(self, table: str, names: Iterable[str]) -> Iterator[dict[str, Any]]:
+        """Some columns of a table; of a stage that was not finished what its parts hold of it.
+
+        Raises:
+            CorruptManifest, AlteredObject: they cannot be read.
+        """
+        names = list(names)
+        if self.manifest is None:
+            for part in self._parts:
+                for row in part.get("rows", {}).get(table, ()):
+                    yield {name: row[name] for name in names}
+        elif table in self.manifest.tables:
+            key = self.manifest.tables[table].key
+            sha256 = next((each.sha256 for each in self.manifest.objects if each.key == key), None)
+            with self.store.local(self.prefix + key, sha256=sha256) as file:
+                yield from read_columns(file, names)
+
+    def file(self, key: str) -> StoredObject | None:
+        """A file of the artifact, with its key from the store's root; None when it is gone, or has another size."""
+        stored = self._files.get(key)
+        if stored is None or self._sizes.get(self.prefix + key) != stored.size_bytes:
+            return None
+        return stored.model_copy(update={"key": self.prefix + key})
+
+    @cached_property
+    def _files(self) -> dict[str, StoredObject]:
+        if self.manifest is not None:
+            return {each.key: each for each in self.manifest.objects}
+        parts = (StoredObject.model_validate(each) for part in self._parts for each in part.get("objects", ()))
+        return {each.key: each for each in parts}
+
+    @cached_property
+    def _sizes(self) -> dict[str, int]:
+        return {entry.key: entry.size_bytes for entry in self.store.list(self.prefix)}
+
+    @cached_property
+    def _parts(self) -> list[dict[str, Any]]:
+        keys = [entry.key for entry in self.store.list(f"{self.prefix}parts/")]
+        found = []
+        for _, data in self.store.get_many(keys):
+            try:
+                part = json.loads(data or b"")
+            except ValueError:
+                continue
+            if isinstance(part, dict):
+                found.append(part)
+        return found

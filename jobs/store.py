@@ -1,0 +1,36 @@
+"""A store itself: bricks store upgrade"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from jobs.door import DEFAULT_STORE, StoreFlag, VerboseFlag, commands
+
+app = commands("A store itself.")
+
+
+@app.callback()
+def _store() -> None:
+    """A store itself."""
+
+
+@app.command()
+def upgrade(
+    store: StoreFlag = DEFAULT_STORE,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    verbose: VerboseFlag = False,
+) -> None:
+    """Make use of what an earlier version of Bricks left, so that nothing is done, or paid for, again.
+
+    Files stay where they lie. Can be called again at any time.
+    """
+    from bricks_core.pipeline.screen import upgrade_screen
+    from bricks_core.pipeline.upgrade import upgrade as make_items
+    from bricks_core.progress import configure_logging
+    from bricks_core.storage.places import open_store
+
+    configure_logging(verbose)
+    made = make_items(open_store(store), dry_run=dry_run, tell=lambda line: typer.echo(line, err=True))
+    upgrade_screen(made, dry_run=dry_run)
