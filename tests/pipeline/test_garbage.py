@@ -108,10 +108,13 @@ def test_what_a_run_pointed_to_within_the_last_days_stays(store, made):
     for entry in list(store.list("items/")) + list(store.list("artifacts/")):
         age(store, entry.key, 30)
     collect(store, delete=True)
-    assert store.head(old.record) and store.head(artifact_prefix("clip", "d1") + MANIFEST)
+    assert store.head(old.record)
+    assert store.head(artifact_prefix("clip", "d1") + MANIFEST)
     collect(store, delete=True, now=later)
-    assert not store.head(old.record) and not store.head(artifact_prefix("clip", "d1") + MANIFEST)
-    assert store.head(new.record) and store.head(artifact_prefix("clip", "d2") + MANIFEST)
+    assert not store.head(old.record)
+    assert not store.head(artifact_prefix("clip", "d1") + MANIFEST)
+    assert store.head(new.record)
+    assert store.head(artifact_prefix("clip", "d2") + MANIFEST)
     assert [entry.key for entry in store.list(points_place("run"))] == [f"{points_place('run')}00000002.json"]
 
 
@@ -119,12 +122,15 @@ def test_answers_that_cost_money_go_only_when_that_is_asked_for(store, capsys):
     answer = item(store, "answer", cost={"calls": 1, "tokens": 950, "seconds": 2.5}, prompt="what is it?")
     film = item(store, "film", cost={"seconds": 7200}, sha256="a")
     found = collect(store, delete=True, now=later)
-    assert store.head(answer.record) and not store.head(film.record)
+    assert store.head(answer.record)
+    assert not store.head(film.record)
     assert (found.paid["answer"].num, found.paid["answer"].cost["tokens"]) == (1, 950)
     assert found.items["film"].cost == {"seconds": 7200}
     garbage_screen(found, deleted=True)
     screen = capsys.readouterr().out
-    assert "answers of a model" in screen and "2 s, 1 calls, 950 tokens" in screen and "2.0 h" in screen
+    assert "answers of a model" in screen
+    assert "2 s, 1 calls, 950 tokens" in screen
+    assert "2.0 h" in screen
     collect(store, delete=True, paid=True, now=later)
     assert keys(store) == set()
 
@@ -138,7 +144,9 @@ def test_a_pack_stays_while_one_of_its_items_is_reached(store, made):
     in_pack(store, "latent", unused, of="clip/3")
     point("run", store, made("latents", "d1", [(one, used)]))
     collect(store, delete=True, now=later)
-    assert store.head(used) and store.head(one.record) and not store.head(unused)
+    assert store.head(used)
+    assert store.head(one.record)
+    assert not store.head(unused)
     assert len(list(store.list("items/latent/"))) == 1
 
 
@@ -148,7 +156,8 @@ def test_a_pack_stays_for_a_young_item_that_no_artifact_holds_yet(store):
     age(store, pack, 30)
     young = in_pack(store, "latent", pack, of="clip/1")
     collect(store, delete=True)
-    assert store.head(pack) and store.head(young.record)
+    assert store.head(pack)
+    assert store.head(young.record)
 
 
 def test_files_of_reached_items_stay_in_an_artifact_that_is_not(store, made):
@@ -179,7 +188,8 @@ def test_with_no_days_kept_it_waits_for_work_that_is_under_way(store):
             collect(store, delete=True, keep_days=0)
         assert collect(store, keep_days=0).items["film"].num == 1  # only to look is no harm
         collect(store, delete=True)
-        assert store.head(film.record) and list(store.list("claims/"))
+        assert store.head(film.record)
+        assert list(store.list("claims/"))
         claims.release("run/films")
     collect(store, delete=True, keep_days=0)
     assert keys(store) == set()
@@ -194,7 +204,8 @@ def test_what_a_living_claim_is_about_stays(store, made):
         for entry in list(store.list("items/")) + list(store.list("artifacts/")):
             age(store, entry.key, 30)
         collect(store, delete=True)
-        assert store.head(mine.record) and not store.head(other.record)
+        assert store.head(mine.record)
+        assert not store.head(other.record)
         assert store.head("artifacts/train/d9/manifest.json")
 
 

@@ -1,0 +1,175 @@
+"""What a person sees: what is stale and why, who is at a run, what is pending, and commands that can be repeated."""
+
+import json
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from bricks_core.errors import DataError
+from bricks_core.exchange.datasets.dataset import Dataset
+from bricks_core.pipeline import screen as screens
+from bricks_core.pipeline.garbage import Garbage, Swept
+from bricks_core.pipeline.local import run_path
+from bricks_core.pipeline.plan import make_plan
+from bricks_core.pipeline.points import Pointer, point
+from bricks_core.pipeline.screen import artifact_screen, final_screen, garbage_screen, plan_screen, status_screen
+from bricks_core.spec.manifest import Manifest, Try
+from bricks_core.storage.artifacts import MANIFEST, artifact_prefix
+from bricks_core.storage.claims import Claims
+from bricks_core.storage.items import Bundle
+from bricks_core.storage.places import open_store
+
+
+@pytest.fixture
+def store(tmp_path):
+    return open_store(str(tmp_path / "store"))
+
+
+@pytest.fixture
+def narrow(monkeypatch):
+    """A terminal of 60 columns."""
+    monkeypatch.setattr(screens, "_console", lambda: Console(width=60))
+
+
+def pointed(store, stage, digest, **inputs):
+    point("films", store, Pointer(stage=stage, digest=digest, cache_key=digest, spec={}, inputs=inputs))
+
+
+def line(screen, word):
+    return next(each for each in screen.splitlines() if word in each)
+
+
+def test_a_stage_that_was_made_from_another_input_is_stale_and_says_so(store, capsys):
+    pointed(store, "ingest", "a" * 32)
+    pointed(store, "clip", "b" * 32, ingest="a" * 32)
+    pointed(store, "score", "c" * 32, ingest="a" * 32, clip="b" * 32)
+    pointed(store, "clip", "d" * 32, ingest="a" * 32)
+    status_screen(store, None)
+    screen = capsys.readouterr().out
+    assert re.search(r"clip +done +clip/dddddddddddd", screen)
+    assert re.search(r"score +stale +clip has changed since: score/cccccccccccc", screen)
+    assert re.search(r"caption +pending", screen)
+
+
+def test_status_says_who_is_at_a_run(store, capsys):
+    pointed(store, "ingest", "a" * 32)
+    with Claims(store, "bricks run films") as claims:
+        claims.take("run/films")
+        status_screen(store, "films")
+        claims.release("run/films")
+    assert "Run films is under way: bricks run films (process" in capsys.readouterr().out
+    status_screen(store, "films")
+    assert "under way" not in capsys.readouterr().out
+
+
+def test_status_keeps_the_words_of_the_heartbeat(store, capsys):
+    beat = {"state": "running", "done": 3, "total": 9, "unit": "films", "time": "12:00", "note": "a.mp4"}
+    store.put("runs/films/status/ingest.json", json.dumps(beat).encode())
+    status_screen(store, "films")
+    assert "3/9 films, a.mp4, as of 12:00" in capsys.readouterr().out
+
+
+def test_a_run_that_is_not_there_is_a_sentence(store):
+    pointed(store, "ingest", "a" * 32)
+    with pytest.raises(DataError, match=r"has no run film.*films"):
+        status_screen(store, "film")
+
+
+def test_stale_captions_are_not_exported(store):
+    pointed(store, "ingest", "a" * 32)
+    pointed(store, "clip", "b" * 32, ingest="a" * 32)
+    pointed(store, "score", "c" * 32, ingest="a" * 32, clip="b" * 32)
+    pointed(store, "caption", "d" * 32, ingest="a" * 32, clip="b" * 32, score="c" * 32)
+    with pytest.raises(DataError, match="caption is not finished"):  # they would be, if they were there
+        Dataset.of(store, "films")
+    pointed(store, "score", "e" * 32, ingest="a" * 32, clip="b" * 32)
+    with pytest.raises(DataError, match=r"stale \(score has changed since\).*bricks run FILE --until caption"):
+        Dataset.of(store, "films")
+
+
+@pytest.fixture
+def done(store, drawn_films, run_of):
+    run = run_of(drawn_films, score={"held_out_share": 0.4})
+    return run, run_path(run, store, "score")
+
+
+def test_the_next_commands_repeat_what_was_overridden(store, done, capsys):
+    run, manifests = done
+    overrides = ["score.held_out_share=0.4", "caption.forbidden_words=['a b']"]
+    again = """'my run.yaml' --set score.held_out_share=0.4 --set 'caption.forbidden_words=['"'"'a b'"'"']'"""
+    final_screen(Path("my run.yaml"), run, store, manifests, overrides)
+    assert f"bricks run {again} --store {store.uri}\n" in capsys.readouterr().out
+    plan_screen(run, store, make_plan(run, store, "caption"), Path("my run.yaml"), overrides, "caption")
+    assert f"bricks run {again} --store {store.uri} --until caption\n" in capsys.readouterr().out
+
+
+def test_a_plan_with_nothing_to_do_has_no_next_command(store, done, capsys):
+    plan_screen(done[0], store, make_plan(done[0], store, "score"), Path("run.yaml"))
+    assert "Next" not in capsys.readouterr().out
+
+
+def test_plan_and_show_read_no_record_and_no_file_of_an_item(store, done, capsys, monkeypatch):
+    run, manifests = done
+    real, read = type(store).local, []
+
+    def told(self, key, **settings):
+        read.append(key)
+        return real(self, key, **settings)
+
+    monkeypatch.setattr(type(store), "local", told)
+    monkeypatch.setattr(Bundle, "records", lambda self, wanted: pytest.fail("records are read"))
+    plan_screen(run, store, make_plan(run, store, "score"), Path("run.yaml"))
+    artifact_screen(store, "films/clip", 2, False)
+    assert not any(key.startswith("items/") for key in read)
+    screen = capsys.readouterr().out
+    manifest = manifests["clip"]
+    assert f"items     {manifest.num_items}, {manifest.num_item_objects} files" in screen
+    assert "--thorough reads the files of its items" in screen
+
+
+def test_with_thorough_an_altered_file_of_an_item_is_told(store, done):
+    clip = next(entry.key for entry in store.list("items/clip/") if entry.key.endswith(".mp4"))
+    data = bytearray(store.get(clip))
+    data[100] ^= 1
+    store.put(clip, bytes(data))
+    artifact_screen(store, "films/clip", 0, False)
+    with pytest.raises(DataError, match="1 objects are not what the manifest says"):
+        artifact_screen(store, "films/clip", 0, True)
+
+
+def test_what_a_limit_stopped_is_shown_with_its_reason(store, capsys):
+    pending = Try(kind="film", key="a" * 32, reason="It took longer than 60 s.", limits={"ingest.decode_timeout_s": 60})
+    manifest = Manifest(
+        stage="ingest",
+        stage_version=3,
+        digest="a" * 32,
+        spec={},
+        inputs={},
+        code_version="test",
+        tables={},
+        pending=[pending],
+        started_at=datetime.now(UTC),
+        finished_at=datetime.now(UTC),
+    )
+    store.put(artifact_prefix("ingest", "a" * 32) + MANIFEST, manifest.model_dump_json().encode())
+    pointed(store, "ingest", "a" * 32)
+    artifact_screen(store, "films/ingest", 5, False)
+    screen = capsys.readouterr().out
+    assert "1 pending" in screen
+    assert "film/aaaaaaaaaaaa  It took longer than 60 s. (ingest.decode_timeout_s 60)" in screen
+
+
+def test_tables_fit_sixty_columns(store, done, capsys, narrow):
+    pointed(store, "clip", "d" * 32, ingest="a" * 32)
+    status_screen(store, None)
+    cost = {"seconds": 45 * 3600.0, "calls": 48000.0, "tokens": 23_500_000.0}
+    paid = {"answer": Swept(24000, 33_000_000, cost, is_lower_bound=True)}
+    garbage_screen(Garbage(items={"clip": Swept(100_000, 10**11, {"seconds": 1e6})}, paid=paid), deleted=False)
+    screen = capsys.readouterr().out
+    tables = [each for each in screen.splitlines() if each.startswith(" ")]
+    assert max(map(len, tables)) <= 60
+    assert "at least" in screen
+    assert "stale" in screen

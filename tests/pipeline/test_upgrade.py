@@ -1,0 +1,288 @@
+"""bricks store upgrade: a store of schema 1, written here by hand, becomes items, and nothing is done again."""
+
+import hashlib
+import json
+from datetime import UTC, datetime
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from bricks_core.errors import CorruptManifest
+from bricks_core.pipeline.garbage import collect
+from bricks_core.pipeline.local import run_path
+from bricks_core.pipeline.points import read_points
+from bricks_core.pipeline.screen import artifact_screen, upgrade_screen
+from bricks_core.pipeline.upgrade import upgrade
+from bricks_core.spec.items import Item, ItemKey
+from bricks_core.spec.manifest import canonical_json
+from bricks_core.spec.stages import STAGES
+from bricks_core.stages.clip.earlier import found_shots
+from bricks_core.storage.artifacts import Artifact, find_manifest, open_artifact
+from bricks_core.storage.places import open_store
+from bricks_core.video.isolate import Isolation
+
+PATH = ["ingest", "clip", "score"]
+NEW_COLUMNS = {"source_sha256", "item"}
+FOLDERS = {"clips": "clips", "images": "images"}
+NOW = datetime(2026, 1, 1, tzinfo=UTC).isoformat()
+
+
+@pytest.fixture(scope="module")
+def today(tmp_path_factory, drawn_films, run_of):
+    """A run as it is done today: its store and manifests."""
+    store = open_store(str(tmp_path_factory.mktemp("today") / "store"))
+    return store, run_path(run_of(drawn_films), store, "score")
+
+
+class Schema1:
+    """Writes what a run of today has made as schema 1 had it."""
+
+    def __init__(self, store, today, tmp_path):
+        self.store, (self._today, self._manifests), self._tmp = store, today, tmp_path
+        self.digests = {}
+
+    def finished(self, stage):
+        self._write(stage, self._objects(stage), is_finished=True)
+
+    def unfinished(self, stage):
+        self._write(stage, self._objects(stage), is_finished=False)
+
+    def _write(self, stage, made, *, is_finished):
+        tables, objects, put = made
+        spec = self._manifests[stage].spec
+        inputs = {need: self.digests[need] for need in STAGES[stage].needs} or {"sources": "f" * 32}
+        question = {"schema": 1, "stage": stage, "version": 2, "spec": spec, "inputs": inputs}
+        digest = self.digests[stage] = hashlib.sha256(canonical_json(question)).hexdigest()[:32]
+        prefix = f"artifacts/{stage}/{digest}/"
+        for key, path in put:
+            with path as file:
+                self.store.put_file(prefix + key, file)
+        pointer = json.dumps({"stage": stage, "digest": digest, "spec": spec, "inputs": inputs}).encode()
+        self.store.put(f"runs/films/wanted/{stage}.json", pointer)
+        part = {"item": "0" * 16, "rows": tables, "objects": objects}
+        self.store.put(f"{prefix}parts/{'0' * 16}.json", json.dumps(part).encode())
+        if not is_finished:
+            return
+        described = {}
+        for name, rows in tables.items():
+            file = self._tmp / f"{name}.parquet"
+            pq.write_table(pa.Table.from_pylist(rows) if rows else pa.table({"id": pa.array([], pa.string())}), file)
+            stored = self.store.put_file(prefix + file.name, file)
+            objects = [*objects, stored.model_dump() | {"key": file.name}]
+            described[name] = {"key": file.name, "row": name, "num_rows": len(rows)}
+        manifest = {
+            "schema_version": 1,
+            "stage": stage,
+            "stage_version": 2,
+            "digest": digest,
+            "spec": spec,
+            "inputs": inputs,
+            "code_version": "0.1.0",
+            "tables": described,
+            "objects": objects,
+            "started_at": NOW,
+            "finished_at": NOW,
+        }
+        self.store.put(f"{prefix}manifest.json", json.dumps(manifest).encode())
+        self.store.put(f"runs/films/{stage}.json", pointer)
+
+    def _objects(self, stage):
+        """Rows by table without the columns that came later, and files under the keys that they had."""
+        artifact = Artifact(self._today, self._manifests[stage])
+        tables, objects, put = {}, [], []
+        for name, row in STAGES[stage].tables.items():
+            tables[name] = []
+            for each in artifact.rows(name, row):
+                old = each.model_dump(exclude=NEW_COLUMNS)
+                if name in FOLDERS:
+                    suffix = each.key[each.key.rindex(".") :]
+                    old["key"] = f"{name}/{each.id}{suffix}"
+                    objects.append({name: old[name] for name in ("key", "size_bytes", "sha256")})
+                    put.append((old["key"], artifact.local(each.key)))
+                tables[name].append(old)
+        return tables, objects, put
+
+
+@pytest.fixture
+def store(tmp_path):
+    return open_store(str(tmp_path / "store"))
+
+
+@pytest.fixture
+def schema1(store, today, tmp_path):
+    return Schema1(store, today, tmp_path)
+
+
+@pytest.fixture
+def earlier(schema1):
+    """A store that holds the whole run as schema 1 had it."""
+    for stage in PATH:
+        schema1.finished(stage)
+    return schema1
+
+
+@pytest.fixture
+def no_decoder(monkeypatch):
+    """Nothing may be decoded."""
+
+    def refuse(*arguments, **settings):
+        raise AssertionError("a film or clip is decoded")
+
+    monkeypatch.setattr(Isolation, "call", refuse)
+    monkeypatch.setattr("bricks_core.stages.score.stage.measure", refuse)
+
+
+def items(store):
+    found = {}
+    for entry in store.list("items/"):
+        if entry.key.endswith(".json"):
+            _, kind, _, name = entry.key.split("/")
+            item = Item.opened(store.get(entry.key), ItemKey(kind, name.removesuffix(".json")))
+            found[item.item_key] = item
+    return found
+
+
+def answers(store):
+    """What items say, as far as schema 1 knew it."""
+    unknown = {"stored_width_px", "stored_height_px", "first_damaged_frame", "start_s", "colour_matrix"}
+    return {
+        key: {name: each for name, each in item.answer.items() if name not in unknown}
+        for key, item in items(store).items()
+    }
+
+
+def test_the_same_items_come_out_as_of_a_run_of_today(earlier, today):
+    done = upgrade(earlier.store)
+    assert answers(earlier.store) == answers(today[0])
+    assert dict(done.made) == {"film": 2, "shots": 2, "clip": 3, "measures": 3}
+    assert not done.left
+
+
+def test_after_it_a_run_decodes_nothing(earlier, drawn_films, run_of, no_decoder):
+    upgrade(earlier.store)
+    manifests = run_path(run_of(drawn_films), earlier.store, "score")
+    assert manifests["clip"].counts["clips"] == 3
+    clip = open_artifact(earlier.store, "clip", manifests["clip"].digest)
+    keys = [row.key for row in clip.rows("clips", STAGES["clip"].tables["clips"])]
+    assert all(key.startswith(f"artifacts/clip/{earlier.digests['clip']}/clips/") for key in keys)
+
+
+def test_files_that_items_need_stay_when_everything_else_of_schema_1_is_swept(earlier, drawn_films, run_of, no_decoder):
+    upgrade(earlier.store)
+    run = run_of(drawn_films)
+    run_path(run, earlier.store, "score")
+    collect(earlier.store, delete=True, keep_days=0)
+    left = [entry.key.split("/")[3] for entry in earlier.store.list(f"artifacts/clip/{earlier.digests['clip']}/")]
+    assert sorted(left) == ["clips"] * 3 + ["images"] * 3
+    run_path(run, earlier.store, "score")
+
+
+def test_gc_right_after_it_takes_nothing(earlier):
+    upgrade(earlier.store)
+    before = {entry.key for entry in earlier.store.list()}
+    collect(earlier.store, delete=True)
+    assert {entry.key for entry in earlier.store.list()} == before
+
+
+def test_a_second_time_it_finds_all_done(earlier):
+    upgrade(earlier.store)
+    before = {entry.key: entry.etag for entry in earlier.store.list()}
+    again = upgrade(earlier.store)
+    assert not again.made
+    assert again.there["clip"] == 3
+    assert {entry.key: entry.etag for entry in earlier.store.list()} == before
+
+
+def test_a_dry_run_writes_nothing(earlier, capsys):
+    before = {entry.key for entry in earlier.store.list()}
+    upgrade_screen(upgrade(earlier.store, dry_run=True), dry_run=True)
+    assert {entry.key for entry in earlier.store.list()} == before
+    assert "would be made" in capsys.readouterr().out
+
+
+def test_what_a_stage_that_was_not_finished_had_done_is_used_too(schema1, drawn_films, run_of, no_decoder):
+    for stage in PATH:
+        schema1.unfinished(stage)
+    assert upgrade(schema1.store).made["measures"] == 3
+    assert run_path(run_of(drawn_films), schema1.store, "score")["clip"].counts["clips"] == 3
+
+
+def test_a_clip_whose_file_is_gone_is_left_with_the_reason_and_cut_again(earlier, drawn_films, run_of):
+    prefix = f"artifacts/clip/{earlier.digests['clip']}/clips/"
+    gone = next(entry.key for entry in earlier.store.list(prefix))
+    earlier.store.delete([gone])
+    done = upgrade(earlier.store)
+    assert done.made["clip"] == 2
+    assert done.left["clips cut", "its file, or the picture of its middle frame, is gone"] == 1
+    assert run_path(run_of(drawn_films), earlier.store, "clip")["clip"].counts["clips"] == 3
+
+
+def test_a_film_that_could_not_be_read_is_looked_at_again(earlier, store):
+    key = f"artifacts/ingest/{earlier.digests['ingest']}/manifest.json"
+    store.delete([key])  # then its part tells
+    (part,) = [entry.key for entry in store.list(f"artifacts/ingest/{earlier.digests['ingest']}/parts/")]
+    value = json.loads(store.get(part))
+    value["rows"]["videos"][0] |= {"state": "unreadable", "reason": "It took longer than 60 s."}
+    store.put(part, json.dumps(value).encode())
+    done = upgrade(store)
+    assert done.made["film"] == 1
+    assert any("perhaps because of a limit" in why for _, why in done.left)
+
+
+def test_artifacts_older_than_the_last_of_schema_1_are_left(earlier, store):
+    key = f"artifacts/score/{earlier.digests['score']}/manifest.json"
+    store.put(key, json.dumps(json.loads(store.get(key)) | {"stage_version": 1}).encode())
+    done = upgrade(store)
+    assert done.made["measures"] == 0
+    assert any(what == "score artifacts" for what, _ in done.left)
+
+
+def test_an_artifact_that_cannot_be_read_does_not_end_it(earlier, store):
+    store.put(f"artifacts/ingest/{earlier.digests['ingest']}/manifest.json", b"{")
+    done = upgrade(store)
+    assert done.left["ingest artifacts", "the manifest cannot be read"] == 1
+    assert done.made["film"] == 0
+
+
+def test_a_run_points_to_what_it_had_and_it_can_be_shown_and_is_never_built_on(earlier, capsys):
+    upgrade(earlier.store)
+    assert {name: each.digest for name, each in read_points(earlier.store, "films").stages.items()} == earlier.digests
+    artifact_screen(earlier.store, "films/clip", 2, False)
+    screen = capsys.readouterr().out
+    assert "clips: 3 rows" in screen
+    assert "made by an earlier version of Bricks" in screen
+    with pytest.raises(CorruptManifest, match="bricks store upgrade"):
+        find_manifest(earlier.store, "clip", earlier.digests["clip"])
+
+
+def test_a_store_of_today_has_nothing_to_upgrade(today, capsys):
+    upgrade_screen(upgrade(today[0]), dry_run=False)
+    assert "Nothing to upgrade" in capsys.readouterr().out
+
+
+def rows(*shots):
+    return [
+        {"first_frame": first, "end_frame": end, "state": "dropped" if reason else "clip", "reason": reason}
+        for first, end, reason in shots
+    ]
+
+
+@pytest.mark.parametrize(
+    ("shots", "found"),
+    [
+        ([(0, 50, ""), (50, 90, "")], [(0, 50, ""), (50, 90, "")]),
+        ([(0, 50, ""), (50, 55, "too short: 5 frames of at least 15")], [(0, 50, ""), (50, 55, "")]),
+        ([(0, 50, ""), (50, 70, "damaged in the file")], [(0, 50, ""), (50, 70, "damaged in the file")]),
+        ([(0, 100, ""), (100, 160, "")], [(0, 100, ""), (100, 160, "")]),  # no even split of 160 frames
+        ([(0, 60, ""), (60, 120, "")], "whether long ones were split"),
+        ([(0, 10, "damaged in the file"), (10, 80, ""), (80, 150, ""), (150, 220, "")], "whether long ones were split"),
+        ([(0, 50, ""), (50, 90, "The decoder ended without an answer.")], "could not be searched or cut"),
+        ([(0, 50, ""), (60, 90, "")], "do not fill their film"),
+        ([(0, 50, "")], "do not fill their film"),
+    ],
+)
+def test_shots_are_taken_as_they_were_found_only_where_that_is_certain(shots, found):
+    num_frames = 90 if shots[-1][1] <= 90 and found == "do not fill their film" else shots[-1][1]
+    told = found_shots(rows(*shots), num_frames, max_frames=100)
+    assert told == found if isinstance(found, list) else found in told
