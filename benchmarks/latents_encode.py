@@ -1,9 +1,9 @@
-"""How fast the latents stage is: each step alone, and a whole group from H.264 files to a pack.
+"""How fast the latents stage is: each step alone, and several clips from H.264 files to a pack.
 
     python -m benchmarks.latents_encode [--save] [--resolution 360p] [--source 720x1280]
 
 The built-in encoders, on a film drawn here. `codec` and `text` are the encoders alone on data in memory; `group`
-decodes, brings to size, encodes and writes, as a run does.
+decodes, brings to size, encodes and writes clips, as a run does.
 """
 
 from __future__ import annotations
@@ -21,10 +21,9 @@ import torch
 from benchmarks.record import flags, keep
 from bricks_core.models.text_encoder import HashedWords
 from bricks_core.models.vae import PatchDct
-from bricks_core.spec.caption import Caption
-from bricks_core.spec.latents import LatentsSpec
-from bricks_core.stages.latents.encode import Encoders, encode_group
-from bricks_core.stages.latents.groups import Source, group
+from bricks_core.stages.latents.encode import encode_latents
+from bricks_core.stages.latents.sources import Source
+from bricks_core.video.buckets import resolution as resolution_named
 from bricks_core.video.read import Pixels
 from bricks_core.video.write import write_mp4
 
@@ -61,36 +60,32 @@ def measure(folder: Path, resolution: str, height: int, width: int) -> dict[str,
             clip_id="",
             video_id="",
             key="clip.mp4",
+            sha256="",
+            item="",
             num_frames=NUM_FRAMES,
             height_px=height,
             width_px=width,
             fps=25.0,
-            num_words=len(CAPTION.split()),
+            text="",
             kind="video",
             split="train",
         )
         for index in range(NUM_CLIPS)
     ]
-    (pack,) = group(sources, LatentsSpec(resolutions=[resolution], min_scale=0.01)).groups
-    captions = {
-        each.id: Caption(id=each.id, clip_id="", kind="video", status="ok", text=CAPTION, by="") for each in sources
-    }
-    encoders = Encoders(PatchDct(), HashedWords())
-    size = pack.shape.size
+    codec, encoder = PatchDct(), HashedWords()
+    size = resolution_named(resolution).size_for(height, width)
     frames = drawn(16, size.height_px, size.width_px)
-    latents = encoders.codec.encode(frames)
+    latents = codec.encode(frames)
     # Another word in each, or the second caption on would only be looked up.
     texts = [f"{CAPTION} Number {index}." for index in range(32)]
 
     def whole() -> None:
-        encode_group(
-            pack, captions, encoders, lambda key: contextlib.nullcontext(folder / key), folder / "pack.bin", ""
-        )
+        encode_latents(sources, size, codec, lambda each: contextlib.nullcontext(film), folder / "pack.bin")
 
     return {
-        "codec_encode_frames_per_s": rate(lambda: encoders.codec.encode(frames), len(frames)),
-        "codec_decode_frames_per_s": rate(lambda: encoders.codec.decode(latents), len(frames)),
-        "text_captions_per_s": rate(lambda: encoders.text.encode(texts), len(texts)),
+        "codec_encode_frames_per_s": rate(lambda: codec.encode(frames), len(frames)),
+        "codec_decode_frames_per_s": rate(lambda: codec.decode(latents), len(frames)),
+        "text_captions_per_s": rate(lambda: encoder.encode(texts), len(texts)),
         "group_frames_per_s": rate(whole, NUM_CLIPS * NUM_FRAMES),
     }
 

@@ -21,6 +21,7 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -216,8 +217,8 @@ def held_out(latents: Artifact) -> Clips:
     ]
     clips, texts = [], []
     for row in rows:
-        with latents.local(row.pack) as pack:
-            packs = Packs(lambda key, pack=pack: pack)  # type: ignore[misc]
+        with ExitStack() as stack:
+            packs = Packs(lambda key, stack=stack: stack.enter_context(latents.local(key)))  # type: ignore[misc]
             clips.append(torch.from_numpy(packs.window(row, 0, frames, interval)).float().transpose(0, 1))
             texts.append(torch.from_numpy(packs.text(row)).float())
     return Clips(torch.stack(clips), *padded(texts))

@@ -21,7 +21,14 @@ CONTEXT.set_forkserver_preload(["bricks_core.stages.latents.stage"])
 
 
 def encode_apart(
-    uri: str, spec: LatentsSpec, digests: list[str], *, shards: int = 1, kill_at: int = 0, log: Path | None = None
+    uri: str,
+    spec: LatentsSpec,
+    digests: list[str],
+    *,
+    shards: int = 1,
+    kill_at: int = 0,
+    log: Path | None = None,
+    environment: dict[str, str] | None = None,
 ) -> list[int]:
     """Encode in processes that run at the same time. Returns their exit codes.
 
@@ -31,7 +38,16 @@ def encode_apart(
     started = []
     for digest in digests:
         for shard in range(shards):
-            arguments = (uri, spec.model_dump_json(), digest, shard, shards, kill_at, str(log or os.devnull))
+            arguments = (
+                uri,
+                spec.model_dump_json(),
+                digest,
+                shard,
+                shards,
+                kill_at,
+                str(log or os.devnull),
+                environment or {},
+            )
             process = CONTEXT.Process(target=_encode, args=arguments)
             process.start()
             started.append(process)
@@ -40,7 +56,17 @@ def encode_apart(
     return [process.exitcode or 0 for process in started]
 
 
-def _encode(uri: str, spec_json: str, digest: str, shard: int, num_shards: int, kill_at: int, log: str) -> None:
+def _encode(
+    uri: str,
+    spec_json: str,
+    digest: str,
+    shard: int,
+    num_shards: int,
+    kill_at: int,
+    log: str,
+    environment: dict[str, str],
+) -> None:
+    os.environ.update(environment)
     import torch
 
     from bricks_core.models.text_encoder import HashedWords

@@ -38,6 +38,7 @@ from bricks_core.storage.work import Joined, Work
 from bricks_core.video.read import read_rgb
 from bricks_core.video.resize import fit
 from bricks_core.video.write import jpeg, write_mp4
+from tests.s3_server import BUCKET, S3Server
 from tests.stages.latents.apart import encode_apart
 
 SPEC = LatentsSpec(resolutions=["48x80", "24x40"], codec=CodecSpec(chunk_frames=8))
@@ -566,6 +567,32 @@ def test_two_runs_with_some_clips_in_common_encode_each_once_in_shards(world, tm
     codes = encode_apart(world.store.uri, SMALL_PACKS, [first, world.digest], shards=2, log=tmp_path / "log")
     assert codes == [0] * 4
     assert counted(tmp_path / "log") == (ALL_FRAMES + 2 * 21, ALL_TEXTS + 2)
+
+
+def test_two_runs_in_shards_over_s3_encode_each_once(tmp_path, monkeypatch):
+    server = S3Server()
+    server.start()
+    try:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        world = many(World(tmp_path, open_store(f"s3://{BUCKET}/shared")))
+        world.finish_inputs()
+        first = world.digest
+        world.add("green", num_frames=20)
+        world.finish_inputs()
+        codes = encode_apart(
+            world.store.uri,
+            SMALL_PACKS,
+            [first, world.digest],
+            shards=2,
+            log=tmp_path / "log",
+            environment=server.environment,
+        )
+        assert codes == [0] * 4
+        assert counted(tmp_path / "log") == (ALL_FRAMES + 2 * 21, ALL_TEXTS + 2)
+        assert list(world.store.list("claims/")) == []
+    finally:
+        server.kill()
 
 
 @pytest.mark.parametrize("kill_at", [1, 3, 7, 12, 20, 31])
