@@ -94,7 +94,7 @@ class Earlier:
         """
         names = list(names)
         if self.manifest is None:
-            for part in self._parts:
+            for part in self.parts:
                 for row in part.get("rows", {}).get(table, ()):
                     yield {name: row[name] for name in names}
         elif table in self.manifest.tables:
@@ -114,7 +114,7 @@ class Earlier:
     def _files(self) -> dict[str, StoredObject]:
         if self.manifest is not None:
             return {each.key: each for each in self.manifest.objects}
-        parts = (StoredObject.model_validate(each) for part in self._parts for each in part.get("objects", ()))
+        parts = (StoredObject.model_validate(each) for part in self.parts for each in part.get("objects", ()))
         return {each.key: each for each in parts}
 
     @cached_property
@@ -122,7 +122,8 @@ class Earlier:
         return {entry.key: entry.size_bytes for entry in self.store.list(self.prefix)}
 
     @cached_property
-    def _parts(self) -> list[dict[str, Any]]:
+    def parts(self) -> list[dict[str, Any]]:
+        """What the pieces of the work left, as far as it can be read."""
         keys = [entry.key for entry in self.store.list(f"{self.prefix}parts/")]
         found = []
         for _, data in self.store.get_many(keys):

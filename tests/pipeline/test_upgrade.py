@@ -15,12 +15,14 @@ from bricks_core.pipeline.points import read_points
 from bricks_core.pipeline.screen import artifact_screen, upgrade_screen
 from bricks_core.pipeline.upgrade import upgrade
 from bricks_core.spec.items import Item, ItemKey
-from bricks_core.spec.manifest import canonical_json
+from bricks_core.spec.manifest import canonical_json, content_id
 from bricks_core.spec.stages import STAGES
 from bricks_core.stages.clip.earlier import found_shots
 from bricks_core.storage.artifacts import Artifact, find_manifest, open_artifact
-from bricks_core.storage.places import open_store
+from bricks_core.storage.places import list_source, open_store
+from bricks_core.storage.store import SourceFile
 from bricks_core.video.isolate import Isolation
+from tests.s3_server import BUCKET, KEY_ID, SECRET, S3Server
 
 PATH = ["ingest", "clip", "score"]
 NEW_COLUMNS = {"source_sha256", "item"}
@@ -60,8 +62,9 @@ class Schema1:
                 self.store.put_file(prefix + key, file)
         pointer = json.dumps({"stage": stage, "digest": digest, "spec": spec, "inputs": inputs}).encode()
         self.store.put(f"runs/films/wanted/{stage}.json", pointer)
-        part = {"item": "0" * 16, "rows": tables, "objects": objects}
-        self.store.put(f"{prefix}parts/{'0' * 16}.json", json.dumps(part).encode())
+        for item, rows in self._parts(stage, tables).items():
+            part = {"item": item, "rows": rows, "objects": objects if item == "0" * 16 else []}
+            self.store.put(f"{prefix}parts/{item}.json", json.dumps(part).encode())
         if not is_finished:
             return
         described = {}
@@ -86,6 +89,18 @@ class Schema1:
         }
         self.store.put(f"{prefix}manifest.json", json.dumps(manifest).encode())
         self.store.put(f"runs/films/{stage}.json", pointer)
+
+    def _parts(self, stage, tables):
+        """One part is enough, but for ingest, whose parts had the names of their files' contents."""
+        if stage != "ingest":
+            return {"0" * 16: tables}
+        files = {(row["source"], row["name"]): row for row in tables["videos"]}
+        parts = {}
+        for source in {source for source, _ in files}:
+            for file in list_source(source):
+                name = content_id("ingest", source, file.name, file.size_bytes, file.fingerprint())
+                parts[name] = {"videos": [files[source, file.name]], "given": []}
+        return parts
 
     def _objects(self, stage):
         """Rows by table without the columns that came later, and files under the keys that they had."""
@@ -221,7 +236,7 @@ def test_a_clip_whose_file_is_gone_is_left_with_the_reason_and_cut_again(earlier
 def test_a_film_that_could_not_be_read_is_looked_at_again(earlier, store):
     key = f"artifacts/ingest/{earlier.digests['ingest']}/manifest.json"
     store.delete([key])  # then its part tells
-    (part,) = [entry.key for entry in store.list(f"artifacts/ingest/{earlier.digests['ingest']}/parts/")]
+    part = next(entry.key for entry in store.list(f"artifacts/ingest/{earlier.digests['ingest']}/parts/"))
     value = json.loads(store.get(part))
     value["rows"]["videos"][0] |= {"state": "unreadable", "reason": "It took longer than 60 s."}
     store.put(part, json.dumps(value).encode())
@@ -259,6 +274,47 @@ def test_a_run_points_to_what_it_had_and_it_can_be_shown_and_is_never_built_on(e
 def test_a_store_of_today_has_nothing_to_upgrade(today, capsys):
     upgrade_screen(upgrade(today[0]), dry_run=False)
     assert "Nothing to upgrade" in capsys.readouterr().out
+
+
+@pytest.fixture
+def bucket(drawn_films, monkeypatch):
+    """A bucket with the films."""
+    server = S3Server()
+    server.start()
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": KEY_ID,
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL_S3": server.endpoint,
+    }.items():
+        monkeypatch.setenv(name, value)
+    for file in drawn_films.iterdir():
+        server.client.upload_file(str(file), BUCKET, f"films/{file.name}")
+    yield server
+    server.kill()
+
+
+def test_films_in_a_bucket_are_not_read_again(store, bucket, tmp_path, run_of, monkeypatch):
+    run, new = run_of(f"s3://{BUCKET}/films"), open_store(str(tmp_path / "new"))
+    earlier = Schema1(store, (new, run_path(run, new, "clip")), tmp_path)
+    for stage in ("ingest", "clip"):
+        earlier.finished(stage)
+    assert upgrade(store).made["content"] == 2
+    monkeypatch.setattr(SourceFile, "local", lambda self: pytest.fail("a film is read"))
+    run_path(run, store, "clip")
+
+
+def test_a_bucket_that_cannot_be_reached_is_told(store, bucket, tmp_path, run_of):
+    run, new = run_of(f"s3://{BUCKET}/films"), open_store(str(tmp_path / "new"))
+    earlier = Schema1(store, (new, run_path(run, new, "ingest")), tmp_path)
+    earlier.finished("ingest")
+    bucket.client.delete_objects(
+        Bucket=BUCKET, Delete={"Objects": [{"Key": f"films/{name}.mp4"} for name in ("one", "two")]}
+    )
+    bucket.client.delete_bucket(Bucket=BUCKET)
+    done = upgrade(store)
+    assert done.made["film"] == 2
+    assert any(why.startswith("its source cannot be listed") for _, why in done.left)
 
 
 def rows(*shots):
