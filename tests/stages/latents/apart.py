@@ -32,8 +32,8 @@ def encode_apart(
 ) -> list[int]:
     """Encode in processes that run at the same time. Returns their exit codes.
 
-    `digests`: of the inputs, one for each process, or for all shards. `kill_at`: sends SIGKILL before the n-th record.
-    `log`: is given a line for each picture and each text that is encoded.
+    `digests`: of the inputs, one for each process, or for all shards. `kill_at`: sends SIGKILL to the first one
+    before its n-th record. `log`: is given a line for each picture and each text that is encoded.
     """
     started = []
     for digest in digests:
@@ -44,7 +44,7 @@ def encode_apart(
                 digest,
                 shard,
                 shards,
-                kill_at,
+                0 if started else kill_at,
                 str(log or os.devnull),
                 environment or {},
             )

@@ -569,6 +569,21 @@ def test_two_runs_with_some_clips_in_common_encode_each_once_in_shards(world, tm
     assert counted(tmp_path / "log") == (ALL_FRAMES + 2 * 21, ALL_TEXTS + 2)
 
 
+@pytest.mark.parametrize("kill_at", [1, 14])
+def test_when_one_of_two_is_killed_the_other_does_the_rest(world, another, tmp_path, kill_at):
+    many(world).finish_inputs()
+    codes = encode_apart(world.store.uri, SMALL_PACKS, [world.digest] * 2, kill_at=kill_at, log=tmp_path / "log")
+    assert codes[1] == 0
+    assert len(world.recorded()) == 20 + ALL_TEXTS
+    frames, texts = counted(tmp_path / "log")
+    # At most the pack in hand was encoded twice.
+    assert ALL_FRAMES <= frames <= ALL_FRAMES + 5 * 45
+    assert ALL_TEXTS <= texts <= ALL_TEXTS + 1
+    world.encode(SMALL_PACKS)
+    many(another).encode(SMALL_PACKS)
+    assert content(world) == content(another)
+
+
 def test_two_runs_in_shards_over_s3_encode_each_once(tmp_path, monkeypatch):
     server = S3Server()
     server.start()
