@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -91,17 +93,26 @@ class VisionModel:
         for jpeg in jpegs:
             url = "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
             content.append({"type": "image_url", "image_url": {"url": url}})
-        create: Any = self._client.chat.completions.create
         question = {"model": self._spec.model, "messages": [{"role": "user", "content": content}]}
         try:
-            reply = create(**question, **{self._limit: self._spec.max_output_tokens})
+            reply = self._post(question)
         except openai.BadRequestError as error:
             # Newer models know only the one name for the limit, some servers only the other.
             if self._limit != "max_completion_tokens" or "max_completion_tokens" not in str(error):
                 raise
             self._limit = "max_tokens"
-            reply = create(**question, **{self._limit: self._spec.max_output_tokens})
+            reply = self._post(question)
         return _answer(reply, self._spec)
+
+    def _post(self, question: dict[str, Any]) -> Any:
+        # The client's own method for this walks through the types of every field of question and reply: as much CPU
+        # again as all the rest of a call.
+        body = question | {self._limit: self._spec.max_output_tokens}
+        reply = self._client.post("/chat/completions", body=body, cast_to=object)
+        if isinstance(reply, str):  # the server does not say that it is JSON
+            with suppress(ValueError):
+                return json.loads(reply)
+        return reply
 
     def _told(self, error: openai.OpenAIError) -> Answer:
         """A refusal of this one question as an answer; everything else is raised as one of ours."""
@@ -155,24 +166,39 @@ def _ours(error: openai.OpenAIError, words: str, server: str, spec: CaptionSpec)
 
 def _answer(reply: Any, spec: CaptionSpec) -> Answer:
     """A reply of the chat completions protocol as an Answer; servers differ in what they leave out."""
-    usage = getattr(reply, "usage", None)
+    usage = _part(reply, "usage")
     answer = Answer(
-        model=getattr(reply, "model", None) or spec.model,
-        prompt_tokens=getattr(usage, "prompt_tokens", None) or 0,
-        output_tokens=getattr(usage, "completion_tokens", None) or 0,
+        model=_text(reply, "model") or spec.model,
+        prompt_tokens=_number(usage, "prompt_tokens"),
+        output_tokens=_number(usage, "completion_tokens"),
     )
-    choices = getattr(reply, "choices", None)
-    if not choices:
+    choices = _part(reply, "choices")
+    if not isinstance(choices, list) or not choices:
         return answer.model_copy(update={"refused": "the server gave no answer"})
-    message, finish = choices[0].message, choices[0].finish_reason
+    message, finish = _part(choices[0], "message"), _part(choices[0], "finish_reason")
     refused = ""
-    if refusal := getattr(message, "refusal", None):
+    if refusal := _text(message, "refusal"):
         refused = f"the model refused: {refusal}"
     elif finish == "content_filter":
         refused = "the server's content filter held the answer back"
     elif finish == "length":
         refused = f"the answer was cut off at max_output_tokens, {spec.max_output_tokens}"
-    return answer.model_copy(update={"text": message.content or "", "refused": refused})
+    return answer.model_copy(update={"text": _text(message, "content"), "refused": refused})
+
+
+def _part(reply: Any, name: str) -> Any:
+    """A field of what a server sent, whatever that is."""
+    return reply.get(name) if isinstance(reply, dict) else None
+
+
+def _text(reply: Any, name: str) -> str:
+    found = _part(reply, name)
+    return found if isinstance(found, str) else ""
+
+
+def _number(reply: Any, name: str) -> int:
+    found = _part(reply, name)
+    return found if isinstance(found, int) else 0
 
 
 def _words(error: openai.OpenAIError) -> str:

@@ -49,6 +49,7 @@ class Server:
     """The question, and how many came before -> status and body."""
     questions: list[Question] = field(default_factory=list)
     most_at_once: int = 0
+    content_type: str = "application/json"
     _now: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -95,7 +96,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
             status, reply = told.reply(Question(self.path, self.headers["Authorization"], body))
             data = json.dumps(reply).encode()
             self.send_response(status)
-            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Type", told.content_type)
             self.send_header("Content-Length", str(len(data)))
             self.send_header("retry-after-ms", "1")  # tests need not wait
             self.end_headers()

@@ -123,10 +123,17 @@ def test_a_server_that_knows_only_the_older_name_of_the_limit_is_asked_with_it(s
     assert ["max_tokens" in question.body for question in server.questions] == [False, True, True]
 
 
-@pytest.mark.parametrize("body", [{}, {"choices": []}, {"choices": None, "usage": None}])
+def test_a_server_that_does_not_say_that_it_sends_json_is_understood(server, replies):
+    server.content_type = "text/plain"
+    assert ask().text == replies.SENTENCES
+
+
+@pytest.mark.parametrize("body", [{}, {"choices": []}, {"choices": None, "usage": None}, [], {"choices": [None]}])
 def test_a_server_that_leaves_things_out_gives_no_answer_rather_than_an_error_of_ours(server, body):
     server.answer = lambda *_: (200, body)
-    assert ask().refused == "the server gave no answer"
+    answer = ask()
+    assert answer.text == ""
+    assert answer.refused == ("" if body == {"choices": [None]} else "the server gave no answer")
 
 
 def test_a_choice_without_a_message_text_is_empty(server):
