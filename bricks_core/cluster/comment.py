@@ -113,7 +113,7 @@ def _whose_code(job: EvaluationJob, report: Report) -> Iterator[str]:
     elif asked:
         why = "the image is not of this commit"
     else:
-        why = "the same question was answered before (--any-code)"
+        why = "the same was evaluated before (--any-code)"
     known = f"`{_code(commit)}`" if commit else f"version {_plain(made_by)}"
     yield f"⚠️ The samples were made by {known}: {why}."
     yield ""

@@ -49,7 +49,7 @@ class Asked:
     sha: str
     """The commit, at least its first seven digits."""
     suite: str = "default"
-    """Names the questions, where a CI asks several of one commit."""
+    """Names the evaluation, where a CI wants several of one commit."""
     attempt: int = 1
     image_digest: str = ""
     """Of the evaluate image: sha256:…; empty: as the profile says."""

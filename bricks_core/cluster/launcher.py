@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from bricks_core.spec.cluster import ClusterProfile
 from bricks_core.spec.manifest import canonical_json
 from bricks_core.spec.run import BrickRun
 from bricks_core.spec.stages import until
+from bricks_core.spec.strict import what_of
 
 Object = dict[str, Any]
 """A Kubernetes object as its API writes it."""
@@ -23,8 +25,10 @@ Object = dict[str, Any]
 RUN_LABEL = "bricks.dev/run"
 STAGE_LABEL = "bricks.dev/stage"
 ATTEMPT_LABEL = "bricks.dev/attempt"
-QUESTION_ANNOTATION = "bricks.dev/question"
-"""What the child was made to answer: see `Task.question`."""
+CACHE_KEY_ANNOTATION = "bricks.dev/cache-key"
+"""What the child was made for: see `Task.cache_key`."""
+WORK_ANNOTATION = "bricks.dev/work"
+"""What the child is to do, told apart from all other work: see `Task.work`."""
 CIRCUMSTANCES_ANNOTATION = "bricks.dev/circumstances"
 """See `Task.circumstances`."""
 
@@ -55,25 +59,34 @@ class Task:
     """For `train`: only look whether the nodes are fit for it."""
     image: str = ""
     """Of its pods; empty: the profile's for the stage."""
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    """What stands for the finished artifacts in the stage's cache key, by stage; empty where nobody has looked."""
 
     @property
     def workload_name(self) -> str:
         return self.name or f"{self.run.name}-{self.stage}-a{self.attempt}"
 
     @property
-    def question(self) -> str:
-        """Names what the child is to answer: the settings of its stage and of those before it.
+    def cache_key(self) -> str:
+        """Names what the child is for, as far as the run file tells: the settings of its stage and of those before it
+        that change an answer.
 
-        A child with another question works on something that nobody asks for any more.
+        A child with another one works on something that nobody asks for any more. What only says how an answer is got
+        is not in it, so that a change of it leaves alone what runs.
         """
-        specs = {stage.name: self.run.stage_spec(stage.name).model_dump(mode="json") for stage in until(self.stage)}
-        return _hash(specs)
+        return _hash({stage.name: what_of(self.run.stage_spec(stage.name)) for stage in until(self.stage)})
+
+    @property
+    def work(self) -> str:
+        """Names what the child is to do, the artifacts that it reads included: equal for runs that ask for the same."""
+        return _hash([self.cache_key, dict(self.inputs)])
 
     @property
     def circumstances(self) -> str:
-        """Names what the child was given to work with, beside its question: when that changes, it may try again."""
+        """Names what the child was given to work with, beside its cache key: when that changes, it may try again."""
         profile = self.profile.model_dump(mode="json", by_alias=True)
-        return _hash([self.question, self.run.spec.cluster.model_dump(mode="json"), profile])
+        spec = self.run.stage_spec(self.stage).model_dump(mode="json")
+        return _hash([self.cache_key, spec, self.run.spec.cluster.model_dump(mode="json"), profile])
 
 
 def _hash(value: Any) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from bricks_core.cluster.launcher import (
     ATTEMPT_LABEL,
+    CACHE_KEY_ANNOTATION,
     CIRCUMSTANCES_ANNOTATION,
-    QUESTION_ANNOTATION,
     RUN_LABEL,
     STAGE_LABEL,
+    WORK_ANNOTATION,
     Object,
     Task,
 )
@@ -40,7 +41,8 @@ def metadata(task: Task, *, queued: bool = True) -> Object:
     return {
         "name": task.workload_name,
         "labels": labels(task) | ({QUEUE_LABEL: queue} if queue else {}),
-        "annotations": {QUESTION_ANNOTATION: task.question, CIRCUMSTANCES_ANNOTATION: task.circumstances},
+        "annotations": {CACHE_KEY_ANNOTATION: task.cache_key, CIRCUMSTANCES_ANNOTATION: task.circumstances}
+        | ({WORK_ANNOTATION: task.work} if task.owner else {}),
     } | owners(task)
 
 

@@ -16,6 +16,7 @@ from bricks_core.errors import DataError, TryLater, UsageError, nearest
 from bricks_core.pipeline.plan import differences
 from bricks_core.spec.run import BrickRun
 from bricks_core.spec.stages import STAGES
+from bricks_core.spec.strict import what_of
 
 KIND = "BrickRun"
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
@@ -29,7 +30,7 @@ class Submitted:
     changes: list[str]
     """Fields that are different now, as "train.precision: float32 → bfloat16"."""
     reruns: list[str]
-    """Stages that have another question now: finished ones too run again, unless the store knows the answer."""
+    """Stages whose answers may be others now: finished ones too run again, unless the store has what is asked for."""
 
 
 def submit(cluster: Cluster, run: BrickRun) -> Submitted:
@@ -171,32 +172,36 @@ def _change(cluster: Cluster, found: Object, run: BrickRun, document: Object) ->
             f"BrickRun {run.name} was cancelled, for good. kubectl delete brickrun {run.name}, then submit again: what "
             "is finished is found in the store."
         )
-    before, after = _resolved(found, run), run.spec.model_dump(mode="json")
-    changes = list(differences(before, after))
+    before = _readable(found, run)
+    was = before.spec.model_dump(mode="json") if before else found["spec"]
+    changes = list(differences(was, run.spec.model_dump(mode="json")))
     if not changes:
         return Submitted("unchanged", [], [])
     change = merge_patch(found["spec"], document["spec"])
     # Only what was read is changed: whoever was faster than us is read again.
     version = {"resourceVersion": found["metadata"]["resourceVersion"]}
     cluster.patch(KIND, run.name, {"metadata": version, "spec": change})
-    return Submitted("changed", changes, list(_reruns(before, after)))
+    return Submitted("changed", changes, list(_reruns(before, run)))
 
 
-def _resolved(found: Object, run: BrickRun) -> Any:
-    """The spec that is there with every default written out; as it is, where this version cannot read it."""
+def _readable(found: Object, run: BrickRun) -> BrickRun | None:
+    """The run that is there; None where this version cannot read it."""
     document = {"apiVersion": run.apiVersion, "kind": run.kind, "metadata": {"name": run.name}, "spec": found["spec"]}
     try:
-        return BrickRun.model_validate(document).spec.model_dump(mode="json")
+        return BrickRun.model_validate(document)
     except ValidationError:
-        return found["spec"]
+        return None
 
 
-def _reruns(before: Any, after: Any) -> Iterator[str]:
+def _reruns(before: BrickRun | None, after: BrickRun) -> Iterator[str]:
     moved: set[str] = set()
     for stage in STAGES.values():
-        if after.get(stage.name) is None:
+        now = getattr(after.spec, stage.name)
+        if now is None:
             continue
-        if before.get(stage.name) != after.get(stage.name) or moved.intersection(stage.needs):
+        was = getattr(before.spec, stage.name) if before else None
+        is_another = was is None or what_of(was) != what_of(now)
+        if is_another or moved.intersection(stage.key_inputs):
             moved.add(stage.name)
             yield stage.name
 

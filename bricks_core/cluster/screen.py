@@ -13,6 +13,7 @@ from rich.text import Text
 
 from bricks_core.cluster.launcher import Object
 from bricks_core.cluster.runs import Submitted, condition, current_stage, why_so
+from bricks_core.spec.stages import STAGES
 
 _COLOURS = {
     "Succeeded": "green",
@@ -84,9 +85,7 @@ def submitted_screen(name: str, namespace: str, came: Submitted, flags: str = ""
             console.print(f"Run {name} is changed:", soft_wrap=True, highlight=False)
             for each in came.changes:
                 console.print(f"  {each}", soft_wrap=True, highlight=False, markup=False)
-            again = ", ".join(came.reruns)
-            said = f"Other questions now: {again}." if again else "No stage has another question: nothing runs again."
-            console.print(said, soft_wrap=True, highlight=False)
+            console.print(_what_runs_again(came), soft_wrap=True, highlight=False)
     next_commands(
         [
             (f"bricks status {name} --cluster{flags}", "how far it is, and why it waits"),
@@ -98,6 +97,15 @@ def submitted_screen(name: str, namespace: str, came: Submitted, flags: str = ""
         ],
         console,
     )
+
+
+def _what_runs_again(came: Submitted) -> str:
+    if came.reruns:
+        return f"To be made anew, but for what the store has: {', '.join(came.reruns)}."
+    # A stage's field that changes no answer may be a limit.
+    limits = any(change.partition(".")[0] in STAGES for change in came.changes)
+    said = "No answer is another one: nothing runs again"
+    return f"{said}, but what a changed limit had stopped." if limits else f"{said}."
 
 
 def next_commands(commands: list[tuple[str, str]], console: Console | None = None) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from bricks_core.cluster.api import Cluster, NotThere
-from bricks_core.cluster.launcher import QUESTION_ANNOTATION, Object, Observation
+from bricks_core.cluster.launcher import CACHE_KEY_ANNOTATION, Object, Observation
 from bricks_core.cluster.launchers import launcher_of
 from bricks_core.cluster.metadata import JOB_UID_LABEL, QUEUE_LABEL
 from bricks_core.errors import ClusterDenied, ClusterUnavailable, DataError, TryLater
@@ -90,7 +90,7 @@ def wait_for_workload(
     `seen` hears of the workload when it is there for the first time.
 
     Raises:
-        DataError: there is none of that name, or one that asks something else.
+        DataError: there is none of that name, or one that is for other work.
         TryLater: it was deleted meanwhile, or is not at its end in time.
     """
     kind, name = asked["kind"], asked["metadata"]["name"]
@@ -110,7 +110,7 @@ def wait_for_workload(
         if uid and workload["metadata"]["uid"] != uid:
             raise TryLater(f"{kind} {name} was deleted before it was at its end, and another one has its name.")
         if not uid:
-            _check_same_question(workload, asked)
+            _check_same_work(workload, asked)
             uid = workload["metadata"]["uid"]
             seen(workload)
         now = observe(cluster, workload)
@@ -166,12 +166,12 @@ def _belongs(pod: Object, workload: Object) -> bool:
     return not uids or workload["metadata"]["uid"] in uids
 
 
-def _check_same_question(found: Object, asked: Object) -> None:
-    question = asked["metadata"].get("annotations", {}).get(QUESTION_ANNOTATION)
-    there = found["metadata"].get("annotations", {}).get(QUESTION_ANNOTATION)
-    if question != there:
+def _check_same_work(found: Object, asked: Object) -> None:
+    wanted = asked["metadata"].get("annotations", {}).get(CACHE_KEY_ANNOTATION)
+    there = found["metadata"].get("annotations", {}).get(CACHE_KEY_ANNOTATION)
+    if wanted != there:
         raise DataError(
-            f"{found['kind']} {found['metadata']['name']} in the cluster asks something else than the file (another "
+            f"{found['kind']} {found['metadata']['name']} in the cluster is for other work than the file (another "
             "run file under the same name): delete it, or render with another --suite or --attempt."
         )
 

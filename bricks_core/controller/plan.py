@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from bricks_core.cluster.launcher import (
+    CACHE_KEY_ANNOTATION,
     CIRCUMSTANCES_ANNOTATION,
-    QUESTION_ANNOTATION,
     Failure,
     Launcher,
     Object,
@@ -24,8 +24,10 @@ from bricks_core.cluster.launcher import (
 )
 from bricks_core.controller.heartbeats import Heartbeat
 from bricks_core.controller.retries import Decision, Try, decide
+from bricks_core.controller.same_work import OtherChild, key_inputs, live_elsewhere, taken_over
 from bricks_core.controller.status import StageState
 from bricks_core.errors import SpecError
+from bricks_core.pipeline.points import Pointer
 from bricks_core.pipeline.resolve import Address
 from bricks_core.spec.cluster import ClusterProfile
 from bricks_core.spec.manifest import Manifest
@@ -34,6 +36,9 @@ from bricks_core.spec.stages import STAGES
 
 ENDED_ANNOTATION = "bricks.dev/ended"
 """How a child ended, as it was when that was acted upon: its pods may go with their nodes, and their exit codes too."""
+NOT_YET = datetime.max.replace(tzinfo=UTC)
+SETTLING_S = 60.0
+"""A child that has not begun gives way to another run's of the same work for so long after it was made."""
 LOOK_AGAIN_S = 20.0
 """While something runs: its progress is told in the store, of which no event comes."""
 
@@ -70,8 +75,9 @@ class Child:
         return str(self.workload["metadata"]["uid"])
 
     @property
-    def question(self) -> str:
-        return annotation(self.workload, QUESTION_ANNOTATION)
+    def cache_key(self) -> str:
+        """Empty: a controller of an earlier version made it, which wrote none."""
+        return annotation(self.workload, CACHE_KEY_ANNOTATION)
 
     @property
     def circumstances(self) -> str:
@@ -133,8 +139,13 @@ class World:
     None: the store cannot be asked."""
     heartbeats: Sequence[Heartbeat] = ()
     """Of the stage that runs."""
-    pointed: frozenset[str] = frozenset()
-    """Digests that the run is known to point to."""
+    pointed: Mapping[str, Pointer] = field(default_factory=dict)
+    """What the run is known to point to, by stage."""
+    others: Sequence[OtherChild] | None = None
+    """Other runs' children that do, or did, the work of the first stage that is not done. None: nobody has looked for
+    them; where it matters, the plan says so (`Plan.asks`)."""
+    asked_at: datetime = NOT_YET
+    """Since when the run asks for that work, as far as is known: never earlier than it did."""
     kinds: frozenset[str] = frozenset({"Job"})
     """Kinds of workloads that this cluster has."""
     trouble: Trouble | None = None
@@ -195,6 +206,8 @@ class Turn:
     """Nothing of it is left alive."""
     trouble: Trouble | None = None
     again_s: float | None = None
+    asks: Task | None = None
+    """See Plan.asks."""
 
 
 @dataclass(frozen=True)
@@ -208,6 +221,8 @@ class Plan:
     """Of the first that is not done; None: all are, or nothing can be said."""
     again_s: float | None = None
     """Look again after so many seconds, whatever happens."""
+    asks: Task | None = None
+    """Whose work other runs' children may have under way: to be looked for, and planned again (World.others)."""
 
 
 LauncherFor = Callable[[BrickRun, ClusterProfile, str], Launcher]
@@ -228,14 +243,14 @@ def plan(world: World, launcher_for: LauncherFor) -> Plan:
     if world.finished is None:
         return _without_store(world, wanted)
     points: list[Action] = [
-        Point(address) for address, _ in world.finished.values() if address.digest not in world.pointed
+        Point(address) for name, (address, _) in world.finished.items() if world.pointed.get(name) != address.pointer()
     ]
     first = [*points, *_idle(world, tuple(world.finished))]
     stage = next((name for name in wanted if name not in world.finished), None)
     if stage is None:
         return Plan(first, wanted)
     turn = _turn(world, stage, launcher_for)
-    return Plan([*first, *turn.actions], wanted, turn, turn.again_s)
+    return Plan([*first, *turn.actions], wanted, turn, turn.again_s, turn.asks)
 
 
 def stages_of(run: BrickRun) -> tuple[str, ...]:
@@ -300,6 +315,12 @@ def _turn(world: World, stage: str, launcher_for: LauncherFor) -> Turn:
         )
     live = next((child for child in reversed(mine) if child.is_live), None)
     if live is not None:
+        if _may_give_way(live, world.now):
+            if world.others is None:
+                return Turn(stage, "Waiting", "Created", "", child=live, is_over=False, asks=task)
+            first = live_elsewhere(world.others)
+            if first is not None and first.age_order < (live.created_at, live.name):
+                return _same_work(stage, first, [_delete(live, "SameWork")])
         state: StageState = "Running" if live.observation.state == "running" else "Waiting"
         reason, message = live.observation.reason, live.observation.message
         again_s = LOOK_AGAIN_S if state == "Running" else None
@@ -335,19 +356,39 @@ def _task(world: World, stage: str, mine: Sequence[Child]) -> Task:
         attempt=1 + max((child.attempt for child in mine), default=0),
         owner=Owner(metadata["name"], metadata["uid"]),
         excluded_nodes=tuple(sorted(bad_nodes)),
+        inputs=key_inputs(STAGES[stage], world.finished or {}),
     )
 
 
+def _may_give_way(child: Child, now: datetime) -> bool:
+    """Whether a child may leave its work to another run's that was there before it: two controllers, or two looks, may
+    have made both at the same moment."""
+    seen = child.observation
+    has_begun = seen.state != "waiting" or seen.num_active or seen.num_succeeded or seen.num_failed
+    return not has_begun and now - child.created_at < timedelta(seconds=SETTLING_S)
+
+
+def _same_work(stage: str, other: OtherChild, actions: list[Action]) -> Turn:
+    message = (
+        f"{stage}: run {other.run} has the same work under way ({other.name}); what comes of it is taken when it is "
+        "there."
+    )
+    return Turn(stage, "Waiting", "SameWork", message, actions, again_s=LOOK_AGAIN_S)
+
+
 def _stale(world: World, stage: str, task: Task) -> list[Delete]:
-    """Live children that must not be: of a later stage, with another question, or a second one of the stage."""
+    """Live children that must not be: of a later stage, with another cache key, or a second one of the stage.
+
+    One without a cache key is of an earlier version's controller: it is left to come to its end.
+    """
     later = list(STAGES)[list(STAGES).index(stage) + 1 :]
     newest = max((child.attempt for child in world.children if child.stage == stage and child.is_live), default=0)
     stale = []
     for child in world.children:
         if not child.is_live or (child.stage != stage and child.stage not in later):
             continue
-        if child.stage in later or child.question != task.question:
-            stale.append(_delete(child, "QuestionChanged"))
+        if child.stage in later or child.cache_key not in ("", task.cache_key):
+            stale.append(_delete(child, "SettingsChanged"))
         elif child.attempt < newest:
             stale.append(_delete(child, "Duplicate"))
     return stale
@@ -387,7 +428,9 @@ def _stopping(world: World, stage: str) -> Turn:
         message = f"{stage}: {left[0].name} is being stopped; what it has finished is kept."
         return Turn(stage, "Waiting", "Stopping", message, actions, left[0], is_over=False, again_s=LOOK_AGAIN_S)
     if world.run.spec.cancel:
-        message = "The run was cancelled (spec.cancel). What is finished is kept; a run that asks the same finds it."
+        message = (
+            "The run was cancelled (spec.cancel). What is finished is kept; a run that asks for the same finds it."
+        )
         return Turn(stage, "Waiting", "Cancelled", message)
     return Turn(stage, "Waiting", "Suspended", "The run is suspended: set spec.suspend to false to go on from here.")
 
@@ -436,6 +479,16 @@ def _creating(
         return Turn(stage, "Waiting", trouble.reason, trouble.message, [], last, decision, trouble=trouble)
     if world.trouble is not None:
         return Turn(stage, "Waiting", world.trouble.reason, world.trouble.message, [], last, decision)
+    if world.others is None:
+        return Turn(stage, "Waiting", "Creating", "", child=last, decision=decision, asks=task)
+    assert world.finished is not None
+    address = taken_over(task.run, STAGES[stage], world.finished, world.others, world.asked_at)
+    if address is not None and world.pointed.get(stage) != address.pointer():
+        message = f"{stage}: another run has made the same at the same time; that is taken."
+        return Turn(stage, "Waiting", "SameWork", message, [Point(address)], last, decision)
+    other = live_elsewhere(world.others)
+    if other is not None:
+        return _same_work(stage, other, [])
     message = f"{stage}: {task.workload_name} is being created."
     actions = [*_notes(mine), Create(task, objects)]
     return Turn(stage, "Waiting", "Creating", message, actions, last, decision, is_over=False)

@@ -15,7 +15,14 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from bricks_core.cluster.api import AlreadyThere, Changed, Cluster, NotThere
-from bricks_core.cluster.launcher import ATTEMPT_LABEL, RUN_LABEL, STAGE_LABEL, Object
+from bricks_core.cluster.launcher import (
+    ATTEMPT_LABEL,
+    RUN_LABEL,
+    STAGE_LABEL,
+    WORK_ANNOTATION,
+    Object,
+    Task,
+)
 from bricks_core.cluster.launchers import launcher_for, launcher_of
 from bricks_core.cluster.metadata import JOB_UID_LABEL, QUEUE_LABEL
 from bricks_core.cluster.observe import NOT_DONE, has_ended
@@ -30,14 +37,16 @@ from bricks_core.controller.plan import (
     Point,
     Trouble,
     World,
+    annotation,
     child_place,
     plan,
     time_of,
 )
 from bricks_core.controller.report import events, report
+from bricks_core.controller.same_work import OtherChild
 from bricks_core.controller.status import RunStatus, read_status
-from bricks_core.errors import BricksError, ClusterDenied, SpecError
-from bricks_core.pipeline.points import point
+from bricks_core.errors import BricksError, ClusterDenied, CorruptManifest, SpecError
+from bricks_core.pipeline.points import Pointer, point, read_pointer
 from bricks_core.pipeline.resolve import Address, finished
 from bricks_core.spec.cluster import ClusterProfile
 from bricks_core.spec.manifest import Manifest
@@ -51,6 +60,9 @@ WORKLOADS = ("Job", "PyTorchJob", "TrainJob")
 """Kinds of objects that run a stage."""
 MAX_CREATES = 4
 """At the same time, over all runs."""
+NUM_LOCKS = 64
+"""For work that runs have in common; more would only let more runs that have nothing to do with each other look at the
+same moment."""
 MAX_ROUNDS = 6
 MAX_KEPT = 4096
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 1.0, 300.0
@@ -82,7 +94,9 @@ class Reconciler:
         self._now = now
         self._creating = threading.BoundedSemaphore(MAX_CREATES)
         self._failures: dict[str, int] = {}
-        self._pointed: set[tuple[str, str, str]] = set()
+        self._pointed: dict[str, dict[str, Pointer]] = {}
+        self._asked: dict[str, tuple[str, datetime]] = {}
+        self._same_work = [threading.Lock() for _ in range(NUM_LOCKS)]
         self._manifests: dict[str, tuple[str, Manifest]] = {}
         self._kinds: dict[str, tuple[bool, float]] = {}
         self._beats: dict[tuple[str, str], tuple[float, list[Heartbeat]]] = {}
@@ -126,13 +140,74 @@ class Reconciler:
             raw = self.cluster.get("BrickRun", name)
             world = self._gather(raw, trouble)
             planned = plan(world, launcher_for)
-            if not planned.actions or trouble is not None:
+            if planned.asks is None:
+                trouble, is_over = self._act_if_any(world, planned, trouble)
+            else:
+                # Nobody else may create the same between our looking for it and our creating it.
+                with self._same_work[int(planned.asks.work, 16) % NUM_LOCKS]:
+                    others, asked_at = self._others(raw, planned.asks), self._asked_at(raw, planned.asks)
+                    world = replace(world, others=others, asked_at=asked_at)
+                    planned = plan(world, launcher_for)
+                    trouble, is_over = self._act_if_any(world, planned, trouble)
+            if is_over:
                 break
-            trouble = self._act(world, planned)
         else:
             return None, FIRST_BACKOFF_S
         self._tell(world, planned)
         return world.trouble, planned.again_s
+
+    def _act_if_any(self, world: World, planned: Plan, trouble: Trouble | None) -> tuple[Trouble | None, bool]:
+        """Do what is planned, unless something was in the way before. The second: whether nothing was to do."""
+        if not planned.actions or trouble is not None:
+            return trouble, True
+        return self._act(world, planned), False
+
+    def _others(self, raw: Object, task: Task) -> list[OtherChild]:
+        """Other runs' children that do the same work, or have done it well."""
+        found = []
+        for kind in self.workload_kinds():
+            for workload in self.cluster.list(kind, labels={STAGE_LABEL: task.stage}):
+                owner = _run_that_owns(workload)
+                is_same = annotation(workload, WORK_ANNOTATION) == task.work
+                # One of an earlier run of this name is about to go with it.
+                if not is_same or owner is None or owner == raw["metadata"]["name"]:
+                    continue
+                place = child_place(owner, workload)
+                if place is None:
+                    continue
+                child = Child(workload, *place, launcher_of(workload).observe(workload, []))
+                if child.is_live:
+                    found.append(OtherChild(owner, child.name, child.created_at, "live"))
+                elif child.observation.state == "succeeded":
+                    left = self._left_by(owner, task.stage)
+                    found.append(OtherChild(owner, child.name, child.created_at, "succeeded", left))
+        return found
+
+    def _left_by(self, run: str, stage: str) -> tuple[Pointer, Manifest] | None:
+        """What a run points to for a stage, if it is there."""
+        pointer = read_pointer(self.store, run, stage)
+        if pointer is None:
+            return None
+        try:
+            manifest = self._find(self.store, stage, pointer.digest)
+        except CorruptManifest:
+            return None
+        return None if manifest is None else (pointer, manifest)
+
+    def _asked_at(self, raw: Object, task: Task) -> datetime:
+        """Since when a run asks for some work: since it is there, if it was never changed; else since this process has
+        first seen it ask."""
+        meta = raw["metadata"]
+        created_at = time_of(meta.get("creationTimestamp"))
+        if created_at is not None and int(meta.get("generation") or 0) <= 1:
+            return created_at
+        work, since = self._asked.get(meta["uid"], ("", self._now()))
+        if work != task.work:
+            if len(self._asked) >= MAX_KEPT:
+                self._asked.clear()
+            since = self._now()
+            self._asked[meta["uid"]] = task.work, since
+        return since
 
     def _gather(self, raw: Object, trouble: Trouble | None) -> World:
         """What there is. The store is asked after the cluster, see World.finished."""
@@ -161,7 +236,7 @@ class Reconciler:
             children=children,
             finished=done,
             heartbeats=beats,
-            pointed=frozenset(digest for of, _, digest in self._pointed if of == uid),
+            pointed=dict(self._pointed.get(uid, {})),
             kinds=frozenset(self.workload_kinds()),
             trouble=trouble,
         )
@@ -200,7 +275,7 @@ class Reconciler:
         return known
 
     def _find(self, store: Store, stage: str, digest: str) -> Manifest | None:
-        """As find_manifest, without the list of objects, which may be long; read once for as long as it is the same."""
+        """As find_manifest, without the list of objects; read once for as long as it is the same."""
         entry = store.head(artifact_prefix(stage, digest) + MANIFEST)
         if entry is None:
             return None
@@ -235,8 +310,11 @@ class Reconciler:
             try:
                 match action:
                     case Point(address):
-                        point(name, self.store, address.pointer())
-                        self._pointed.add((uid, address.stage.name, address.digest))
+                        pointer = address.pointer()
+                        point(name, self.store, pointer)
+                        if uid not in self._pointed and len(self._pointed) >= MAX_KEPT:
+                            self._pointed.clear()
+                        self._pointed.setdefault(uid, {})[pointer.stage] = pointer
                     case Delete():
                         log.info("%s: deleting %s", action.reason, action.name, extra=_fields(name, action.name))
                         self.cluster.delete(action.kind, action.name, uid=action.uid)
@@ -358,9 +436,15 @@ def _owned_by(obj: Object, uid: str) -> bool:
     return any(owner.get("uid") == uid for owner in obj["metadata"].get("ownerReferences") or ())
 
 
+def _run_that_owns(obj: Object) -> str | None:
+    """Name of the BrickRun that a child goes with."""
+    owners = obj["metadata"].get("ownerReferences") or ()
+    return next((str(each["name"]) for each in owners if each.get("kind") == "BrickRun"), None)
+
+
 def _is_altered(there: Object, wanted: Object) -> bool:
-    """Whether an object of ours was changed in what we find it by, or work with. A workload with another question is
-    not: it was made for what the run asked then, and the next look takes it away."""
+    """Whether an object of ours was changed in what we find it by, or work with. A workload with another cache key is
+    not: it was made for what the run asked for then, and the next look takes it away."""
     if there["kind"] in WORKLOADS:
         return (there["metadata"].get("labels") or {}).get(RUN_LABEL) != wanted["metadata"]["labels"][RUN_LABEL]
     return there["kind"] == "ConfigMap" and there.get("data") != wanted.get("data")

@@ -6,10 +6,12 @@ import json
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bricks_core.pipeline.plan import Address, point
-from bricks_core.spec.manifest import Manifest, StoredObject, artifact_digest
+from bricks_core.pipeline.points import point
+from bricks_core.pipeline.resolve import Address
+from bricks_core.spec.manifest import Manifest, StoredObject, cache_key
 from bricks_core.spec.run import BrickRun
 from bricks_core.spec.stages import STAGES
+from bricks_core.spec.strict import what_of
 from bricks_core.storage.artifacts import MANIFEST, artifact_prefix
 from bricks_core.storage.places import open_store
 from bricks_core.storage.store import Store
@@ -23,13 +25,15 @@ def answer(
     for stage in STAGES.values():
         spec = run.stage_spec(stage.name)
         inputs = {need: digests[need] for need in stage.needs}
-        digests[stage.name] = artifact_digest(stage, spec, inputs)
+        keyed = {need: digests[need] for need in stage.key_inputs}
+        digests[stage.name] = cache_key(stage, what_of(spec), keyed)
         objects = [_report(store, digests[stage.name], run, before, after)] if stage.name == "evaluate" else []
         now = datetime.now(UTC)
         manifest = Manifest(
             stage=stage.name,
             stage_version=stage.version,
             digest=digests[stage.name],
+            cache_key=digests[stage.name],
             spec=spec.model_dump(mode="json"),
             inputs=inputs,
             code_version=code_version,
@@ -40,7 +44,8 @@ def answer(
         )
         key = artifact_prefix(stage.name, digests[stage.name]) + MANIFEST
         store.put(key, manifest.model_dump_json().encode())
-        point(run.spec.inputs_of or run.name, store, Address(stage, spec, digests[stage.name], inputs))
+        address = Address(stage, spec, digests[stage.name], inputs, digests[stage.name])
+        point(run.spec.inputs_of or run.name, store, address.pointer())
 
 
 def _report(store: Store, digest: str, run: BrickRun, before: float, after: float) -> StoredObject:

@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from bricks_core.cluster.evaluation import load_evaluation
-from bricks_core.pipeline.plan import Address, point
+from bricks_core.pipeline.points import point
+from bricks_core.pipeline.resolve import Address
 from bricks_core.spec.run import load_run
 from bricks_core.spec.stages import STAGES
 from bricks_core.storage.artifacts import open_artifact
@@ -37,8 +38,10 @@ class Trained:
         prompts, least = ["@everyone: a | <b>blue</b> one"], {"num_sampling_steps": 1, "num_checkpoints": 2}
         made = finish_inputs(folder / "volume", films, prompts, **least)
         for name, digest in made.digests.items():
-            inputs = open_artifact(made.store, name, digest).manifest.inputs
-            point(made.run.name, made.store, Address(STAGES[name], made.run.stage_spec(name), digest, inputs))
+            manifest = open_artifact(made.store, name, digest).manifest
+            spec = made.run.stage_spec(name)
+            address = Address(STAGES[name], spec, digest, manifest.inputs, manifest.cache_key)
+            point(made.run.name, made.store, address.pointer())
         self.volume, self.store, self.folder = folder / "volume", folder / "volume" / "store", folder
         self.document = made.run.model_dump(mode="json")
 
@@ -174,7 +177,7 @@ def test_a_commit_is_evaluated_and_judged(bricks, double, trained, monkeypatch, 
     assert "1 of 2 gates are not passed: held_out.loss.best (failed)." in said.error
     assert "### ❌" in Path("report.md").read_text()
 
-    # Another commit of the same run is another question, though nothing else differs.
+    # Another commit of the same run has another cache key, though nothing else differs.
     other = render(bricks, trained.run_file(PASSES), "--profile", profile, sha="b" * 40)
     without_cluster(bricks.folder, monkeypatch)
     said = bricks("eval", "report", "--job", other, "--store", trained.store, "--exit-code", code=75)
@@ -278,7 +281,7 @@ def test_waiting_for_another_job_of_the_same_name_is_refused(bricks, double, pro
     file = render(bricks, bricks.run_file(), "--profile", profile)
     create(double, file)
     render(bricks, bricks.run_file(inputs_of="somebody", clip={"min_frames": 20}), "--profile", profile)
-    assert "asks something else" in bricks("eval", "wait", "--job", file, "--timeout", "1s", code=65).error
+    assert "is for other work" in bricks("eval", "wait", "--job", file, "--timeout", "1s", code=65).error
 
 
 def test_waiting_ends_with_75_when_its_time_is_up(bricks, double, profile):

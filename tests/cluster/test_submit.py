@@ -89,12 +89,18 @@ def test_a_changed_file_changes_the_run_and_says_which_stages_are_asked_anew(bri
     said = bricks("submit", bricks.run_file(clip={"min_frames": 40}, tracking={"wandb": "off"}))
     assert "clip.crf: 20 → 18" in said.out
     assert "clip.min_frames: 31 → 40" in said.out
-    assert "Other questions now: clip, score, caption, latents, train, evaluate." in said.out
+    assert "made anew, but for what the store has: clip, score, caption, latents, train, evaluate." in said.out
     spec = stored(double)["spec"]
     assert (spec["clip"], spec["tracking"]) == ({"min_frames": 40}, {"wandb": "off"})
 
 
-def test_what_changes_no_question_runs_nothing_again(bricks, double):
+def test_what_only_says_how_makes_nothing_anew(bricks, double):
+    bricks("submit", bricks.run_file())
+    said = bricks("submit", bricks.run_file(caption={"concurrency": 3}))
+    assert "nothing runs again, but what a changed limit had stopped" in said.out
+
+
+def test_what_changes_no_answer_runs_nothing_again(bricks, double):
     bricks("submit", bricks.run_file())
     said = bricks("submit", bricks.run_file(gates=[{"metric": "held_out.loss.ema", "at_most": 1}]))
     assert "nothing runs again" in said.out

@@ -1,6 +1,6 @@
 """Plays scheduler and kubelet of a small cluster, one step at a time, for a controller under test.
 
-A pod that ends well leaves what the stage would: parts, tables and a manifest, written by the storage code that the
+A pod that ends well leaves what the stage would: tables and a manifest, written by the storage code that the
 real stages use. Nothing happens by itself, so a test decides what comes when, and what went wrong.
 """
 
@@ -16,12 +16,13 @@ import yaml
 
 from bricks_core.cluster.launcher import ATTEMPT_LABEL, STAGE_LABEL
 from bricks_core.errors import DataError
-from bricks_core.pipeline.plan import Address, addresses, point
+from bricks_core.pipeline.points import point
+from bricks_core.pipeline.resolve import Address, address_alone
 from bricks_core.progress import Progress
 from bricks_core.spec.run import BrickRun, run_of
 from bricks_core.storage.artifacts import find_manifest, open_artifact
 from bricks_core.storage.store import Store
-from bricks_core.storage.work import Work
+from bricks_core.storage.work import Joined, Work
 from tests.kubernetes.double import Double
 
 Object = dict[str, Any]
@@ -66,12 +67,11 @@ class Executor:
             self._tell(name, "Running", {"running": {"startedAt": self.server.clock.stamp()}})
 
     def _leave_artifact(self, pod: Object) -> int:
-        """What `run_alone` does, with two empty items; returns the pod's exit code."""
+        """What `run_alone` does, with empty tables; returns the pod's exit code."""
         stage = pod["metadata"]["labels"][STAGE_LABEL]
         run = self._run_of(pod)
         try:
-            address = addresses(run, self.store, stage, frozen=stage != "ingest")[-1]
-            self._make(run, address)
+            self._make(run, address_alone(run, self.store, stage))
         except DataError as error:
             return error.exit_code
         return SUCCEEDS
@@ -83,12 +83,10 @@ class Executor:
             work = Work(
                 self.store, stage, address.spec, address.digest, address.inputs, inputs, Progress(stage.name), run=run
             )
-            for item in ("00000001", "00000002"):
-                work.done(item, {})
-            work.commit({table: [] for table in stage.tables}, counts={"items": 2})
+            work.commit(Joined({table: [] for table in stage.tables}, counts={"items": 2}))
             self.num_commits[f"{stage.name}/{address.digest}"] += 1
             self.done_at[f"{stage.name}/{address.digest}"] = self.server.storage.version
-        point(run.name, self.store, address)
+        point(run.name, self.store, address.pointer())
 
     def _run_of(self, pod: Object) -> BrickRun:
         """From the ConfigMap that it mounts, as the stage reads it."""

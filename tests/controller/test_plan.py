@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from bricks_core.cluster.launcher import (
+    CACHE_KEY_ANNOTATION,
     CIRCUMSTANCES_ANNOTATION,
-    QUESTION_ANNOTATION,
     Failure,
     Observation,
     Owner,
@@ -25,13 +25,17 @@ from bricks_core.controller.heartbeats import Heartbeat
 from bricks_core.controller.plan import Child, Create, Delete, Plan, Point, Trouble, World, plan
 from bricks_core.controller.report import Event, events, report
 from bricks_core.controller.retries import RULES, Try, wait_s
+from bricks_core.controller.same_work import OtherChild
 from bricks_core.controller.status import RunStatus, StageStatus
 from bricks_core.errors import SpecError
-from bricks_core.pipeline.plan import Address
+from bricks_core.pipeline.points import Pointer
+from bricks_core.pipeline.resolve import Address
 from bricks_core.spec.cluster import ClusterProfile
-from bricks_core.spec.manifest import Manifest
+from bricks_core.spec.manifest import Manifest, artifact_digest, cache_key
+from bricks_core.spec.manifest import Try as FailedTry
 from bricks_core.spec.run import BrickRun, run_of
 from bricks_core.spec.stages import STAGES
+from bricks_core.spec.strict import what_of
 
 Object = dict[str, Any]
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
@@ -87,7 +91,7 @@ class Case:
     ) -> Case:
         """The same with one child more, made for what the run asks now."""
         task = self.task(stage)
-        notes = {QUESTION_ANNOTATION: task.question, CIRCUMSTANCES_ANNOTATION: task.circumstances}
+        notes = {CACHE_KEY_ANNOTATION: task.cache_key, CIRCUMSTANCES_ANNOTATION: task.circumstances}
         ended = NOW - timedelta(seconds=ended_s_ago)
         begun = ended - timedelta(seconds=ran_s)
         name = f"demo-{stage}-a{attempt}"
@@ -117,7 +121,8 @@ class Case:
             "run": self.run,
             "children": self.children,
             "finished": {name: artifact(self.run, name) for name in self.done},
-            "pointed": frozenset(f"digest-of-{name}" for name in self.done),
+            "pointed": {name: artifact(self.run, name)[0].pointer() for name in self.done},
+            "others": (),
         }
         return World(**facts | self.facts)
 
@@ -177,6 +182,32 @@ QUEUED = Observation(
 SUCCEEDED = Observation("succeeded", "Succeeded", "It is done.", num_succeeded=2)
 
 
+NO_PODS = Observation("waiting", "NoPods", "Job has no pods yet.")
+
+
+def other(
+    run: str, state: Literal["live", "succeeded"], *, s_ago: float, left: tuple[Pointer, Manifest] | None = None
+) -> OtherChild:
+    """A child of another run that does what ours would."""
+    return OtherChild(run, f"{run}-ingest-a1", NOW - timedelta(seconds=s_ago), state, left)
+
+
+def left_by(run: str) -> tuple[Pointer, Manifest]:
+    """What another run's ingest has left that was asked for the same."""
+    spec, outside = Case().run.spec.ingest, {"sources": "as they were"}
+    key = cache_key(STAGES["ingest"], what_of(spec), outside)
+    told = spec.model_dump(mode="json")
+    pointer = Pointer(stage="ingest", digest=key, cache_key=key, spec=told, inputs=outside)
+    return pointer, artifact(Case().run, "ingest")[1].model_copy(update={"digest": key, "cache_key": key})
+
+
+def stopped_by(pointer: Pointer, manifest: Manifest, timeout_s: float) -> tuple[str, Manifest]:
+    """The same where a film took too long: its digest, and its manifest."""
+    stopped = FailedTry(kind="film", key="0" * 32, reason="slow", limits={"ingest.decode_timeout_s": timeout_s})
+    digest = artifact_digest(pointer.cache_key, {"pending": [stopped.model_dump(exclude={"reason"})]})
+    return digest, manifest.model_copy(update={"digest": digest, "pending": [stopped]})
+
+
 # --- from nothing to the end
 
 
@@ -193,7 +224,8 @@ def test_a_new_run_begins_with_the_run_file_and_its_first_stage() -> None:
 
 
 def test_what_the_store_has_is_skipped_and_pointed_to() -> None:
-    case = Case(done=["ingest", "clip"], facts={"pointed": frozenset({"digest-of-ingest"})})
+    case = Case(done=["ingest", "clip"])
+    case.facts = {"pointed": {"ingest": artifact(case.run, "ingest")[0].pointer()}}
     point, create = case.plan().actions
     assert isinstance(point, Point)
     assert point.address.digest == "digest-of-clip"
@@ -405,23 +437,53 @@ def test_what_is_done_stays_done_when_it_is_cancelled_afterwards() -> None:
     assert Case(spec={"cancel": True}, done=DATA_STAGES).status().phase == "Succeeded"
 
 
-def test_a_child_with_another_question_is_stopped_and_made_anew() -> None:
+def test_a_child_with_another_cache_key_is_stopped_and_made_anew() -> None:
     case = Case(done=["ingest"]).child("clip", 1, RUNNING)
     changed = replace(case, spec={"clip": {"min_frames": 20}})
-    assert changed.deletes == [("demo-clip-a1", "QuestionChanged")]
+    assert changed.deletes == [("demo-clip-a1", "SettingsChanged")]
     assert changed.creates == []
     going = replace(case, spec={"clip": {"min_frames": 20}}, children=[])
     assert going.creates == ["demo-clip-a1"]
 
 
 def test_a_child_of_a_later_stage_is_stopped_when_an_earlier_one_is_to_do() -> None:
-    assert Case(done=["ingest"]).child("score", 1, RUNNING).deletes == [("demo-score-a1", "QuestionChanged")]
+    assert Case(done=["ingest"]).child("score", 1, RUNNING).deletes == [("demo-score-a1", "SettingsChanged")]
 
 
-def test_a_change_that_no_stage_asks_about_disturbs_nothing() -> None:
+def test_a_change_that_changes_no_answer_disturbs_nothing() -> None:
     case = Case(done=["ingest"]).child("clip", 1, RUNNING)
     for spec in ({"cluster": {"attempts": 9}}, {"tracking": {"wandb": "off"}}, {"latents": {"resolutions": ["144p"]}}):
         assert replace(case, spec=spec).plan().actions == []
+
+
+HOWS: list[Object] = [
+    {"ingest": {"sources": [{"path": "s3://films/all"}], "decode_timeout_s": 99}},
+    {"caption": {"concurrency": 3}},
+    {"latents": {"pack_bytes": 1 << 26}},
+]
+
+
+@pytest.mark.parametrize("spec", HOWS)
+def test_a_change_of_how_stops_nothing_that_runs_and_gives_a_stage_that_failed_its_tries_back(spec: Object) -> None:
+    (stage,) = spec
+    before = Case(done=[name for name in DATA_STAGES if DATA_STAGES.index(name) < DATA_STAGES.index(stage)])
+    assert replace(before.child(stage, 1, RUNNING), spec=spec).plan().actions == []
+    failing = before.child(stage, 1, failed(1)).child(stage, 2, failed(1)).child(stage, 3, failed(1))
+    assert failing.creates == []
+    assert replace(failing, spec=spec).creates == [f"demo-{stage}-a4"]
+
+
+def test_a_limit_that_was_raised_begins_a_stage_again_that_had_ended_well() -> None:
+    """What the store has is not called finished then; that its last try left something is no failure."""
+    case = Case().child("ingest", 1, SUCCEEDED)
+    assert replace(case, spec=HOWS[0]).creates == ["demo-ingest-a2"]
+
+
+def test_a_live_child_of_a_controller_that_wrote_no_cache_key_is_left_alone() -> None:
+    case = Case().child("ingest", 1, RUNNING)
+    del case.children[0].workload["metadata"]["annotations"][CACHE_KEY_ANNOTATION]
+    assert case.plan().actions == []
+    assert case.status().phase == "Running"
 
 
 def test_of_two_live_children_the_newer_one_stays() -> None:
@@ -477,6 +539,104 @@ def test_what_runs_goes_on_while_the_run_file_cannot_be_used() -> None:
 def test_a_run_file_that_cannot_be_used_can_still_be_stopped(stop: str) -> None:
     case = Case(spec={stop: True}, facts={"run": None, "mistakes": "spec.clip is wrong."}).child("ingest", 1, RUNNING)
     assert case.deletes == [("demo-ingest-a1", "Stopping")]
+
+
+# --- what several runs ask for
+
+
+def test_whether_another_run_has_the_same_work_is_asked_before_a_child_is_made_and_not_otherwise() -> None:
+    case = Case(facts={"others": None})
+    asked = case.plan()
+    assert asked.actions == []
+    assert asked.asks is not None
+    assert asked.asks.stage == "ingest"
+    assert case.child("ingest", 1, RUNNING).plan().asks is None
+    assert replace(case, done=DATA_STAGES).plan().asks is None
+    assert replace(case, spec={"suspend": True}).plan().asks is None
+
+
+def test_nothing_is_begun_that_another_runs_live_child_has_and_the_status_says_whose() -> None:
+    theirs = [other("b", "live", s_ago=5), other("a", "live", s_ago=9)]
+    case = Case(facts={"others": theirs})
+    assert case.plan().actions == []
+    assert case.plan().again_s == 20
+    stage = case.stage("ingest")
+    assert (stage.state, stage.reason) == ("Waiting", "SameWork")
+    assert "run a has the same work under way (a-ingest-a1)" in stage.message
+    assert case.condition("Running") == ("False", "SameWork")
+    assert case.condition("Finished") == ("False", "Unfinished")
+    assert replace(case, spec={"cancel": True}).status().phase == "Cancelled"
+
+
+@pytest.mark.parametrize(("s_ago", "gives_way"), [(11, True), (9, False)])
+def test_of_two_that_were_made_at_the_same_moment_the_younger_gives_way(s_ago: float, gives_way: bool) -> None:
+    case = Case(facts={"others": [other("z", "live", s_ago=s_ago)]})
+    case = case.child("ingest", 1, NO_PODS, ended_s_ago=0, ran_s=10)
+    assert case.deletes == ([("demo-ingest-a1", "SameWork")] if gives_way else [])
+
+
+def test_of_the_same_second_the_name_decides() -> None:
+    for name, gives_way in (("a", True), ("z", False)):
+        case = Case(facts={"others": [other(name, "live", s_ago=10)]})
+        case = case.child("ingest", 1, NO_PODS, ended_s_ago=0, ran_s=10)
+        assert case.deletes == ([("demo-ingest-a1", "SameWork")] if gives_way else [])
+
+
+@pytest.mark.parametrize("seen", [RUNNING, replace(NO_PODS, num_active=1), replace(NO_PODS, num_succeeded=1)])
+def test_a_child_that_has_begun_does_not_give_way(seen: Observation) -> None:
+    case = Case(facts={"others": [other("a", "live", s_ago=99)]})
+    assert case.child("ingest", 1, seen, ended_s_ago=0, ran_s=10).plan().actions == []
+
+
+def test_a_child_that_has_waited_for_a_while_does_not_give_way_and_nobody_is_asked_for() -> None:
+    case = Case(facts={"others": None}).child("ingest", 1, NO_PODS, ended_s_ago=0, ran_s=60)
+    assert case.plan().asks is None
+    young = Case(facts={"others": None}).child("ingest", 1, NO_PODS, ended_s_ago=0, ran_s=59)
+    assert young.plan().asks is not None
+
+
+def test_what_another_run_has_made_since_this_one_asked_is_taken() -> None:
+    done = other("a", "succeeded", s_ago=50, left=left_by("a"))
+    for asked_s_ago, takes in ((3600, True), (50, True), (41, True), (39, False)):
+        case = Case(facts={"others": [done], "asked_at": NOW - timedelta(seconds=asked_s_ago)})
+        actions = case.plan().actions
+        assert [type(action) for action in actions] == [Point if takes else Create], asked_s_ago
+        if isinstance(actions[0], Point):
+            pointer = actions[0].address.pointer()
+            assert pointer == left_by("a")[0].model_copy(update={"spec": pointer.spec})
+            assert case.stage("ingest").reason == "SameWork"
+
+
+def test_what_is_not_what_this_run_would_have_made_is_not_taken() -> None:
+    pointer, manifest = left_by("a")
+    pending, with_tries = stopped_by(pointer, manifest, 1.0)
+    lefts: dict[str, tuple[Pointer, Manifest] | None] = {
+        "nothing": None,
+        "another key": (pointer.model_copy(update={"cache_key": "0" * 32}), manifest),
+        "made of what its run had before": (pointer.model_copy(update={"digest": "0" * 32}), manifest),
+        "a limit is another here": (pointer.model_copy(update={"digest": pending}), with_tries),
+    }
+    for what, left in lefts.items():
+        case = Case(facts={"others": [other("a", "succeeded", s_ago=9, left=left)], "asked_at": NOW})
+        assert case.creates == ["demo-ingest-a1"], what
+
+
+def test_what_a_limit_stopped_in_another_run_is_taken_as_it_is_by_one_with_the_same_limit() -> None:
+    pointer, manifest = left_by("a")
+    digest, with_tries = stopped_by(pointer, manifest, Case().run.spec.ingest.decode_timeout_s)
+    left = pointer.model_copy(update={"digest": digest}), with_tries
+    case = Case(facts={"others": [other("a", "succeeded", s_ago=9, left=left)], "asked_at": NOW})
+    assert [type(action) for action in case.plan().actions] == [Point]
+
+
+def test_what_the_run_points_to_already_is_not_taken_again() -> None:
+    """It was damaged since, or the like: made anew."""
+    left = left_by("a")
+    case = Case(facts={"others": [other("a", "succeeded", s_ago=9, left=left)], "asked_at": NOW})
+    (taken,) = case.plan().actions
+    assert isinstance(taken, Point)
+    case.facts["pointed"] = {"ingest": taken.address.pointer()}
+    assert case.creates == ["demo-ingest-a1"]
 
 
 # --- what is in the way

@@ -18,11 +18,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from bricks_core.cluster.launcher import ATTEMPT_LABEL, STAGE_LABEL
+from bricks_core.cluster.launcher import ATTEMPT_LABEL, RUN_LABEL, STAGE_LABEL
 from bricks_core.controller.crd import crd
 from bricks_core.controller.reconcile import Reconciler
 from bricks_core.errors import StoreUnavailable, TryLater
-from bricks_core.pipeline.plan import finished
+from bricks_core.pipeline.resolve import finished
 from bricks_core.spec.cluster import ClusterProfile
 from bricks_core.spec.run import run_of
 from bricks_core.storage.places import open_store
@@ -163,13 +163,15 @@ class Town:
             storage.update(kind, "bricks", "tiny", lambda run: run | {"status": {}}, "status")
 
     def check(self) -> None:
-        """What holds at any moment: one live child of a stage at most, all of them the run's."""
+        """What holds at any moment: one live child of a run's stage at most, all of them the run's."""
         with self.server.storage.lock:
             jobs = [
                 job for job in self.executor.all("jobs", "batch") if STAGE_LABEL in job["metadata"].get("labels", {})
             ]
             live = [job for job in jobs if not is_over(job)]  # also those that are being deleted, with their pods
-            at_once = Counter(job["metadata"]["labels"][STAGE_LABEL] for job in live)
+            at_once = Counter(
+                (job["metadata"]["labels"][RUN_LABEL], job["metadata"]["labels"][STAGE_LABEL]) for job in live
+            )
             owners = [[owner["kind"] for owner in job["metadata"].get("ownerReferences", ())] for job in jobs]
             # Not an assertion: the controller would take it for a fault of its own, and go on.
             if max(at_once.values(), default=0) > 1 or any(each != ["BrickRun"] for each in owners):
