@@ -13,6 +13,7 @@ import sqlite3
 import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,7 +35,8 @@ FEW = 32
 """Up to so many are asked for one by one; of more it is seen first how many there are to be listed."""
 _KEYS_A_PAGE = 1000
 _NUM_FOLDERS = 256
-_AT_ONCE = 4096
+_AT_ONCE = 1024
+_CACHE_KB = 32 << 10
 
 
 class Items:
@@ -137,11 +139,13 @@ class Items:
 
     def texts(self, keys: Iterable[ItemKey]) -> Iterator[tuple[ItemKey, str]]:
         """The records at hand, as JSON, in the order of the keys."""
-        for key in keys:
-            found = self._spool.get(key)
-            if found is None:
-                raise AlteredObject(key.record, "is missing.")
-            yield key, found
+        rest = iter(keys)
+        while some := list(islice(rest, _AT_ONCE)):
+            found = self._spool.some(some)
+            for key in some:
+                if key not in found:
+                    raise AlteredObject(key.record, "is missing.")
+                yield key, found[key]
 
     def tried(self, each: Try) -> None:
         """Write down that a limit stopped the work on an item."""
@@ -181,18 +185,15 @@ class Bundle:
     def records(self, wanted: Iterable[ItemKey]) -> Iterator[tuple[ItemKey, str]]:
         """Those of the wanted items that are in it. A bundle that is gone or altered has none: it is only a copy."""
         import pyarrow as pa
-        import pyarrow.compute as pc
         import pyarrow.parquet as pq
 
-        names = {f"{key.kind}/{key.key}" for key in wanted}
-        values = pa.array(sorted(names), pa.string())
+        by_name = {_name(key): key for key in wanted}
         try:
             with self._store.local(self._key, sha256=self._sha256) as path, pq.ParquetFile(path) as file:
                 for batch in file.iter_batches(_AT_ONCE):
-                    table = pa.Table.from_batches([batch])
-                    chosen = table.filter(pc.is_in(table["id"], value_set=values))
-                    for name, record in zip(chosen["id"].to_pylist(), chosen["record"].to_pylist(), strict=True):
-                        yield ItemKey(*name.split("/")), record
+                    found = [by_name.get(name) for name in batch["id"].to_pylist()]
+                    places = pa.array([place for place, key in enumerate(found) if key is not None], pa.int64())
+                    yield from zip(filter(None, found), batch["record"].take(places).to_pylist(), strict=True)
         except (NoSuchObject, AlteredObject, pa.ArrowException, OSError, KeyError) as error:
             log.debug("%s is not used: %s", self._key, error)
 
@@ -222,34 +223,49 @@ class _Spool:
     """Records at hand, on disk: memory does not grow with them."""
 
     def __init__(self) -> None:
-        # No name: SQLite's file of its own, which grows on disk and is gone when closed.
+        # No name: SQLite's file of its own, which grows on disk and is gone when closed. Records are appended, and only
+        # the index is in the order of the names, which come in none: it is small enough for the cache.
         self._table = sqlite3.connect("", check_same_thread=False, isolation_level=None)
-        self._table.execute("CREATE TABLE items (id TEXT PRIMARY KEY, record TEXT) WITHOUT ROWID")
+        self._table.execute("PRAGMA journal_mode = MEMORY")
+        self._table.execute(f"PRAGMA cache_size = -{_CACHE_KB}")
+        self._table.execute("CREATE TABLE items (id TEXT PRIMARY KEY, record TEXT)")
         self._lock = threading.Lock()
 
     def add(self, records: Iterable[tuple[ItemKey, str]]) -> None:
-        for key, record in records:
-            with self._lock:
-                self._table.execute("INSERT OR REPLACE INTO items VALUES (?, ?)", ("/".join(key), record))
+        rest = iter(records)
+        while some := [(_name(key), record) for key, record in islice(rest, _AT_ONCE)]:
+            with self._lock, self._table:  # one transaction
+                self._table.execute("BEGIN")
+                self._table.executemany("INSERT OR REPLACE INTO items VALUES (?, ?)", some)
 
     def get(self, key: ItemKey) -> str | None:
         with self._lock:
-            row = self._table.execute("SELECT record FROM items WHERE id = ?", ("/".join(key),)).fetchone()
+            row = self._table.execute("SELECT record FROM items WHERE id = ?", (_name(key),)).fetchone()
         return None if row is None else str(row[0])
 
+    def some(self, keys: Sequence[ItemKey]) -> dict[ItemKey, str]:
+        by_name = {_name(key): key for key in keys}
+        return {by_name[name]: record for name, record in self._select("id, record", list(by_name))}
+
     def missing(self, keys: Sequence[ItemKey]) -> list[ItemKey]:
-        ids = ["/".join(key) for key in keys]
-        there: set[str] = set()
-        with self._lock:
-            for first in range(0, len(ids), _AT_ONCE):
-                some = json.dumps(ids[first : first + _AT_ONCE])
-                rows = self._table.execute("SELECT id FROM items WHERE id IN (SELECT value FROM json_each(?))", (some,))
-                there.update(row[0] for row in rows)
-        return [key for key, name in zip(keys, ids, strict=True) if name not in there]
+        names = [_name(key) for key in keys]
+        there = {row[0] for row in self._select("id", names)}
+        return [key for key, name in zip(keys, names, strict=True) if name not in there]
 
     def drop(self, keys: Iterable[ItemKey]) -> None:
         with self._lock:
-            self._table.executemany("DELETE FROM items WHERE id = ?", (("/".join(key),) for key in keys))
+            self._table.executemany("DELETE FROM items WHERE id = ?", ((_name(key),) for key in keys))
+
+    def _select(self, columns: str, names: Sequence[str]) -> Iterator[tuple[str, ...]]:
+        select = f"SELECT {columns} FROM items WHERE id IN (SELECT value FROM json_each(?))"
+        for first in range(0, len(names), _AT_ONCE):
+            with self._lock:
+                rows = self._table.execute(select, (json.dumps(names[first : first + _AT_ONCE]),)).fetchall()
+            yield from rows
+
+
+def _name(key: ItemKey) -> str:
+    return f"{key.kind}/{key.key}"
 
 
 def digest_of(lines: Iterable[str]) -> str:
