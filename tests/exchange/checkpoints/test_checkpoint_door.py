@@ -21,13 +21,13 @@ from bricks_core.exchange.checkpoints.export import export_checkpoint
 from bricks_core.exchange.checkpoints.screen import show_checkpoint, tell_exported, tell_imported
 from bricks_core.models.stdit2 import STDiT2
 from bricks_core.models.weights import find_weights, load_weights, save_config, save_weights
-from bricks_core.pipeline.plan import Pointer
+from bricks_core.pipeline.points import Pointer, point
 from bricks_core.progress import Progress
 from bricks_core.spec.stages import STAGES
 from bricks_core.spec.train import CheckpointRow, Constant, Phase, TrainBucket, TrainSpec
 from bricks_core.storage.places import open_store
 from bricks_core.storage.store import Store
-from bricks_core.storage.work import Work
+from bricks_core.storage.work import Joined, Work
 
 ROOT = Path(__file__).parents[3]
 TINY = {"hidden_size": 24, "depth": 1, "num_heads": 2, "caption_channels": 8, "model_max_length": 4}
@@ -82,9 +82,11 @@ def store(tmp_path) -> Store:
         objects.append(work.put_file(f"{folder}/config.json", tmp_path / "file"))
         rows.append(CheckpointRow(id=folder, step=step, phase="one", state_key=f"{folder}/state.json", **keys))
     tables = {name: rows if name == "checkpoints" else [] for name in STAGES["train"].tables}
-    work.commit(tables, objects=objects)
-    pointer = Pointer(stage="train", digest=DIGEST, spec=spec.model_dump(mode="json"), inputs={})
-    store.put("runs/film/train.json", pointer.model_dump_json().encode())
+    work.commit(Joined(tables, objects=objects))
+    pointer = Pointer(
+        stage="train", digest=DIGEST, cache_key=DIGEST, spec=spec.model_dump(mode="json"), inputs=work.input_digests
+    )
+    point("film", store, pointer)
     return store
 
 

@@ -106,8 +106,8 @@ def test_a_table_names_no_file_that_is_gone_wherever_bringing_it_up_to_date_stop
 
 
 def test_an_object_that_is_missing_or_altered_ends_the_export_and_a_run_mends_it(export, store, tools, made, tmp_path):
-    artifacts = Path(store.uri) / "artifacts"
-    for file in (next(artifacts.glob("clip/*/clips/*.mp4")), next(artifacts.glob("score/*/scores.parquet"))):
+    place = Path(store.uri)
+    for file in (next(place.glob("items/clip/*/*.mp4")), next(place.glob("artifacts/score/*/scores.parquet"))):
         content = file.read_bytes()
         for spoil in (lambda file: file.write_bytes(b"x" * file.stat().st_size), Path.unlink):
             spoil(file)

@@ -154,7 +154,7 @@ def test_a_run_without_captions_or_without_a_name_is_a_sentence(export, store, t
         export(tmp_path / "out", run="flims")
     with pytest.raises(UsageError, match="give its name alone, such as films"):
         export(tmp_path / "out", run="films/caption")
-    store.delete(["runs/films/caption.json"])
+    store.delete([entry.key for entry in store.list("runs/films/points/")])
     with pytest.raises(DataError, match="Run films has no captions yet"):
         export(tmp_path / "out")
     assert not (tmp_path / "out").exists()
