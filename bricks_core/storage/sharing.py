@@ -7,10 +7,10 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, cast
 
 from bricks_core.storage.claim import Holder
 
@@ -68,7 +68,8 @@ class Shared(Generic[T]):
         def do(task):
             with shared.doing(task):
                 ...
-        in_threads(do, shared, num_threads)
+        with shared.coming() as coming:
+            in_threads(do, coming, num_threads)
     """
 
     def __init__(
@@ -128,6 +129,20 @@ class Shared(Generic[T]):
         with self._changed:
             _, group = self._yielded.pop(id(task))
         self._one_less(group)
+
+    @contextmanager
+    def coming(self) -> Iterator[Iterator[T]]:
+        """The tasks, for as long as the context lasts: at its end all that was yielded is finished or given up, also
+        what was taken ahead and never begun because of an error."""
+        tasks = iter(self)
+        try:
+            with closing(cast(Generator[T, None, None], tasks)):
+                yield tasks
+        finally:
+            with self._changed:
+                left = [task for task, _ in self._yielded.values()]
+            for task in left:
+                self.finished(task)
 
     @contextmanager
     def doing(self, task: T) -> Iterator[None]:

@@ -7,12 +7,13 @@ from bricks_core.progress import Progress
 from bricks_core.spec.caption import Caption, CaptionSpec
 from bricks_core.spec.clip import Clip, ClipSpec, Image
 from bricks_core.spec.ingest import Given, IngestSpec
+from bricks_core.spec.items import recipe
 from bricks_core.spec.manifest import content_id
 from bricks_core.spec.score import Filter, Score, ScoreSpec
 from bricks_core.spec.stages import STAGES
 from bricks_core.stages.caption import stage
 from bricks_core.storage.artifacts import open_artifact
-from bricks_core.storage.work import Work
+from bricks_core.storage.work import Joined, Work
 from bricks_core.video.write import jpeg, write_mp4
 
 TAKEN = CaptionSpec(provider="given")
@@ -35,9 +36,9 @@ def table(drawing, folder_store, tmp_path):
         ingest = Work(
             folder_store, STAGES["ingest"], IngestSpec(sources=["t.csv"]), "1" * 32, {}, {}, Progress("ingest")
         )
-        ingest.commit({"videos": [], "given": sorted(rows, key=lambda row: row.id)})
+        ingest.commit(Joined({"videos": [], "given": sorted(rows, key=lambda row: row.id)}))
         work = Work(folder_store, STAGES["clip"], ClipSpec(), "c" * 32, {"ingest": "1" * 32}, {}, Progress("clip"))
-        clips, images = [], []
+        clips, images, keys = [], [], []
         for name, pictures in things.items():
             each = content_id(name)
             file = tmp_path / f"{each}.{'mp4' if len(pictures) > 1 else 'jpg'}"
@@ -45,17 +46,20 @@ def table(drawing, folder_store, tmp_path):
                 write_mp4(file, pictures, 24)
             else:
                 file.write_bytes(jpeg(pictures[0]))
-            stored = work.put_file(f"{'clips' if len(pictures) > 1 else 'images'}/{file.name}", file)
+            made = recipe("file", sha256=each, suffix=file.suffix)
+            stored = work.items.put_file(made.key, file, file.suffix)
+            work.items.put(made, {}, [stored])
+            keys.append(made.key)
             about = {"key": stored.key, "size_bytes": stored.size_bytes, "sha256": stored.sha256, "video_id": each}
             about |= {"width_px": pictures.shape[2], "height_px": pictures.shape[1]}
+            about |= {"source_sha256": each, "item": "/".join(made.key)}
             if len(pictures) > 1:
                 span = {"first_frame": 0, "end_frame": len(pictures), "num_frames": len(pictures), "fps": 24.0}
                 clips.append(Clip(id=each, **span, **about))
             else:
                 images.append(Image(id=each, clip_id=each, frame=0, **about))
-            work.done(each, {}, [stored])
         by_id = {"clips": sorted(clips, key=lambda row: row.id), "images": sorted(images, key=lambda row: row.id)}
-        work.commit({"shots": [], **by_id})
+        work.commit(Joined({"shots": [], **by_id}, keys))
         return drawing.finish(drawing.work_on(folder_store, "score", ScoreSpec(filter=EVERYTHING), "5" * 32))
 
     return put
@@ -100,8 +104,7 @@ def test_a_clip_cut_from_a_film_has_no_given_caption_and_says_so(drawing, folder
     }
 
 
-def test_shards_leave_the_same_captions_as_one_process(drawing, folder_store, table, monkeypatch):
-    monkeypatch.setattr(stage, "GIVEN_PER_ITEM", 3)
+def test_shards_leave_the_same_captions_as_one_process(drawing, folder_store, table):
     small = np.zeros((1, 48, 64, 3), np.uint8)
     names = [f"image {number}" for number in range(10)]
     table(dict.fromkeys(names, small), [given(name, "image", f"Caption of {name}.") for name in names])

@@ -148,16 +148,66 @@ def test_as_many_calls_as_asked_for_are_in_flight_and_no_more(drawing, folder_st
 
 def test_a_cap_on_calls_stops_with_what_is_done_kept_and_the_next_run_goes_on(drawing, folder_store, clips, server):
     spec = ASKED.model_copy(update={"max_calls": 5})
-    for num_asked, num_done in ((4, 2), (8, 4)):
+    for num_asked in (5, 10):
         work = drawing.work_on(folder_store, "caption", spec)
-        with pytest.raises(TryLater, match=rf"max_calls, 5, is reached with {6 - num_done} clips left") as told:
+        with pytest.raises(TryLater, match=r"max_calls, 5, is reached with [1-6] clips left") as told:
             stage.run(spec, work)
         assert told.value.exit_code == 75
         assert len(server.questions) == num_asked
-        assert len(work.missing(clips.values())) == 6 - num_done
+        assert num_answers(folder_store) == num_asked
     drawing.finish(drawing.work_on(folder_store, "caption", spec))
     assert len(server.questions) == 12
     assert len({question.pictures for question in server.questions}) == 12
+
+
+def num_answers(store):
+    return sum(1 for _ in store.list("items/answer/"))
+
+
+def test_what_was_asked_is_not_asked_again_whatever_else_is_another_now(
+    drawing, folder_store, clips, server, tmp_path, films
+):
+    drawing.finish(drawing.work_on(folder_store, "caption", ASKED))
+    assert len(server.questions) == 12
+    how = {"concurrency": 1, "max_calls": 2, "max_retries": 1}
+    drawing.finish(drawing.work_on(folder_store, "caption", ASKED.model_copy(update=how), "e" * 32))
+    gate = {"frame_shares": [0.2, 0.5, 0.8]}
+    drawing.finish(drawing.work_on(folder_store, "caption", ASKED.model_copy(update=gate), "f" * 32))
+    assert len(server.questions) == 12
+    # Other shares show other frames; the images are the same.
+    shares = {"frame_shares": [0.1, 0.4, 0.9]}
+    drawing.finish(drawing.work_on(folder_store, "caption", ASKED.model_copy(update=shares), "a" * 32))
+    assert len(server.questions) == 18
+    # The prompt says how many sentences there may be.
+    fewer = {"max_sentences": 3}
+    drawing.finish(drawing.work_on(folder_store, "caption", ASKED.model_copy(update=fewer), "b" * 32))
+    assert len(server.questions) == 30
+
+
+def test_a_clip_more_is_asked_about_alone(drawing, folder_store, films, server, tmp_path):
+    drawing.put_clips(folder_store, films, tmp_path)
+    drawing.finish(drawing.work_on(folder_store, "score", ScoreSpec(), "5" * 32))
+    drawing.finish(drawing.work_on(folder_store, "caption", ASKED))
+    before = len(server.questions)
+    for stage_name in ("clip", "score"):
+        folder_store.delete([entry.key for entry in folder_store.list(f"artifacts/{stage_name}/")])
+    more = films | {"four": [drawing.scene([drawing.Mover("yellow", dy=-2)], seed=9, num_frames=20)]}
+    drawing.put_clips(folder_store, more, tmp_path)
+    drawing.finish(drawing.work_on(folder_store, "score", ScoreSpec(), "5" * 32))
+    drawing.finish(drawing.work_on(folder_store, "caption", ASKED, "e" * 32))
+    assert len(server.questions) - before == 2
+
+
+def test_processes_at_the_same_time_ask_every_question_once(drawing, folder_store, clips, server, tmp_path):
+    drawn = str(Path(__file__).parents[1] / "conftest.py")
+    command = [sys.executable, "-c", textwrap.dedent(CHILD), drawn, folder_store.uri, ASKED.model_dump_json()]
+    children = [subprocess.Popen(command) for _ in range(3)]
+    assert [child.wait(timeout=120) for child in children] == [0, 0, 0]
+    pictures = [(question.prompt, question.pictures) for question in server.questions]
+    # Each may ask one alone first, to learn whether it may ask at all.
+    assert len(set(pictures)) == 12 <= len(pictures) <= 14
+    drawing.finish(drawing.work_on(folder_store, "caption", ASKED))
+    assert len(server.questions) == len(pictures)
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
@@ -175,12 +225,12 @@ def test_a_rate_limit_in_the_middle_keeps_what_is_done(drawing, folder_store, cl
     work = drawing.work_on(folder_store, "caption", ASKED)
     with pytest.raises(TryLater, match="slow down"):
         stage.run(ASKED, work)
-    done = 6 - len(work.missing(clips.values()))
+    done = num_answers(folder_store)
     assert done >= 1
     server.answer = lambda *_: replies.said(replies.SENTENCES)
     before = len(server.questions)
     manifest = drawing.finish(drawing.work_on(folder_store, "caption", ASKED))
-    assert len(server.questions) - before == 2 * (6 - done)
+    assert len(server.questions) - before == 12 - done
     assert manifest.counts["ok"] == 12
 
 
@@ -197,14 +247,14 @@ stage.run(spec, drawing.work_on(open_store(sys.argv[2]), "caption", spec))
 """
 
 
-def test_killed_in_the_middle_no_call_is_made_twice_for_a_finished_clip(
+def test_killed_in_the_middle_only_the_call_in_flight_is_made_again(
     drawing, folder_store, clips, server, replies, tmp_path
 ):
     spec = ASKED.model_copy(update={"concurrency": 1})
     reached, over = threading.Event(), threading.Event()
 
     def answer(question, number):
-        if number == 7:  # in the middle of the fourth clip
+        if number == 7:
             reached.set()
             over.wait(timeout=30)
         return replies.said(f"A person numbered {question.pictures[:6]} walks over a green field to the right.")
@@ -217,11 +267,11 @@ def test_killed_in_the_middle_no_call_is_made_twice_for_a_finished_clip(
         child.kill()
     over.set()
     work = drawing.work_on(folder_store, "caption", spec)
-    assert len(work.missing(clips.values())) == 3
+    assert num_answers(folder_store) == 7
     drawing.finish(work)
-    times = [[each.pictures for each in server.questions].count(each.pictures) for each in server.questions[:6]]
-    assert times == [1] * 6  # the three clips that were finished: never asked about again
-    assert len(server.questions) == 8 + 6
+    times = [[each.pictures for each in server.questions].count(each.pictures) for each in server.questions[:7]]
+    assert times == [1] * 7  # what was answered is never asked about again
+    assert len(server.questions) == 8 + 5
     # And what is there now is what a run without a kill leaves.
     whole = drawing.finish(drawing.work_on(folder_store, "caption", spec, "e" * 32))
     assert captions(folder_store) == captions(folder_store, "e")
