@@ -76,17 +76,18 @@ def main() -> None:
 
 def town(server: Double, place: Path, num_runs: int) -> Reconciler:
     """Runs that have succeeded, failed, run, wait, and cannot be used, in equal parts."""
-    (place / "films").mkdir()
-    (place / "films" / "a.mp4").write_bytes(b"never opened here")
     store = open_store(STORE)
     profile = ClusterProfile.model_validate(PROFILE)
     reconciler = Reconciler(server.cluster(), store, profile)
-    source = {"ingest": {"sources": [{"path": str(place / "films")}]}}
     for i in range(num_runs):
-        # One state after the other, as a step is for all pods there are. Each run asks its own question, so that none
-        # finds another's answer.
+        # One state after the other, as a step is for all pods there are. Each run has films of its own, so that none
+        # finds what another has made, nor waits for it.
+        films = place / "films" / f"{i:03d}"
+        films.mkdir(parents=True)
+        (films / "a.mp4").write_bytes(b"never opened here")
+        source = {"ingest": {"sources": [{"path": str(films)}]}}
         state = STATES[i * len(STATES) // num_runs]
-        begin(server, reconciler, f"run-{i:03d}", state, source | {"clip": {"min_frames": 16 + i % 80}})
+        begin(server, reconciler, f"run-{i:03d}", state, source)
         executor = Executor(server, store, lambda stage, attempt, code=CODES.get(state): code)  # type: ignore[misc]
         for _ in range(NUM_STEPS.get(state, 0)):
             executor.step()

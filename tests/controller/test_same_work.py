@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from bricks_core.cluster.launcher import STAGE_LABEL, Task
+from bricks_core.cluster.screen import run_screen, runs_screen
 from bricks_core.controller.reconcile import Reconciler
 from bricks_core.pipeline.points import read_points
+from bricks_core.storage.store import Store
 from tests.controller.town import STAGES, Town, run_object, town
 
 Object = dict[str, Any]
@@ -174,6 +176,58 @@ def test_two_controllers_that_make_the_same_at_the_same_moment_leave_one() -> No
         assert len(here.jobs()) == 1
         bring_to_end(here, controllers, list(names))
         assert made(here) == dict.fromkeys(STAGES, 1) | {"ingest": 2}
+
+
+def test_bricks_status_says_which_run_is_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
+    with town() as here:
+        hand_in(here, "b")
+        controller = here.controller()
+        for name in ("tiny", "b"):
+            controller.reconcile(name)
+        runs = here.server.cluster().list("BrickRun")
+        said = "ingest: run tiny has the same work under way (tiny-ingest-a1)"
+        run_screen(next(run for run in runs if run["metadata"]["name"] == "b"), "bricks")
+        assert said in capsys.readouterr().out
+        runs_screen(runs, "bricks")
+        assert "run tiny has the same work" in " ".join(capsys.readouterr().out.split())
+
+
+class Counted:
+    """A store whose calls are noted."""
+
+    def __init__(self, store: Store):
+        self._store, self.calls = store, list[tuple[str, str]]()
+
+    def __getattr__(self, name: str) -> Any:
+        there = getattr(self._store, name)
+        if not callable(there):
+            return there
+
+        def call(key: str, *args: Any, **flags: Any) -> Any:
+            self.calls.append((name, key.rpartition("/")[2]))
+            return there(key, *args, **flags)
+
+        return call
+
+
+def test_a_look_where_nothing_has_changed_reads_one_set_of_points_and_no_manifest_again() -> None:
+    with town() as here:
+        controller = here.controller()
+        for _ in range(5):
+            controller.reconcile("tiny")
+            here.executor.step()
+        done = [stage["name"] for stage in status(here, "tiny")["stages"] if stage["state"] == "Done"]
+        assert done == ["ingest", "clip"]
+        controller.reconcile("tiny")
+        store = controller.store = Counted(here.store)  # type: ignore[assignment]
+        controller.reconcile("tiny")
+        assert store.calls[:4] == [
+            ("list", ""),
+            ("get", "00000002.json"),
+            ("head", "manifest.json"),
+            ("head", "manifest.json"),
+        ]
+        assert {name for name, _ in store.calls[4:]} <= {"head"}
 
 
 def test_a_look_at_a_run_where_nothing_has_changed_makes_three_calls() -> None:
