@@ -21,13 +21,18 @@ EVERYTHING = {"min_motion": 0, "min_brightness": 0, "max_plain_share": 1, "max_d
 
 
 @pytest.fixture
-def clips(drawing, folder_store, tmp_path):
-    """Scores of films with six clips that move; returns their ids by name."""
+def films(drawing):
+    """Two films of three clips each that move."""
     movers = [drawing.Mover("red", dx=5), drawing.Mover("blue", dx=-5, x=120), drawing.Mover("white", dy=-3, dx=0)]
-    films = {
+    return {
         film: [drawing.scene([mover], num_frames=18, seed=10 * n + k) for k, mover in enumerate(movers)]
         for n, film in enumerate(["one", "two"])
     }
+
+
+@pytest.fixture
+def clips(drawing, folder_store, tmp_path, films):
+    """Scores of their clips; returns the clips' ids by name."""
     return scored(drawing, folder_store, tmp_path, films)
 
 
@@ -164,9 +169,7 @@ def num_answers(store):
     return sum(1 for _ in store.list("items/answer/"))
 
 
-def test_what_was_asked_is_not_asked_again_whatever_else_is_another_now(
-    drawing, folder_store, clips, server, tmp_path, films
-):
+def test_what_was_asked_is_not_asked_again_whatever_else_is_another_now(drawing, folder_store, clips, server):
     drawing.finish(drawing.work_on(folder_store, "caption", ASKED))
     assert len(server.questions) == 12
     how = {"concurrency": 1, "max_calls": 2, "max_retries": 1}
@@ -185,15 +188,13 @@ def test_what_was_asked_is_not_asked_again_whatever_else_is_another_now(
 
 
 def test_a_clip_more_is_asked_about_alone(drawing, folder_store, films, server, tmp_path):
-    drawing.put_clips(folder_store, films, tmp_path)
-    drawing.finish(drawing.work_on(folder_store, "score", ScoreSpec(), "5" * 32))
+    scored(drawing, folder_store, tmp_path, films)
     drawing.finish(drawing.work_on(folder_store, "caption", ASKED))
     before = len(server.questions)
     for stage_name in ("clip", "score"):
         folder_store.delete([entry.key for entry in folder_store.list(f"artifacts/{stage_name}/")])
     more = films | {"four": [drawing.scene([drawing.Mover("yellow", dy=-2)], seed=9, num_frames=20)]}
-    drawing.put_clips(folder_store, more, tmp_path)
-    drawing.finish(drawing.work_on(folder_store, "score", ScoreSpec(), "5" * 32))
+    scored(drawing, folder_store, tmp_path, more)
     drawing.finish(drawing.work_on(folder_store, "caption", ASKED, "e" * 32))
     assert len(server.questions) - before == 2
 
