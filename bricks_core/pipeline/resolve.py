@@ -160,7 +160,7 @@ def finished(run: BrickRun, store: Store, find: Find = find_manifest) -> Found:
 
 def pending_again(run: BrickRun, manifest: Manifest) -> list[Try]:
     """What a limit stopped that is another one now."""
-    return [each for each in manifest.pending if changed_limits(run, each)]
+    return [each for each in manifest.pending if any(changed_limits(run, each))]
 
 
 def changed_limits(run: BrickRun, each: Try) -> Iterator[str]:

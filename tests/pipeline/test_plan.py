@@ -152,7 +152,6 @@ def stopped(**limits):
     return Try(kind="film", key="0" * 32, reason="It took too long.", limits=limits)
 
 
-@pytest.mark.xfail(reason="pending_again() takes every try for one of a changed limit: a generator is always true.")
 def test_what_a_limit_stopped_is_finished_until_that_limit_is_another(store):
     source = {"sources": [{"path": "s3://somebody/else"}], "decode_timeout_s": 5}
     run = run_named(ingest=source)
@@ -165,7 +164,6 @@ def test_what_a_limit_stopped_is_finished_until_that_limit_is_another(store):
     assert list(finished(raised, store)) == []
 
 
-@pytest.mark.xfail(reason="pending_again() takes every try for one of a changed limit: a generator is always true.")
 def test_only_what_a_changed_limit_stopped_is_tried_again(store):
     run = run_named(ingest={"sources": [{"path": "s3://somebody/else"}], "decode_timeout_s": 9})
     short, low = stopped(**{"ingest.decode_timeout_s": 5.0}), stopped(**{"ingest.decode_timeout_s": 9.0})
