@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,6 +29,8 @@ ITEMS = "items.parquet"
 RECORDS = "records.parquet"
 FROM_ROOT = ("items/", "artifacts/")
 """What the key of an item's file begins with: it lies in the store, not in the artifact."""
+FEW_FILES = 64
+"""Up to so many are asked for one by one, and not looked for in a listing."""
 _ITEM_COLUMNS = ["kind", "key", "object", "size_bytes", "sha256"]
 
 
@@ -156,13 +159,11 @@ def problems(store: Store, manifest: Manifest, *, items: bool = False, thorough:
     """
     artifact = Artifact(store, manifest)
     found = {entry.key: entry for entry in store.list(artifact.prefix)}
-    wanted = [(artifact.prefix + each.key, each.size_bytes, each.sha256) for each in manifest.objects]
-    wrong = [each for each in (_problem(store, found, *one, thorough) for one in wanted) if each is not None]
+    wanted = {artifact.prefix + each.key: (each.size_bytes, each.sha256) for each in manifest.objects}
+    checks = (_problem(store, key, found.get(key), *known, thorough) for key, known in wanted.items())
+    wrong = [each for each in checks if each is not None]
     if (items or thorough) and not wrong:
-        rows = [row for row in artifact.item_rows() if row.object]
-        found = _listed(store, [row.object for row in rows])
-        checks = (_problem(store, found, row.object, row.size_bytes, row.sha256, thorough) for row in rows)
-        wrong += {each.key: each for each in checks if each is not None}.values()
+        wrong += _item_problems(store, artifact, thorough)
     return wrong
 
 
@@ -186,10 +187,32 @@ def reopen(store: Store, stage: str, digest: str, wrong: Iterable[str]) -> list[
     return items
 
 
+def _item_problems(store: Store, artifact: Artifact, thorough: bool) -> Iterator[AlteredObject]:
+    """Of the files of items. They can be hundreds of thousands: of each, its key, size and sha256 are in memory."""
+    places: dict[str, dict[str, tuple[int, str]]] = defaultdict(dict)
+    for row in artifact.item_rows():
+        if row.object:
+            places["/".join(row.object.split("/")[:2]) + "/"][row.object] = row.size_bytes, row.sha256
+    for place, wanted in places.items():
+        for key, entry in _entries(store, place, wanted):
+            known = wanted.pop(key, None)
+            wrong = None if known is None else _problem(store, key, entry, *known, thorough)
+            if wrong is not None:
+                yield wrong
+        yield from (AlteredObject(key, "is missing.") for key in wanted)
+
+
+def _entries(store: Store, place: str, wanted: Iterable[str]) -> Iterator[tuple[str, Entry | None]]:
+    """Entries of some files, and perhaps of others beside them: from a listing, unless there are only a few."""
+    few = sorted(islice(wanted, FEW_FILES + 1))
+    if len(few) <= FEW_FILES:
+        return store.heads(few)
+    return ((entry.key, entry) for entry in store.list(place))
+
+
 def _problem(
-    store: Store, found: dict[str, Entry], key: str, size_bytes: int, sha256: str, thorough: bool
+    store: Store, key: str, entry: Entry | None, size_bytes: int, sha256: str, thorough: bool
 ) -> AlteredObject | None:
-    entry = found.get(key)
     if entry is None:
         return AlteredObject(key, "is missing.")
     if entry.size_bytes != size_bytes:
@@ -198,17 +221,3 @@ def _problem(
     if now is not None and now != sha256:
         return AlteredObject(key, f"was altered: sha256 {now[:12]}… instead of {sha256[:12]}….")
     return None
-
-
-def _listed(store: Store, keys: Iterable[str]) -> dict[str, Entry]:
-    """Entries of items' files, from listings of the folders that hold most of them."""
-    places: dict[str, set[str]] = defaultdict(set)
-    for key in keys:
-        places["/".join(key.split("/")[:2]) + "/"].add(key)
-    found: dict[str, Entry] = {}
-    for place, wanted in places.items():
-        if len(wanted) <= 64:
-            found |= {key: entry for key, entry in store.heads(sorted(wanted)) if entry is not None}
-        else:
-            found |= {entry.key: entry for entry in store.list(place) if entry.key in wanted}
-    return found
