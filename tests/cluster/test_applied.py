@@ -11,8 +11,10 @@ import pytest
 
 from bricks_core.cluster.launchers import launcher_of
 from bricks_core.cluster.manifests import objects, plain_task
+from bricks_core.pipeline.points import read_pointer
 from bricks_core.spec.cluster import ClusterProfile
 from bricks_core.spec.run import BrickRun
+from bricks_core.storage.artifacts import find_manifest
 from bricks_core.storage.places import open_store
 from tests.journey.tiny_run import TINY
 from tests.kubernetes.double import Double
@@ -77,5 +79,5 @@ def test_stages_share_their_work_in_order_and_one_before_its_turn_says_what_is_m
         seen = applied(stage)
         assert seen.state == "succeeded", seen.message
         assert seen.num_succeeded == 2
-        pointer = json.loads(applied.store.get(f"runs/{run.name}/{stage}.json"))
-        assert applied.store.get(f"artifacts/{stage}/{pointer['digest']}/manifest.json")
+        pointer = read_pointer(applied.store, run.name, stage)
+        assert find_manifest(applied.store, stage, pointer.digest)

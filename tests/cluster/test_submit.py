@@ -1,13 +1,13 @@
 """Runs handed in to a cluster, changed, looked at and stopped, from the command line."""
 
-import json
-
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bricks_core.cluster.runs import merge_patch
+from bricks_core.pipeline.points import Pointer, point
+from bricks_core.storage.places import open_store
 from tests.cluster.command_line import NAMESPACE, at, without_cluster
 from tests.kubernetes.access import service_account
 from tests.kubernetes.patches import merge
@@ -228,9 +228,8 @@ def test_status_of_one_run_shows_its_stages_and_what_to_do_next(bricks, double):
 
 
 def test_status_with_a_local_store_asks_no_cluster_unless_it_is_told_to(bricks, double, tmp_path):
-    (tmp_path / "bricks-store" / "runs" / "mine").mkdir(parents=True)
-    pointer = {"stage": "ingest", "digest": "1" * 32, "spec": {}, "inputs": {}}
-    (tmp_path / "bricks-store/runs/mine/ingest.json").write_text(json.dumps(pointer))
+    pointer = Pointer(stage="ingest", digest="1" * 32, cache_key="1" * 32, spec={}, inputs={})
+    point("mine", open_store(str(tmp_path / "bricks-store")), pointer)
     bricks("submit", bricks.run_file())
     double.requests.clear()
     assert "mine" in bricks("status").out
