@@ -6,9 +6,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import yaml
 from rich.console import Console
 
-from bricks_core.errors import DataError
+from bricks_core.errors import DataError, TryLater
 from bricks_core.exchange.datasets.dataset import Dataset
 from bricks_core.pipeline import screen as screens
 from bricks_core.pipeline.garbage import Garbage, Swept
@@ -21,6 +22,7 @@ from bricks_core.storage.artifacts import MANIFEST, artifact_prefix
 from bricks_core.storage.claims import Claims
 from bricks_core.storage.items import Bundle
 from bricks_core.storage.places import open_store
+from jobs.bricks import app
 
 
 @pytest.fixture
@@ -63,6 +65,16 @@ def test_status_says_who_is_at_a_run(store, capsys):
     assert "Run films is under way: bricks run films (process" in capsys.readouterr().out
     status_screen(store, "films")
     assert "under way" not in capsys.readouterr().out
+
+
+def test_a_run_that_need_not_wait_leaves_and_says_who_is_at_it(store, drawn_films, run_of, tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(run_of(drawn_films).model_dump(mode="json", by_alias=True, exclude_unset=True)))
+    with Claims(store, "bricks run films") as claims:
+        claims.take("run/films")
+        with pytest.raises(TryLater, match=r"Run films is under way: bricks run films \(process \d+ on this machine"):
+            app(["run", str(file), "--store", store.uri, "--no-wait"], standalone_mode=False)
+        claims.release("run/films")
 
 
 def test_status_keeps_the_words_of_the_heartbeat(store, capsys):

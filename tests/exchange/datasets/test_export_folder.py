@@ -119,6 +119,18 @@ def test_an_object_that_is_missing_or_altered_ends_the_export_and_a_run_mends_it
     export(tmp_path / "out")
 
 
+def test_captions_of_clips_that_the_run_has_left_behind_are_not_exported(export, store, tools, made, tmp_path):
+    run = tools.film_run(made / "films")
+    clip = run.spec.clip.model_copy(update={"crf": 30})
+    run = run.model_copy(update={"spec": run.spec.model_copy(update={"clip": clip})})
+    run_path(run, store, "clip")
+    with pytest.raises(DataError, match=r"captions of run films are stale \(clip has changed since\).*--until caption"):
+        export(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    run_path(run, store, "caption")
+    export(tmp_path / "out")
+
+
 def test_a_folder_with_other_things_is_refused_and_left_alone(export, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
