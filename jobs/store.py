@@ -20,6 +20,9 @@ def _store() -> None:
 def upgrade(
     store: StoreFlag = DEFAULT_STORE,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")] = False,
+    no_decode: Annotated[
+        bool, typer.Option("--no-decode", help="Open no clip: answers about several frames are then left.")
+    ] = False,
     verbose: VerboseFlag = False,
 ) -> None:
     """Make use of what an earlier version of Bricks left, so that nothing is done, or paid for, again.
@@ -32,5 +35,6 @@ def upgrade(
     from bricks_core.storage.places import open_store
 
     configure_logging(verbose)
-    made = make_items(open_store(store), dry_run=dry_run, tell=lambda line: typer.echo(line, err=True))
+    opened = open_store(store)
+    made = make_items(opened, dry_run=dry_run, decode=not no_decode, tell=lambda line: typer.echo(line, err=True))
     upgrade_screen(made, dry_run=dry_run)

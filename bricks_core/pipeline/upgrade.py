@@ -35,7 +35,7 @@ _ANSWERED_BY = 1
 """The version of every kind's function that answered for schema 1."""
 _STAGE_VERSION = 2
 """The version that every stage with items had when it last wrote schema 1; what is older was answered otherwise."""
-_HAVE_ITEMS = ("ingest", "clip", "score", "latents")
+_HAVE_ITEMS = ("ingest", "clip", "score", "caption", "latents")
 
 
 @dataclass
@@ -54,16 +54,19 @@ class Upgraded:
     """That point to what they had, so that it can be looked at."""
 
 
-def upgrade(store: Store, *, dry_run: bool = False, tell: Callable[[str], None] = lambda line: None) -> Upgraded:
+def upgrade(
+    store: Store, *, dry_run: bool = False, decode: bool = True, tell: Callable[[str], None] = lambda line: None
+) -> Upgraded:
     """Make the items that a store's artifacts of schema 1 hold, and let runs point to these artifacts as they do today.
 
-    Can be called again, at any time, and while runs are under way. `dry_run` only says what it would do. `tell` hears
-    of every artifact.
+    Can be called again, at any time, and while runs are under way. `dry_run` only says what it would do. `decode`: look
+    at clips where that alone tells what a paid answer is about. `tell` hears of every artifact.
     """
     done, items = Upgraded(), Items(store)
     found = _artifacts(store, done)
     for stage in STAGES:
         for earlier in found.get(stage, {}).values():
+            earlier.may_decode = decode
             earlier.needs = {
                 need: found[need][digest] for need, digest in earlier.inputs.items() if digest in found.get(need, {})
             }

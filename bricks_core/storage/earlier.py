@@ -74,6 +74,8 @@ class Earlier:
     """None: the stage was not finished."""
     needs: dict[str, Earlier] = field(default_factory=dict)
     """Those of its inputs that are there."""
+    may_decode: bool = True
+    """Whether clips may be looked at where that alone tells what an answer is about."""
     cuts: dict[str, Cut] = field(default_factory=dict)
     """Of a clip artifact: its clips and images by id, once they are known."""
 

@@ -12,6 +12,7 @@ import pytest
 
 from bricks_core.spec.run import BrickRun
 from bricks_core.video.write import write_mp4
+from tests.stages.caption.conftest import server as vision_server  # noqa: F401 (a fixture)
 
 HEIGHT, WIDTH = 96, 160
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from contextlib import nullcontext
 from datetime import UTC, datetime
 
 import pyarrow as pa
@@ -14,7 +15,10 @@ from bricks_core.pipeline.local import run_path
 from bricks_core.pipeline.points import read_points
 from bricks_core.pipeline.screen import artifact_screen, upgrade_screen
 from bricks_core.pipeline.upgrade import upgrade
+from bricks_core.spec.caption import Caption
+from bricks_core.spec.clip import Image
 from bricks_core.spec.items import Item, ItemKey
+from bricks_core.spec.latents import Latent
 from bricks_core.spec.manifest import canonical_json, content_id
 from bricks_core.spec.stages import STAGES
 from bricks_core.stages.clip.earlier import found_shots
@@ -23,6 +27,7 @@ from bricks_core.storage.places import list_source, open_store
 from bricks_core.storage.store import SourceFile
 from bricks_core.video.isolate import Isolation
 from tests.s3_server import BUCKET, KEY_ID, SECRET, S3Server
+from tests.stages.caption.conftest import said
 
 PATH = ["ingest", "clip", "score"]
 NEW_COLUMNS = {"source_sha256", "item"}
@@ -105,6 +110,8 @@ class Schema1:
     def _objects(self, stage):
         """Rows by table without the columns that came later, and files under the keys that they had."""
         artifact = Artifact(self._today, self._manifests[stage])
+        if stage == "latents":
+            return self._latents(artifact)
         tables, objects, put = {}, [], []
         for name, row in STAGES[stage].tables.items():
             tables[name] = []
@@ -117,6 +124,38 @@ class Schema1:
                     put.append((old["key"], artifact.local(each.key)))
                 tables[name].append(old)
         return tables, objects, put
+
+    def _latents(self, artifact):
+        """One pack for everything, and rows that said the place of their pieces in it."""
+        clip = Artifact(self._today, self._manifests["clip"])
+        images = {row.clip_id: row.id for row in clip.rows("images", Image)}
+        whole, begins = b"", {}
+
+        def place(pack, offset):
+            nonlocal whole
+            if pack not in begins:
+                begins[pack] = len(whole)
+                whole += self._today.get(pack)
+                whole += bytes(-len(whole) % 64)
+            return begins[pack] + offset
+
+        rows = []
+        for row in artifact.rows("latents", Latent):
+            name = images[row.clip_id] if row.kind == "image" else row.clip_id
+            old = row.model_dump(exclude={"item", "text_item", "text_pack", "empty_text_pack"})
+            rows.append(
+                old
+                | {
+                    "id": content_id("latent", name, row.resolution),
+                    "pack": "packs/0.bin",
+                    "latents_offset_bytes": place(row.pack, row.latents_offset_bytes),
+                    "text_offset_bytes": place(row.text_pack, row.text_offset_bytes),
+                    "empty_text_offset_bytes": place(row.empty_text_pack, row.empty_text_offset_bytes),
+                }
+            )
+        (self._tmp / "0.bin").write_bytes(whole)
+        pack = {"key": "packs/0.bin", "size_bytes": len(whole), "sha256": hashlib.sha256(whole).hexdigest()}
+        return {"latents": rows}, [pack], [("packs/0.bin", nullcontext(self._tmp / "0.bin"))]
 
 
 @pytest.fixture
@@ -274,6 +313,95 @@ def test_a_run_points_to_what_it_had_and_it_can_be_shown_and_is_never_built_on(e
 def test_a_store_of_today_has_nothing_to_upgrade(today, capsys):
     upgrade_screen(upgrade(today[0]), dry_run=False)
     assert "Nothing to upgrade" in capsys.readouterr().out
+
+
+def captions(store, manifests):
+    return {row.id: row for row in Artifact(store, manifests["caption"]).rows("captions", Caption)}
+
+
+@pytest.fixture
+def paid(store, tmp_path, drawn_films, run_of, vision_server):
+    """A store of schema 1 whose captions were paid for, with the run and its captions of today."""
+    texts = [
+        "A red thing crosses a soft field to the right.",
+        '"It crosses."',
+        "A frame.",
+        "Not enough information",
+        "",
+    ]
+
+    def answer(question, number):
+        return said(texts[number % len(texts)], finish="length" if number == 5 else "stop", tokens=(900 + number, 40))
+
+    vision_server.answer = answer
+    run = run_of(drawn_films, caption={"provider": "openai", "model": "eyes-1", "concurrency": 1})
+    new = open_store(str(tmp_path / "new"))
+    manifests = run_path(run, new, "caption")
+    earlier = Schema1(store, (new, manifests), tmp_path)
+    for stage in [*PATH, "caption"]:
+        earlier.finished(stage)
+    return run, captions(new, manifests), vision_server
+
+
+def test_no_answer_that_was_paid_for_is_asked_again(store, paid):
+    run, before, server = paid
+    num_asked = len(server.questions)
+    done = upgrade(store)
+    assert done.made["answer"] == num_asked == 6
+    slower = run.spec.caption.model_copy(update={"concurrency": 4, "max_calls": 2})
+    for caption in (run.spec.caption, slower):
+        changed = run.model_copy(update={"spec": run.spec.model_copy(update={"caption": caption})})
+        assert captions(store, run_path(changed, store, "caption")) == before
+    assert len(server.questions) == num_asked
+
+
+def test_without_decoding_or_with_other_prompts_less_is_known(store, paid, monkeypatch):
+    monkeypatch.setattr("bricks_core.stages.caption.earlier.see", lambda *arguments: pytest.fail("a clip is decoded"))
+    done = upgrade(store, decode=False)
+    assert done.made["answer"] == 3
+    assert [number for (what, why), number in done.left.items() if "--no-decode" in why] == [3]
+    monkeypatch.setattr("bricks_core.stages.caption.earlier.image_prompt", lambda spec: "What is it?")
+    other = upgrade(store, dry_run=True)
+    assert other.left["answers of a model", "the same is asked in other words today"] == 6
+
+
+def test_captions_by_measuring_and_latents_are_not_made_again(store, tmp_path, drawn_films, run_of, monkeypatch):
+    run = run_of(drawn_films, latents={"resolutions": ["48x80"], "pack_bytes": 1 << 18})
+    new = open_store(str(tmp_path / "new"))
+    manifests = run_path(run, new, "latents")
+    earlier = Schema1(store, (new, manifests), tmp_path)
+    for stage in [*PATH, "caption", "latents"]:
+        earlier.finished(stage)
+    done = upgrade(store)
+    assert not done.left
+    assert (done.made["description"], done.made["latent"]) == (3, 6)
+
+    def refuse(*arguments, **settings):
+        raise AssertionError("a clip or text is read again")
+
+    monkeypatch.setattr("bricks_core.stages.caption.stage.see", refuse)
+    monkeypatch.setattr("bricks_core.stages.latents.stage.encode_latents", refuse)
+    monkeypatch.setattr("bricks_core.stages.latents.stage.encode_texts", refuse)
+    again = run_path(run, store, "latents")
+    assert captions(store, again) == captions(new, manifests)
+    assert again["latents"].read_as == manifests["latents"].read_as
+    assert pieces(store, again) == pieces(new, manifests)
+
+
+def pieces(store, manifests):
+    """Bytes of all latents, of all captions' features and of the empty one's."""
+    found = {}
+    for row in Artifact(store, manifests["latents"]).rows("latents", Latent):
+        size = 2 * row.num_latents * row.latent_channels * row.latent_height * row.latent_width
+        found[row.id] = [
+            store.get(pack)[offset : offset + num_bytes]
+            for pack, offset, num_bytes in (
+                (row.pack, row.latents_offset_bytes, size),
+                (row.text_pack, row.text_offset_bytes, 2 * row.num_tokens * row.text_width),
+                (row.empty_text_pack, row.empty_text_offset_bytes, 2 * row.num_empty_tokens * row.text_width),
+            )
+        ]
+    return found
 
 
 @pytest.fixture
