@@ -179,10 +179,11 @@ class _Marks:
                     self._want({pointer.stage: pointer.digest} | pointer.inputs)
             known = newest.stages if newest is not None else {}
             for stage in STAGES:
-                # As runs pointed to their artifacts before there were sets; bricks store upgrade reads these.
-                if stage not in known and any(entry.key == f"runs/{run}/{stage}.json" for entry in inside):
-                    old = _json(self.store, f"runs/{run}/{stage}.json")
-                    self._want({stage: old.get("digest", "")} | _inputs(old))
+                # As runs pointed to what they had, and had begun, before there were sets: see bricks store upgrade.
+                for place in (f"runs/{run}/{stage}.json", f"runs/{run}/wanted/{stage}.json"):
+                    if stage not in known and any(entry.key == place for entry in inside):
+                        old = _json(self.store, place)
+                        self._want({stage: str(old.get("digest", ""))} | _inputs(old))
 
     def claimed(self, batches: Iterable[str]) -> None:
         """What living claims are about: artifacts, and items by the beginning of their keys."""
@@ -271,11 +272,17 @@ def _sum_artifacts(garbage: Garbage, marks: _Marks, left: list[Group], *, paid: 
             continue
         mine.sort(key=lambda entry: entry.key != prefix + MANIFEST)
         manifest = _json(marks.store, prefix + MANIFEST)
-        is_paid = manifest.get("schema_version") == 1 and (manifest.get("spec") or {}).get("provider") == "openai"
-        where = garbage.paid if is_paid and not paid else garbage.artifacts
+        where = garbage.paid if _was_paid(stage, manifest, mine) and not paid else garbage.artifacts
         swept = where.setdefault(stage, Swept())
         swept.add(mine, prefix)
         swept.costs(_time_taken(stage, manifest))
+
+
+def _was_paid(stage: str, manifest: dict[str, Any], entries: list[Entry]) -> bool:
+    """Whether an artifact of schema 1, in which answers lay in the artifact itself, holds some that cost money."""
+    if not manifest:  # not finished, so that nothing says who was asked
+        return stage == "caption" and any("/parts/" in entry.key for entry in entries)
+    return manifest.get("schema_version") == 1 and (manifest.get("spec") or {}).get("provider") == "openai"
 
 
 def _sum_items(garbage: Garbage, marks: _Marks, left: list[Group], *, paid: bool) -> None:

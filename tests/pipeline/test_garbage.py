@@ -274,8 +274,16 @@ def test_what_runs_of_an_earlier_version_point_to_stays(store, made):
     assert store.head("artifacts/ingest/d0/manifest.json")
 
 
-def test_captions_of_an_earlier_version_that_were_paid_for_go_only_when_that_is_asked_for(store):
-    key = "artifacts/caption/d1/manifest.json"
+def test_what_a_run_of_an_earlier_version_had_begun_stays(store, made):
+    store.put("artifacts/clip/d1/parts/0123.json", b"{}")
+    store.put("runs/old/wanted/clip.json", b'{"stage": "clip", "digest": "d1", "spec": {}, "inputs": {}}')
+    collect(store, delete=True, now=later)
+    assert store.head("artifacts/clip/d1/parts/0123.json")
+
+
+@pytest.mark.parametrize("name", ["manifest", "parts/0123"])
+def test_captions_of_an_earlier_version_that_were_paid_for_go_only_when_that_is_asked_for(store, name):
+    key = f"artifacts/caption/d1/{name}.json"
     store.put(key, b'{"schema_version": 1, "stage": "caption", "spec": {"provider": "openai"}}')
     assert collect(store, delete=True, now=later).paid["caption"].num == 1
     assert store.head(key)
