@@ -75,7 +75,7 @@ def find_manifest(store: Store, stage: str, digest: str, *, earlier: bool = Fals
     if manifest.schema_version != SCHEMA_VERSION and not (earlier and manifest.schema_version < SCHEMA_VERSION):
         raise CorruptManifest(
             f"{key} is of another version of Bricks (schema {manifest.schema_version}, here {SCHEMA_VERSION}): "
-            "bricks store upgrade makes use of what it holds."
+            "bricks store upgrade, and then bricks run of its file, make use of what it holds."
         )
     if (manifest.stage, manifest.digest) != (stage, digest):
         raise CorruptManifest(
