@@ -54,6 +54,7 @@ def kinds_of(function: str, call: str) -> Set[str]:
     """Kinds of the calls whose first argument is no plain text, by the function they stand in."""
     known: dict[tuple[str, str], Set[str]] = {
         ("_children", "list"): set(WORKLOADS),
+        ("_others", "list"): set(WORKLOADS),
         ("_act", "delete"): set(WORKLOADS),  # of children, which are found among these
         ("_act", "patch"): set(WORKLOADS),
         ("_create", "create"): created(),
