@@ -621,7 +621,6 @@ def test_what_is_not_what_this_run_would_have_made_is_not_taken() -> None:
         assert case.creates == ["demo-ingest-a1"], what
 
 
-@pytest.mark.xfail(reason="pending_again() takes every try for one of a changed limit: a generator is always true.")
 def test_what_a_limit_stopped_in_another_run_is_taken_as_it_is_by_one_with_the_same_limit() -> None:
     pointer, manifest = left_by("a")
     digest, with_tries = stopped_by(pointer, manifest, Case().run.spec.ingest.decode_timeout_s)
