@@ -122,13 +122,13 @@ def address_alone(run: BrickRun, store: Store, stage: str) -> Address:
     for each in until(stage):
         if each.name == stage:
             return Resolver(run, store).address(each, found)
-        address = before.address(each, found)
-        manifest = before.find(address)
-        if manifest is None and each.name == "ingest":
+        if each.name == "ingest" and not before.has_looked_at(each, run.stage_spec(each.name)):
             raise DataError(
                 f"Run {run.name} has not ingested these sources into {store.uri}: run bricks run or python -m "
                 "jobs.ingest with this run file first."
             )
+        address = before.address(each, found)
+        manifest = before.find(address)
         if manifest is None:
             raise DataError(f"{each.name} is not finished: {store.uri} has no {address.prefix}manifest.json.")
         found[each.name] = address, manifest
