@@ -199,18 +199,6 @@ def test_a_clip_more_is_asked_about_alone(drawing, folder_store, films, server, 
     assert len(server.questions) - before == 2
 
 
-def test_processes_at_the_same_time_ask_every_question_once(drawing, folder_store, clips, server, tmp_path):
-    drawn = str(Path(__file__).parents[1] / "conftest.py")
-    command = [sys.executable, "-c", textwrap.dedent(CHILD), drawn, folder_store.uri, ASKED.model_dump_json()]
-    children = [subprocess.Popen(command) for _ in range(3)]
-    assert [child.wait(timeout=120) for child in children] == [0, 0, 0]
-    pictures = [(question.prompt, question.pictures) for question in server.questions]
-    # Each may ask one alone first, to learn whether it may ask at all.
-    assert len(set(pictures)) == 12 <= len(pictures) <= 14
-    drawing.finish(drawing.work_on(folder_store, "caption", ASKED))
-    assert len(server.questions) == len(pictures)
-
-
 @pytest.mark.parametrize("status", [401, 403, 404])
 def test_a_wrong_key_or_model_costs_one_call(drawing, folder_store, clips, server, replies, status):
     server.answer = lambda *_: replies.failed(status, "no")
