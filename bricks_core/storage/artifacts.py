@@ -162,7 +162,7 @@ def problems(store: Store, manifest: Manifest, *, items: bool = False, thorough:
     wanted = {artifact.prefix + each.key: (each.size_bytes, each.sha256) for each in manifest.objects}
     checks = (_problem(store, key, found.get(key), *known, thorough) for key, known in wanted.items())
     wrong = [each for each in checks if each is not None]
-    if (items or thorough) and not wrong:
+    if (items or thorough) and artifact.prefix + ITEMS not in {each.key for each in wrong}:
         wrong += _item_problems(store, artifact, thorough)
     return wrong
 

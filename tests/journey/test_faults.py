@@ -70,7 +70,7 @@ def test_s3_going_down_in_the_middle_of_a_stage_loses_nothing(finished, runner, 
     store = ["--store", "s3://bricks-test/down"]
     # Four tries of a minute each are patience that a test does not need.
     process = runner.start("jobs.bricks", "run", "tiny.yaml", *store, **keys, AWS_MAX_ATTEMPTS="1")
-    while not any("/parts/" in key for key in s3_server.keys("down/artifacts/clip/")):
+    while not any(key.endswith(".json") for key in s3_server.keys("down/items/clip/")):
         assert process.poll() is None
         time.sleep(0.05)
     s3_server.pause()

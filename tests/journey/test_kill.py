@@ -2,12 +2,13 @@
 
 import os
 import random
+import shutil
 import signal
 import time
 
 import pytest
 
-from tests.journey.tiny_run import STAGES, differing
+from tests.journey.tiny_run import KINDS, STAGES, differing
 
 NUM_KILLS = 20
 
@@ -32,17 +33,17 @@ def test_killed_twenty_times_at_random_moments_the_artifacts_are_those_of_an_und
         else:
             process.communicate()
             assert process.returncode == 0
-            # It got through between two kills: take a stage's manifest away, and all that its tables are made from.
+            # It got through between two kills: take a stage's artifact away, and all that its tables are made from.
             stage = dice.choice(STAGES)
-            for part in sorted((store / "artifacts" / stage).rglob("*"), reverse=True):
-                part.unlink() if part.is_file() else part.rmdir()
+            for place in (store / "artifacts" / stage, *(store / "items" / kind for kind in KINDS[stage])):
+                shutil.rmtree(place, ignore_errors=True)
     runner.bricks("run", "tiny.yaml")
     assert differing(store, finished.folder / "bricks-store") == []
 
 
 def test_sigterm_ends_with_143_and_the_next_run_goes_on(finished, runner):
     process = runner.start("jobs.bricks", "run", "tiny.yaml")
-    while not list((runner.folder / "bricks-store").glob("artifacts/clip/*/parts/*.json")):
+    while not list((runner.folder / "bricks-store").glob("items/clip/*/*.json")):
         assert process.poll() is None
         time.sleep(0.02)
     process.terminate()

@@ -12,6 +12,7 @@ from diffusers import WanPipeline
 from safetensors.torch import load_file
 
 from bricks_core.diffusion.families import family_of
+from bricks_core.pipeline.points import read_pointer
 from bricks_core.spec.evaluate import Sample
 from bricks_core.spec.latents import Latent
 from bricks_core.spec.train import CheckpointRow, HeldOutRow, StepRow
@@ -72,8 +73,9 @@ def wan(films, tiny_wan, tmp_path_factory) -> Runner:
 
 def artifact(runner: Runner, stage: str) -> Artifact:
     store = open_store(str(runner.folder / "bricks-store"))
-    pointer = json.loads((runner.folder / f"bricks-store/runs/wan/{stage}.json").read_text())
-    return open_artifact(store, stage, pointer["digest"])
+    pointer = read_pointer(store, "wan", stage)
+    assert pointer is not None
+    return open_artifact(store, stage, pointer.digest)
 
 
 def test_every_stage_leaves_an_artifact_and_the_report_is_there(wan):

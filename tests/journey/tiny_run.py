@@ -15,6 +15,16 @@ from bricks_core.pipeline.plan import differences
 
 ROOT = Path(__file__).parents[2]
 STAGES = ["ingest", "clip", "score", "caption", "latents", "train", "evaluate"]
+KINDS = {
+    "ingest": ("film",),
+    "clip": ("shots", "clip"),
+    "score": ("measures",),
+    "caption": ("description",),
+    "latents": ("latent", "text", "pack"),
+    "train": (),
+    "evaluate": ("sample",),
+}
+"""The kinds of items that each stage leaves."""
 
 TINY = {
     "apiVersion": "bricks.dev/v1alpha1",
@@ -59,6 +69,10 @@ TINY = {
         "tracking": {"wandb": "off"},
     },
 }
+
+
+PLACES = ("objects", "num_item_objects", "item_bytes")
+"""Of the latents' manifest: what tells where they lie."""
 
 
 @dataclass(frozen=True)
@@ -108,11 +122,14 @@ def artifacts(store: Path) -> dict[str, Any]:
 
 
 def timeless(manifests: Iterable[bytes]) -> dict[str, Any]:
-    """Manifests by address, without times and hosts."""
+    """Manifests by address, without times, hosts, and the items' records, which tell what each took."""
     found = {}
     for text in manifests:
         manifest = json.loads(text)
-        for fact in ("started_at", "finished_at", "host"):
+        for fact in ("started_at", "finished_at", "host", "records"):
+            del manifest[fact]
+        # In which packs latents lie depends on who encoded them when. What they are, the training's weights tell.
+        for fact in PLACES if manifest["stage"] == "latents" else ():
             del manifest[fact]
         found[f"{manifest['stage']}/{manifest['digest']}"] = manifest
     return found
