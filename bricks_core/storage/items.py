@@ -11,6 +11,7 @@ import json
 import logging
 import sqlite3
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -274,3 +275,8 @@ def digest_of(lines: Iterable[str]) -> str:
     for line in sorted(lines):
         digest.update(line.encode() + b"\n")
     return digest.hexdigest()[:32]
+
+
+def seconds_since(began_s: float, num: int = 1) -> dict[str, float]:
+    """What `num` items took together since then (`time.monotonic()`), as the cost of one of them."""
+    return {"seconds": round((time.monotonic() - began_s) / max(num, 1), 3)}

@@ -6,6 +6,7 @@ clip is cut once for an encoder's settings. Clips and images that a table named 
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -25,6 +26,7 @@ from bricks_core.spec.strict import what_of
 from bricks_core.stages.clip import scenes
 from bricks_core.stages.clip.cut import CutClip, cut
 from bricks_core.storage.in_order import in_order
+from bricks_core.storage.items import seconds_since
 from bricks_core.storage.media_table import MediaTable, is_table
 from bricks_core.storage.os_errors import told
 from bricks_core.storage.places import list_source
@@ -230,6 +232,7 @@ def _cut_film(film: FilmTask, path: Path, spec: ClipSpec, work: Work, isolation:
 
 def _search(shots: Recipe, film: FilmTask, path: Path, spec: ClipSpec, work: Work, isolation: Isolation) -> bool:
     """Whether the film's shots are known now."""
+    began_s = time.monotonic()
     try:
         found = isolation.call(find_shots, path, spec.adaptive_threshold, spec.cut_threshold)
     except LimitReached as limit:
@@ -239,13 +242,15 @@ def _search(shots: Recipe, film: FilmTask, path: Path, spec: ClipSpec, work: Wor
     except DataError as error:  # a Crash is one too
         work.items.put(shots, Shots(problem=str(error)))
         return True
-    work.items.put(shots, Shots(shots=[(shot.first_frame, shot.end_frame, shot.reason) for shot in found]))
+    answer = Shots(shots=[(shot.first_frame, shot.end_frame, shot.reason) for shot in found])
+    work.items.put(shots, answer, cost=seconds_since(began_s))
     return True
 
 
 def _cut_clips(
     shots: Sequence[scenes.Shot], film: FilmTask, path: Path, spec: ClipSpec, work: Work, isolation: Isolation
 ) -> None:
+    began_s = time.monotonic()
     with scratch() as folder:
         try:
             with told(folder, "write"):
@@ -258,14 +263,15 @@ def _cut_clips(
             for shot in shots:
                 work.items.put(_clip_of(film.sha256, shot, spec), Cut(problem=str(error)))
             return
+        cost = seconds_since(began_s, len(clips))
         for clip in clips:
-            _keep(clip, _clip_of(film.sha256, clip.shot, spec), work)
+            _keep(clip, _clip_of(film.sha256, clip.shot, spec), cost, work)
 
 
-def _keep(clip: CutClip, made: Recipe, work: Work) -> None:
+def _keep(clip: CutClip, made: Recipe, cost: dict[str, float], work: Work) -> None:
     stored = [work.items.put_file(made.key, clip.file, ".mp4"), work.items.put_file(made.key, clip.image_file, ".jpg")]
     about = Cut(image_frame=clip.image_frame, width_px=clip.width_px, height_px=clip.height_px, fps=clip.fps)
-    work.items.put(made, about, stored)
+    work.items.put(made, about, stored, cost=cost)
 
 
 def _tried(key: ItemKey, limit: LimitReached, work: Work) -> None:

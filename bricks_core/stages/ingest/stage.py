@@ -7,9 +7,11 @@ licences and what tables say are joined on at the end, and so is what the run's 
 from __future__ import annotations
 
 import re
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -21,6 +23,7 @@ from bricks_core.spec.manifest import Try, content_id
 from bricks_core.stages.ingest.picture import probe_picture
 from bricks_core.stages.ingest.sources import FoundFile, find_files, with_rows
 from bricks_core.storage.in_order import in_order
+from bricks_core.storage.items import seconds_since
 from bricks_core.storage.media_table import TableRow
 from bricks_core.storage.os_errors import told
 from bricks_core.storage.store import SourceFile
@@ -81,18 +84,28 @@ def run(spec: IngestSpec, work: Work) -> None:
                 if not found.fingerprint.startswith("sha256:"):
                     work.items.put(_content(found), Content(sha256=sha256))
                 if not found.is_beside:
-                    probed = _probed(found, sha256)
-                    try:
-                        facts = isolation.call(probe_picture if found.kind == "image" else probe, path)
-                        work.items.put(probed, asdict(facts))
-                    except LimitReached as limit:
-                        name = f"ingest.{LIMITS[limit.limit]}"
-                        work.tried(probed.key, str(limit), {name: limits(spec)[name]})
-                    except Crash as crash:
-                        work.items.put(probed, asdict(Facts("unreadable", str(crash))))
+                    _probe(found, sha256, path, isolation, spec, work)
             work.progress.advance(note=file.name)
 
         isolation.each(look, work.todo(tasks(spec, work), unit="files"))
+
+
+def _probe(found: FoundFile, sha256: str, path: Path, isolation: Isolation, spec: IngestSpec, work: Work) -> None:
+    """Decode a file and keep what it is, unless that is known: of an object whose content was not known before it was
+    read, it may be."""
+    probed = _probed(found, sha256)
+    if work.items.get(probed.key) is not None:
+        return
+    began_s = time.monotonic()
+    try:
+        facts = isolation.call(probe_picture if found.kind == "image" else probe, path)
+    except LimitReached as limit:
+        name = f"ingest.{LIMITS[limit.limit]}"
+        work.tried(probed.key, str(limit), {name: limits(spec)[name]})
+        return
+    except Crash as crash:
+        facts = Facts("unreadable", str(crash))
+    work.items.put(probed, asdict(facts), cost=seconds_since(began_s))
 
 
 def join(spec: IngestSpec, work: Work) -> Joined:

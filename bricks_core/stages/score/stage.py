@@ -6,6 +6,7 @@ Measures are items, so another filter or split reads numbers and decodes nothing
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -25,7 +26,7 @@ from bricks_core.stages.score.judgement import Judgement, Said
 from bricks_core.stages.score.motion import Pixels, measure, to_luma
 from bricks_core.storage.in_order import in_order
 from bricks_core.storage.in_threads import in_threads, num_cores
-from bricks_core.storage.items import digest_of
+from bricks_core.storage.items import digest_of, seconds_since
 from bricks_core.storage.work import Joined, Work
 from bricks_core.video.motion import small_size
 from bricks_core.video.read import Frame, frames
@@ -107,13 +108,14 @@ def _measures_of(item: str) -> Recipe:
 
 
 def _measure(task: ScoreTask, work: Work) -> None:
+    began_s = time.monotonic()
     with work.local("clip", task.key, sha256=task.sha256) as path:
         if task.kind == "image":
             measured = measure_image(task, path)
         else:
             with closing(frames(path)) as film:
                 measured = measure_clip(task, film)
-    work.items.put(_measures_of(task.item), measured)
+    work.items.put(_measures_of(task.item), measured, cost=seconds_since(began_s))
     work.progress.advance(note=f"motion {measured['motion']:.0f}")
 
 
