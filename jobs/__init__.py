@@ -1,1 +1,1 @@
-"""The doors: flags in, exit code out, nothing else. Nothing imports this package."""
+"""Entry points: flags in, exit code out, nothing else. Nothing imports this package."""

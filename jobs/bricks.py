@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from jobs import checkpoint, cluster, dataset, evaluation
-from jobs.door import DEFAULT_STORE, SetFlag, StoreFlag, VerboseFlag, commands, serve
+from jobs.entry_point import DEFAULT_STORE, SetFlag, StoreFlag, VerboseFlag, commands, serve
 from jobs.generate import generate
 from jobs.render import render
 from jobs.store import app as store_app

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from bricks_core.errors import SpecError, UsageError
-from jobs.door import DEFAULT_STORE, SetFlag, StoreFlag, VerboseFlag, serve
+from jobs.entry_point import DEFAULT_STORE, SetFlag, StoreFlag, VerboseFlag, serve
 
 PREFLIGHT = "preflight.yaml"
 """Beside the run file: what nodes must be able to do."""

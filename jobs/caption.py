@@ -1,8 +1,8 @@
 """Write captions for what was kept: python -m jobs.caption --run k8s/runs/quickstart.yaml"""
 
-from jobs.door import stage_door
+from jobs.entry_point import stage_entry_point
 
-main = stage_door("caption", __doc__)
+main = stage_entry_point("caption", __doc__)
 
 if __name__ == "__main__":
     main()

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.door import DEFAULT_STORE, StoreFlag, VerboseFlag, commands, serve
+from jobs.entry_point import DEFAULT_STORE, StoreFlag, VerboseFlag, commands, serve
 
 
 class Format(StrEnum):

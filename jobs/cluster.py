@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bricks_core.errors import ClusterUnavailable, DataError
-from jobs.door import DEFAULT_STORE, SetFlag, VerboseFlag, commands, serve
+from jobs.entry_point import DEFAULT_STORE, SetFlag, VerboseFlag, commands, serve
 from jobs.evaluation import seconds_of
 
 if TYPE_CHECKING:

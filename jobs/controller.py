@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from bricks_core.errors import UsageError
-from jobs.door import serve
+from jobs.entry_point import serve
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 

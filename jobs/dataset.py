@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from jobs.door import DEFAULT_STORE, StoreFlag, VerboseFlag, commands, serve
+from jobs.entry_point import DEFAULT_STORE, StoreFlag, VerboseFlag, commands, serve
 
 app = commands("Datasets to other tools and from them: docs/dataset.md.")
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from bricks_core.errors import UsageError
-from jobs.door import SetFlag, VerboseFlag, commands, serve
+from jobs.entry_point import SetFlag, VerboseFlag, commands, serve
 
 app = commands("Evaluate a commit on a cluster, from any CI.")
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal, NoReturn
 import typer
 
 from bricks_core.errors import UsageError
-from jobs.door import DEFAULT_STORE, StoreFlag, VerboseFlag, serve
+from jobs.entry_point import DEFAULT_STORE, StoreFlag, VerboseFlag, serve
 
 Wish = typer.Option
 

@@ -1,8 +1,8 @@
 """Find videos and probe them: python -m jobs.ingest --run k8s/runs/quickstart.yaml"""
 
-from jobs.door import stage_door
+from jobs.entry_point import stage_entry_point
 
-main = stage_door("ingest", __doc__)
+main = stage_entry_point("ingest", __doc__)
 
 if __name__ == "__main__":
     main()

@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from bricks_core.errors import UsageError
-from jobs.door import SetFlag, commands, serve
+from jobs.entry_point import SetFlag, commands, serve
 
 
 def render(

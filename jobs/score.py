@@ -1,8 +1,8 @@
 """Score clips, and keep or drop them: python -m jobs.score --run k8s/runs/quickstart.yaml"""
 
-from jobs.door import stage_door
+from jobs.entry_point import stage_entry_point
 
-main = stage_door("score", __doc__)
+main = stage_entry_point("score", __doc__)
 
 if __name__ == "__main__":
     main()

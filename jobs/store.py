@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.door import DEFAULT_STORE, StoreFlag, VerboseFlag, commands
+from jobs.entry_point import DEFAULT_STORE, StoreFlag, VerboseFlag, commands
 
 app = commands("A store itself.")
 

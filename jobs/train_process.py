@@ -9,7 +9,7 @@ import typer
 
 from bricks_core.errors import BricksError
 from jobs.bricks_train import PREFLIGHT
-from jobs.door import DEFAULT_STORE, SetFlag, StoreFlag, VerboseFlag, serve
+from jobs.entry_point import DEFAULT_STORE, SetFlag, StoreFlag, VerboseFlag, serve
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

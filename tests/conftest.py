@@ -1,4 +1,4 @@
-"""What tests of several rooms need: the golden vectors (tests/golden/README.md) and the network they belong to."""
+"""What tests of several packages need: the golden vectors (tests/golden/README.md) and the network they belong to."""
 
 from __future__ import annotations
 

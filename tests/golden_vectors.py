@@ -1,4 +1,4 @@
-"""The golden vectors (tests/golden/README.md): what the tests of several rooms read, and how they find its cases.
+"""The golden vectors (tests/golden/README.md): what the tests of several packages read, and how they find its cases.
 
 BRICKS_GOLDEN names another folder with files of the same form, of other seeds and sizes. Every golden test takes its
 cases from the files. A file that such a folder lacks is skipped with a sentence, and one without a case fails.

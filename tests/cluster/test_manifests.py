@@ -14,7 +14,7 @@ from bricks_core.errors import BricksError, SpecError, UsageError
 from bricks_core.spec.cluster import ClusterProfile, load_profile
 from bricks_core.spec.run import BrickRun, load_run
 from bricks_core.spec.stages import STAGES
-from jobs.door import commands
+from jobs.entry_point import commands
 from tests.cluster.strategies import QUICKSTART
 from tests.schemas import documents, valid
 from tests.schemas.pods import amount, pods_of

@@ -27,8 +27,8 @@ def test_the_page_has_every_row_of_the_table_of_exit_codes_and_no_other() -> Non
 
 
 def test_the_page_tells_every_reason_that_the_controller_gives() -> None:
-    rooms = Path(__file__).parents[2] / "bricks_core" / "controller"
-    code = "\n".join((rooms / f"{name}.py").read_text() for name in ("plan", "reconcile", "report"))
+    package = Path(__file__).parents[2] / "bricks_core" / "controller"
+    code = "\n".join((package / f"{name}.py").read_text() for name in ("plan", "reconcile", "report"))
     given = set(re.findall(r'Trouble\(\s*"(\w+)"', code))
     given |= set(re.findall(r'conditions\.add\("\w+", "\w+", "(\w+)"', code))
     assert {"NameTaken", "KindMissing", "SpecInvalid", "Unfinished"} <= given

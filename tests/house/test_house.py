@@ -1,4 +1,4 @@
-"""The house (docs/house.md), checked: every stage has all its rooms, and no room has a name that says nothing."""
+"""The house (docs/house.md), checked: every stage has all its packages and files, and none has a name that says nothing."""
 
 import re
 import subprocess
@@ -26,20 +26,20 @@ def python_files():
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_has_a_room_on_every_floor(stage):
-    rooms = {
-        "door": ROOT / "jobs" / f"{stage}.py",
+def test_a_stage_has_its_place_on_every_floor(stage):
+    places = {
+        "entry point": ROOT / "jobs" / f"{stage}.py",
         "contract": ROOT / "bricks_core/spec" / f"{stage}.py",
         "work": ROOT / "bricks_core/stages" / stage / "stage.py",
         "tests": ROOT / "tests/stages" / stage,
         "page": ROOT / "docs" / f"{stage}.md",
         "image": ROOT / "images" / stage / "Dockerfile",
     }
-    assert [name for name, path in rooms.items() if not path.exists()] == []
+    assert [name for name, path in places.items() if not path.exists()] == []
     assert stage in RunSpec.model_fields
 
 
-def test_no_room_has_a_name_that_says_nothing():
+def test_no_package_has_a_name_that_says_nothing():
     parts = {part.removesuffix(".py") for file in python_files() for part in file.parts}
     assert parts & NAMES_THAT_SAY_NOTHING == set()
 

@@ -23,7 +23,7 @@ MODULES = {
     "latents": ["jobs.latents", "bricks_core.stages.latents.*", "transformers", "diffusers", "sentencepiece", "ftfy"],
     "evaluate": ["jobs.evaluate", "bricks_core.stages.evaluate.*", "wandb", "ftfy"],
 }
-"""What an image is for; the others: their door and their stage."""
+"""What an image is for; the others: their entry point and their stage."""
 HOLDS = {
     "controller": {"kopf", "kubernetes"},
     "ingest": {"av", "cv2"},

@@ -42,7 +42,7 @@ def test_a_shard_that_comes_after_the_end_finds_it_done(runner):
 def test_a_stage_alone_keeps_to_the_processes_it_may_have(runner):
     ended = runner("jobs.ingest", "--run", "tiny.yaml", code=64, BRICKS_MAX_PROCESSES="many")
     assert "BRICKS_MAX_PROCESSES" in ended.err
-    code = "import jobs.door as d; d._bound_processes(); print(*d.resource.getrlimit(d.resource.RLIMIT_NPROC))"
+    code = "import jobs.entry_point as d; d._bound_processes(); print(*d.resource.getrlimit(d.resource.RLIMIT_NPROC))"
     environment = os.environ | {"BRICKS_MAX_PROCESSES": "4096"}
     bounded = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True)
     assert bounded.stdout.split() == ["4096", "4096"]

@@ -1,4 +1,4 @@
-"""Servers and namespaces for the tests of this room; other rooms take them from tests.kubernetes.double and .real."""
+"""Servers and namespaces for the tests of this package; others take them from tests.kubernetes.double and .real."""
 
 from __future__ import annotations
 

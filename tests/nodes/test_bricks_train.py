@@ -83,12 +83,12 @@ def test_a_process_that_is_not_the_first_ends_after_the_commit(new_nodes):
     nodes.run["spec"]["train"]["phases"][0]["steps"] = 1
     nodes.write()
 
-    other = nodes.start_door("jobs.train", "--verbose", RANK="1")
+    other = nodes.start_entry_point("jobs.train", "--verbose", RANK="1")
     # Started without the others it does all the work, and still leaves the commit to the first.
     wait_until(lambda: "waiting for the first process" in other.told, nodes.last_words)
     assert other.process.poll() is None
     assert list(nodes.store.glob("artifacts/train/*/manifest.json")) == []
-    first = nodes.start_door("jobs.train", RANK="0")
+    first = nodes.start_entry_point("jobs.train", RANK="0")
     assert [first.ended(), other.ended()] == [0, 0], nodes.last_words()
     assert len(list(nodes.store.glob("artifacts/train/*/manifest.json"))) == 1
 

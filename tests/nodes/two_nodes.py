@@ -142,16 +142,16 @@ class Nodes:
             "BRICKS_NODE_NAME": f"machine-{rank}",
         }
         own |= {"BRICKS_RENDEZVOUS": f"127.0.0.1:{port}"} if port else {}
-        return self.start_door("jobs.bricks_train", *arguments, **(own | environment))
+        return self.start_entry_point("jobs.bricks_train", *arguments, **(own | environment))
 
-    def start_door(self, door: str, *arguments: str, **environment: str) -> Node:
+    def start_entry_point(self, module: str, *arguments: str, **environment: str) -> Node:
         """One of our programs, on this run."""
         inherited = {name: text for name, text in os.environ.items() if not name.startswith(("AWS_", "BRICKS_"))}
         own = {"BRICKS_STORE": "store", "BRICKS_COMMIT": "tested", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         log = self.folder / f"node-{len(self.started)}.log"
         with log.open("w") as out:
             process = subprocess.Popen(
-                [sys.executable, "-m", door, "--run", "run.yaml", *arguments],
+                [sys.executable, "-m", module, "--run", "run.yaml", *arguments],
                 cwd=self.folder,
                 env=inherited | own | environment,
                 stdout=out,

@@ -1,4 +1,4 @@
-"""What every door does the same: flags, logging, signals, and an exit code for every end."""
+"""What every entry point does the same: flags, logging, signals, and an exit code for every end."""
 
 from __future__ import annotations
 
@@ -85,8 +85,8 @@ def serve(app: typer.Typer) -> NoReturn:
     _leave(0)
 
 
-def stage_door(stage: str, what: str | None) -> Callable[[], NoReturn]:
-    """The door of a stage: python -m jobs.<stage> --run FILE [--shard I --num-shards N | --commit]."""
+def stage_entry_point(stage: str, what: str | None) -> Callable[[], NoReturn]:
+    """The entry point of a stage: python -m jobs.<stage> --run FILE [--shard I --num-shards N | --commit]."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
     @app.command(help=what)
