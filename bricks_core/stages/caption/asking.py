@@ -16,6 +16,7 @@ from bricks_core.stages.caption.pictures import read_picture, see, shows_nothing
 from bricks_core.stages.caption.sources import CaptionTask, Question, Recipes, Sight
 from bricks_core.stages.caption.vision_model import Answer, VisionModel
 from bricks_core.storage.in_threads import in_threads
+from bricks_core.storage.items import seconds_since
 from bricks_core.storage.work import Work
 from bricks_core.video.read import read_rgb
 
@@ -124,7 +125,7 @@ class _Asking:
         if task.image_id:
             with self._work.local("clip", task.image_key, sha256=task.image_sha256) as path:
                 sight.image_is_plain = shows_nothing(read_picture(path))
-        self._work.items.put(made, sight, cost={"seconds": round(time.monotonic() - began_s, 3)})
+        self._work.items.put(made, sight, cost=seconds_since(began_s))
 
     def _jpegs(self, task: CaptionTask, question: Question, clip: Callable[[], Path]) -> list[bytes]:
         """The pictures that a question shows."""

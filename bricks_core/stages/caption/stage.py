@@ -6,6 +6,7 @@ table is made: a changed rule that is not in the prompt asks nothing again.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
@@ -33,6 +34,7 @@ from bricks_core.stages.caption.sources import (
 )
 from bricks_core.storage.in_order import in_order
 from bricks_core.storage.in_threads import in_threads, num_cores
+from bricks_core.storage.items import seconds_since
 from bricks_core.storage.work import Joined, Work
 
 
@@ -87,6 +89,7 @@ def join(spec: CaptionSpec, work: Work) -> Joined:
 
 
 def _measure(task: CaptionTask, recipes: Recipes, spec: CaptionSpec, work: Work) -> None:
+    began_s = time.monotonic()
     with work.local("clip", task.key, sha256=task.sha256) as path:
         is_image = task.kind == "image"
         seen = see_picture(path) if is_image else see(path, task.num_frames, task.fps, spec.frame_shares)
@@ -98,7 +101,7 @@ def _measure(task: CaptionTask, recipes: Recipes, spec: CaptionSpec, work: Work)
             found.video = measured.video_sentences(scene)
             if not found.video:
                 found.status, found.reason = "no_movement", "nothing in it moves far enough to be told"
-    work.items.put(recipes.description(task), found)
+    work.items.put(recipes.description(task), found, cost=seconds_since(began_s))
     work.progress.advance(note=(found.video or found.image)[:60] or found.status.replace("_", " "))
 
 
