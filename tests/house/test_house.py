@@ -1,4 +1,4 @@
-"""The house (docs/house.md), checked: every stage has all its packages and files, and none has a name that says nothing."""
+"""The house (docs/house.md), checked: every stage has all its packages and files, and no name says nothing."""
 
 import re
 import subprocess
