@@ -149,8 +149,9 @@ class StageFacts:
     code_version: str
     inputs: dict[str, str]
     rows: dict[str, int]
-    num_objects: int
-    size_bytes: int
+    num_items: int
+    """Answers that its tables were made from. Their files and bytes are left out: how packs were filled depends on what
+    else the store was asked for before, and by how many."""
     counts: dict[str, int]
 
 
@@ -489,8 +490,7 @@ def stage_facts(manifest: Manifest) -> StageFacts:
         code_version=manifest.code_version,
         inputs=manifest.inputs,
         rows={name: table.num_rows for name, table in manifest.tables.items()},
-        num_objects=len(manifest.objects),
-        size_bytes=sum(stored.size_bytes for stored in manifest.objects),
+        num_items=manifest.num_items,
         counts=manifest.counts,
     )
 

@@ -130,9 +130,9 @@ def _add_thumbnails(shown: dict[str, Exhibit], work: Work) -> Iterator[StoredObj
 def _picture(work: Work, clip: Clip, image: Image | None) -> Pixels:
     """The clip's middle frame: the clip stage has it as an image."""
     if image is not None:
-        with work.local("clip", image.key) as path:
+        with work.local("clip", image.key, sha256=image.sha256) as path:
             return picture_of(path.read_bytes())
-    with work.local("clip", clip.key) as path, closing(frames(path)) as film:
+    with work.local("clip", clip.key, sha256=clip.sha256) as path, closing(frames(path)) as film:
         for frame in film:
             if frame.index >= clip.num_frames // 2:
                 return frame.rgb()

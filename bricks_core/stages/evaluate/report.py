@@ -436,16 +436,6 @@ def duration(seconds: float) -> str:
     return f"{seconds // 3600:,} h {seconds % 3600 // 60:02d} min"
 
 
-def size(num_bytes: int) -> str:
-    """1.5 MB."""
-    value = float(num_bytes)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.3g} {unit}"
-        value /= 1000
-    return f"{value:,.1f} TB"
-
-
 @dataclass(frozen=True)
 class _Shown:
     width_px: int
@@ -472,7 +462,6 @@ def _environment() -> Environment:
         "loss": loss,
         "change": change,
         "seconds": duration,
-        "size": size,
         "beside": beside,
         "weights": WEIGHTS.__getitem__,
         "words": lambda text: text.replace("_", " "),

@@ -88,8 +88,7 @@ def gather(spec: EvaluateSpec, work: Work) -> Facts:
         code_version=code_version(),
         inputs=work.input_digests,
         rows={},
-        num_objects=0,
-        size_bytes=0,
+        num_items=0,
         counts={},
     )
     return Facts(

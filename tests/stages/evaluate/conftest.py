@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,18 +22,20 @@ from bricks_core.spec.caption import Caption
 from bricks_core.spec.clip import Clip, Image, Shot
 from bricks_core.spec.evaluate import EvaluateSpec
 from bricks_core.spec.ingest import Video
+from bricks_core.spec.items import Item, ItemKey, Recipe, recipe
 from bricks_core.spec.latents import Latent
-from bricks_core.spec.manifest import Manifest, artifact_digest, content_id
+from bricks_core.spec.manifest import Manifest, cache_key, content_id
 from bricks_core.spec.run import BrickRun
 from bricks_core.spec.score import Score
 from bricks_core.spec.stages import STAGES
-from bricks_core.spec.strict import Row
+from bricks_core.spec.strict import Row, what_of
 from bricks_core.spec.train import BucketLossRow, CheckpointRow, HeldOutRow, StepRow
 from bricks_core.stages.evaluate import stage
 from bricks_core.storage.artifacts import Artifact, open_artifact
+from bricks_core.storage.items import digest_of
 from bricks_core.storage.places import open_store
 from bricks_core.storage.store import Store
-from bricks_core.storage.work import Work
+from bricks_core.storage.work import Joined, Work
 from bricks_core.video.write import jpeg, write_mp4
 
 TEXT_WIDTH, MAX_TOKENS = 4096, 16
@@ -97,29 +100,33 @@ class Finished:
         """Run the stage, join and commit."""
         work = self.work(spec)
         stage.run(work.spec, work)
-        joined = stage.join(work.spec, self.work(spec))
-        manifest = self.work(spec).commit(joined.tables, objects=joined.objects, counts=joined.counts)
-        return Artifact(self.store, manifest)
+        work = self.work(spec)
+        return Artifact(self.store, work.commit(stage.join(work.spec, work)))
 
     def page(self, artifact: Artifact) -> str:
         return self.store.get(artifact.prefix + "report/index.html").decode()
 
-    def commit(self, name: str, tables: dict[str, list[Any]], objects: list[Any] = ()) -> Manifest:
-        work = self._work(name, self.run.stage_spec(name))
+    def commit(self, work: Work, tables: dict[str, list[Any]], items: Iterable[Item] = (), **more: Any) -> Manifest:
+        name = work.stage.name
         ordered = {table: sorted(rows, key=lambda row: row.id) for table, rows in tables.items()}
-        manifest = work.commit(ordered, objects=objects)
+        manifest = work.commit(Joined(ordered, [each.item_key for each in items], **more))
         self.digests[name] = manifest.digest
         return manifest
 
+    def work_of(self, name: str) -> Work:
+        return self._work(name, self.run.stage_spec(name))
+
     def _work(self, name: str, spec: Any) -> Work:
         needs = {need: self.digests[need] for need in STAGES[name].needs}
+        inputs = {need: open_artifact(self.store, need, digest) for need, digest in needs.items()}
+        keyed = {need: inputs[need].manifest.read_as.get(name) or needs[need] for need in STAGES[name].key_inputs}
         return Work(
             store=self.store,
             stage=STAGES[name],
             spec=spec,
-            digest=artifact_digest(STAGES[name], spec, needs),
+            digest=cache_key(STAGES[name], what_of(spec), keyed),
             input_digests=needs,
-            inputs={need: open_artifact(self.store, need, digest) for need, digest in needs.items()},
+            inputs=inputs,
             progress=Progress(name),
             run=self.run,
         )
@@ -133,11 +140,12 @@ def finish_inputs(
     caption: Callable[[int], str] = lambda number: f"A red square moves to the right, number {number}.",
     held_out: bool = True,
     fps: float = 24,
+    pack_size: int = 100,
     **evaluate: Any,
 ) -> Finished:
     """Commit ingest to train for some films, each given as its clips (num_frames, height, width, 3).
 
-    Of every film the last clip is dropped by the filter; the last film is held out.
+    Of every film the last clip is dropped by the filter; the last film is held out. `pack_size`: latents to a pack.
     """
     made = Finished(open_store(str(folder / "store")), run_of(prompts, **evaluate), {})
     _put_films(made, folder, films, fps)
@@ -148,9 +156,9 @@ def finish_inputs(
         _score(clip, number, clip.id in lasts, held_out and clip.video_id == last_film)
         for number, clip in enumerate(clips)
     ]
-    made.commit("score", {"scores": scores})
+    made.commit(made.work_of("score"), {"scores": scores})
     captions = _put_captions(made, scores, caption)
-    _put_latents(made, clips, scores, captions)
+    _put_latents(made, folder, clips, scores, captions, pack_size)
     _put_training(made, folder, held_out)
     return made
 
@@ -159,7 +167,7 @@ def _put_films(made: Finished, folder: Path, films: dict[str, list[np.ndarray]],
     videos = [
         Video(
             id=content_id("video", film), name=f"{film}.mp4", source="films", licence="CC0-1.0", credit="",
-            sha256="0" * 64, size_bytes=1000, state="ok", num_frames=sum(map(len, scenes)), fps=fps,
+            sha256=_source(film), size_bytes=1000, state="ok", num_frames=sum(map(len, scenes)), fps=fps,
             width_px=160, height_px=96,
         )
         for film, scenes in films.items()
@@ -170,35 +178,41 @@ def _put_films(made: Finished, folder: Path, films: dict[str, list[np.ndarray]],
             sha256="1" * 64, size_bytes=0, state="unreadable", reason="The file is empty.",
         )
     )  # fmt: skip
-    made.commit("ingest", {"videos": videos, "given": []})
-    work = made._work("clip", made.run.spec.clip)
-    clips, images, shots, objects = [], [], [], []
+    made.commit(made.work_of("ingest"), {"videos": videos, "given": []})
+    work = made.work_of("clip")
+    clips, images, shots, items = [], [], [], []
     for film, scenes in films.items():
         for place, pictures in enumerate(scenes):
             clip_id, image_id = content_id("clip", film, place), content_id("image", film, place)
             write_mp4(folder / "clip.mp4", pictures, fps)
             (folder / "image.jpg").write_bytes(jpeg(pictures[len(pictures) // 2]))
-            stored = work.put_file(f"clips/{clip_id}.mp4", folder / "clip.mp4")
-            still = work.put_file(f"images/{image_id}.jpg", folder / "image.jpg")
             span = {
                 "video_id": content_id("video", film),
                 "first_frame": 1000 * place,
                 "end_frame": 1000 * place + len(pictures),
             }
+            cut = recipe("clip", source=_source(film), span=[span["first_frame"], span["end_frame"]])
+            files = {".mp4": folder / "clip.mp4", ".jpg": folder / "image.jpg"}
+            stored, still = (work.items.put_file(cut.key, file, suffix) for suffix, file in files.items())
             size = {"width_px": pictures.shape[2], "height_px": pictures.shape[1]}
-            clips.append(Clip(id=clip_id, num_frames=len(pictures), fps=fps, **span, **size, **stored.model_dump()))
+            about = {**size, "source_sha256": _source(film), "item": "/".join(cut.key)}
+            clips.append(Clip(id=clip_id, num_frames=len(pictures), fps=fps, **span, **about, **stored.model_dump()))
             images.append(
-                Image(id=image_id, clip_id=clip_id, video_id=span["video_id"], frame=1, **size, **still.model_dump())
+                Image(id=image_id, clip_id=clip_id, video_id=span["video_id"], frame=1, **about, **still.model_dump())
             )
             shots.append(Shot(id=clip_id, state="clip", **span))
-            objects += [stored, still]
+            items.append(work.items.put(cut, {}, [stored, still]))
         shots.append(
             Shot(
                 id=content_id("short", film), video_id=content_id("video", film), first_frame=0, end_frame=9,
                 state="dropped", reason="shorter than 15 frames",
             )
         )  # fmt: skip
-    made.commit("clip", {"shots": shots, "clips": clips, "images": images}, objects)
+    made.commit(work, {"shots": shots, "clips": clips, "images": images}, items)
+
+
+def _source(film: str) -> str:
+    return hashlib.sha256(film.encode()).hexdigest()
 
 
 def _score(clip: Clip, number: int, dropped: bool, held_out: bool) -> Score:
@@ -223,31 +237,62 @@ def _put_captions(made: Finished, scores: list[Score], caption: Callable[[int], 
                 captions.append(Caption(id=row_id, status="no_movement", reason="Nothing moves.", **about))
             else:
                 captions.append(Caption(id=row_id, status="ok", text=text, num_words=len(text.split()), **about))
-    made.commit("caption", {"captions": captions})
+    made.commit(made.work_of("caption"), {"captions": captions})
     return captions
 
 
-def _put_latents(made: Finished, clips: list[Clip], scores: list[Score], captions: list[Caption]) -> None:
+def _put_latents(
+    made: Finished, folder: Path, clips: list[Clip], scores: list[Score], captions: list[Caption], pack_size: int
+) -> None:
     by_id, splits = {clip.id: clip for clip in clips}, {score.id: score.split for score in scores}
-    rows = [
-        Latent(
-            id=content_id("latent", caption.id), clip_id=caption.clip_id, video_id=by_id[caption.clip_id].video_id,
-            kind=caption.kind, split=splits[caption.clip_id], resolution="32x48", aspect="32x48",
-            height_px=32, width_px=48, time_stride=1, latent_channels=4, latent_height=4, latent_width=6,
-            num_frames=by_id[caption.clip_id].num_frames if caption.kind == "video" else 1,
-            fps=24, pack="packs/0.pack", latents_offset_bytes=64, text_offset_bytes=64, num_tokens=4,
-            text_width=TEXT_WIDTH, empty_text_offset_bytes=64, num_empty_tokens=1,
-            caption=caption.text, caption_by=caption.by, codec="patch-dct:1", text_encoder="hashed-words:1",
-        )
-        for caption in captions if caption.status == "ok"
-    ]  # fmt: skip
-    made.commit("latents", {"latents": rows})
+    work = made.work_of("latents")
+    accepted = [caption for caption in captions if caption.status == "ok"]
+    latents = [
+        recipe("latent", clip=by_id[each.clip_id].item, still=each.kind == "image", size=[32, 48]) for each in accepted
+    ]
+    texts = [recipe("text", text=text) for text in sorted({each.text for each in accepted} | {""})]
+    packed = _put_packed(work, folder, latents, pack_size) | _put_packed(work, folder, texts, pack_size)
+    empty = packed[recipe("text", text="").key]
+    rows, lines = [], []
+    for caption, of_clip in zip(accepted, latents, strict=True):
+        clip, of_text = by_id[caption.clip_id], recipe("text", text=caption.text)
+        latent, text = packed[of_clip.key], packed[of_text.key]
+        split = splits[caption.clip_id]
+        lines.append(f"{latent.key} {text.key} 32x48 {split}")
+        rows.append(
+            Latent(
+                id=content_id("latent", latent.key, text.key, "32x48"), clip_id=clip.id, video_id=clip.video_id,
+                kind=caption.kind, split=split, resolution="32x48", aspect="32x48",
+                height_px=32, width_px=48, time_stride=1, latent_channels=4, latent_height=4, latent_width=6,
+                num_frames=clip.num_frames if caption.kind == "video" else 1, fps=24,
+                item=latent.key, text_item=text.key,
+                pack=latent.objects[0].key, latents_offset_bytes=latent.answer["offset_bytes"],
+                text_pack=text.objects[0].key, text_offset_bytes=text.answer["offset_bytes"], num_tokens=4,
+                empty_text_pack=empty.objects[0].key, empty_text_offset_bytes=empty.answer["offset_bytes"],
+                num_empty_tokens=1, text_width=TEXT_WIDTH,
+                caption=caption.text, caption_by=caption.by, codec="patch-dct:1", text_encoder="hashed-words:1",
+            )
+        )  # fmt: skip
+    made.commit(work, {"latents": rows}, packed.values(), read_as={"train": digest_of(sorted(lines))})
+
+
+def _put_packed(work: Work, folder: Path, made: list[Recipe], pack_size: int) -> dict[ItemKey, Item]:
+    """Record items whose files are packs that they share: nobody reads these, but they have keys, places and sizes."""
+    items = {}
+    for first in range(0, len(made), pack_size):
+        pack = made[first : first + pack_size]
+        names = "\n".join(each.key.key for each in pack)
+        (folder / "pack.bin").write_bytes(bytes(64 * len(pack)) + names.encode())
+        stored = work.items.put_file(ItemKey("pack", content_id(names) * 2), folder / "pack.bin", ".bin")
+        for place, each in enumerate(pack):
+            items[each.key] = work.items.put(each, {"offset_bytes": 64 * place}, [stored])
+    return items
 
 
 def _put_training(made: Finished, folder: Path, held_out: bool) -> None:
     train = made.run.spec.train
     assert train is not None
-    work = made._work("train", train)
+    work = made.work_of("train")
     torch.manual_seed(0)
     model = STDiT2(24, 1, 2, caption_channels=TEXT_WIDTH, model_max_length=MAX_TOKENS, input_sq_size=32)
     checkpoints, objects = [], []
@@ -306,9 +351,9 @@ def _put_training(made: Finished, folder: Path, held_out: bool) -> None:
                         )
                     )  # fmt: skip
     made.commit(
-        "train",
+        work,
         {"steps": steps, "bucket_losses": buckets, "held_out": measured, "checkpoints": checkpoints},
-        objects,
+        objects=objects,
     )
 
 

@@ -8,6 +8,7 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 
+from bricks_core.spec.latents import Latent
 from bricks_core.spec.train import HeldOutRow
 from bricks_core.stages.evaluate import report
 from bricks_core.stages.evaluate.gallery import NUM_DROPPED, NUM_KEPT
@@ -142,6 +143,27 @@ def test_the_same_inputs_make_the_same_bytes_in_another_store(finished, tmp_path
     again = finished().evaluate().manifest
     assert here.digest == again.digest
     assert here.objects == again.objects
+
+
+def test_how_the_latents_are_packed_changes_nothing_of_the_report(finished_in, tmp_path):
+    reports, packs = [], []
+    for pack_size in (100, 3):
+        (tmp_path / str(pack_size)).mkdir()
+        run = finished_in(tmp_path / str(pack_size), pack_size=pack_size)
+        artifact = run.evaluate()
+        names = ("report.json", "index.html")
+        reports.append((artifact.manifest.digest, [run.store.get(f"{artifact.prefix}report/{name}") for name in names]))
+        packs.append({(row.pack, row.latents_offset_bytes) for row in run.work().rows("latents", "latents", Latent)})
+    assert packs[0] != packs[1]
+    assert reports[0] == reports[1]
+
+
+def test_the_lineage_counts_the_items_of_every_stage(seen):
+    run, artifact, _ = seen
+    stages = json.loads(run.store.get(artifact.prefix + "report/report.json"))["stages"]
+    told = {each["stage"]: each["num_items"] for each in stages}
+    assert told == {name: each.manifest.num_items for name, each in run.work().inputs.items()} | {"evaluate": 0}
+    assert told["clip"] == 9
 
 
 def test_captions_that_were_measured_are_marked_as_such(seen):

@@ -114,15 +114,15 @@ def test_only_the_weights_that_are_asked_for_are_sampled(finished):
 def test_finished_samples_are_found_again_and_only_what_is_missing_is_made(finished):
     run = finished()
     stage.run(run.spec, run.work())
-    prefix = run.work().prefix
+    prefix = "items/sample/"
     before = {entry.key: (entry.etag, run.store.sha256(entry.key)) for entry in run.store.list(prefix)}
-    lost = sorted(key for key in before if "/parts/" in key)[3]
+    lost = sorted(key for key in before if key.endswith(".json"))[3]
     run.store.delete([lost])
     stage.run(run.spec, run.work())
     after = {entry.key: (entry.etag, run.store.sha256(entry.key)) for entry in run.store.list(prefix)}
     assert {key: sha for key, (_, sha) in before.items()} == {key: sha for key, (_, sha) in after.items()}
     touched = {key for key in before if before[key][0] != after[key][0]}
-    assert len(touched) == 3  # the part, the video, the strip
+    assert len(touched) == 3  # the record, the video, the strip
     assert lost in touched
 
 
