@@ -75,7 +75,7 @@ def join(spec: LatentsSpec, work: Work) -> Joined:
     return Joined(
         {"latents": index.rows(captions, work)},
         items=index.keys(),
-        counts=index.counts(work) | {f"too small for {name}": num for name, num in plan.num_too_small.items() if num},
+        counts=index.counts() | {f"too small for {name}": num for name, num in plan.num_too_small.items() if num},
         read_as={"train": digest_of(index.lines())},
     )
 
@@ -190,10 +190,9 @@ class _Index:
         for each, split in self.entries.values():
             yield f"{each.key.key} {each.source.text} {each.resolution} {split}"
 
-    def counts(self, work: Work) -> dict[str, int]:
-        """What a person wants to know first."""
-        names = {stored.key for key in self.keys() for stored in work.items.need(key).objects}
-        counts: Counter[str] = Counter(packs=len(names))
+    def counts(self) -> dict[str, int]:
+        """What a person wants to know first. Not how many packs there are: that depends on what was encoded before."""
+        counts: Counter[str] = Counter()
         for each, split in self.entries.values():
             things = "clips" if each.source.kind == "video" else "images"
             counts[f"{things} of {each.resolution}, {split.replace('_', ' ')}"] += 1
