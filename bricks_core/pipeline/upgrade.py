@@ -113,14 +113,14 @@ def _is_current(earlier: Earlier) -> bool:
     """Whether it is of the last version that wrote schema 1. Its address says so, where there is no manifest."""
     if earlier.manifest is not None:
         return earlier.manifest.stage_version == _STAGE_VERSION
-    question = {
+    asked = {
         "schema": 1,
         "stage": earlier.stage,
         "version": _STAGE_VERSION,
         "spec": earlier.spec,
         "inputs": earlier.inputs,
     }
-    return hashlib.sha256(canonical_json(question)).hexdigest()[:32] == earlier.digest
+    return hashlib.sha256(canonical_json(asked)).hexdigest()[:32] == earlier.digest
 
 
 def _make(earlier: Earlier, items: Items, done: Upgraded, *, dry_run: bool) -> None:
