@@ -7,9 +7,9 @@ one shape, or features of captions, in packs of their own, so that another capti
     64 bytes of heading | text (L, width) | text | ...
 
 All latents of a clip follow each other, so that training takes another window of them every time, at the cost of the
-window; text has its real length, and the empty caption is among the texts. What lies where is in the `Latent` rows. Read
-by memory map: of the formats we measured (`.pt`, `.npy`, safetensors, tar, Parquet, Lance) this is the fastest for such
-windows (benchmarks/latent_format.py keeps the comparison with `.pt`).
+window; text has its real length, and the empty caption is among the texts. What lies where is in the `Latent` rows.
+Packs are read by memory map: of the formats we measured (`.pt`, `.npy`, safetensors, tar, Parquet, Lance) this is the
+fastest for such windows (benchmarks/latent_format.py keeps the comparison with `.pt`).
 """
 
 from __future__ import annotations
