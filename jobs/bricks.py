@@ -66,12 +66,12 @@ def plan(
 
 @app.command()
 def show(
-    artifact: Annotated[str, typer.Argument(help="RUN/STAGE, or STAGE/DIGEST (its first digits do).")],
+    artifact: Annotated[str, typer.Argument(help="RUN/STAGE, STAGE/DIGEST (its first digits do), or an item's key.")],
     store: StoreFlag = DEFAULT_STORE,
     rows: Annotated[int, typer.Option(help="Rows to show of each table.", min=0)] = 5,
     thorough: Annotated[bool, typer.Option("--thorough", help="Read every object to check it.")] = False,
 ) -> None:
-    """Show an artifact: its counts and reasons, the head of its tables, and whether it is whole."""
+    """Show an artifact: its counts and reasons, the head of its tables, whether it is whole. Or what made an item."""
     from bricks_core.pipeline.screen import artifact_screen
     from bricks_core.storage.places import open_store
 

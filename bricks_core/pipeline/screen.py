@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rich import box
 from rich.console import Console
 from rich.table import Table as Grid
@@ -21,18 +23,21 @@ from bricks_core.pipeline.plan import Step
 from bricks_core.pipeline.points import Pointer, read_pointer, read_points
 from bricks_core.pipeline.upgrade import Upgraded
 from bricks_core.spec.ingest import Video
-from bricks_core.spec.items import KINDS
+from bricks_core.spec.items import KINDS, ItemKey
 from bricks_core.spec.manifest import SCHEMA_VERSION, Manifest
 from bricks_core.spec.run import BrickRun
 from bricks_core.spec.stages import STAGES, Stage, stage_named
 from bricks_core.spec.train import HeldOutRow
 from bricks_core.storage.artifacts import Artifact, artifact_prefix, open_artifact, problems
 from bricks_core.storage.claims import Claims
+from bricks_core.storage.items import Items
 from bricks_core.storage.store import Store
 from bricks_core.storage.tables import read_columns, read_head
 
 NUM_REASONS = 20
 """How many an artifact's screen has at least room for."""
+MIN_ROW_WIDTH = 20
+"""Characters of a table's row, in its head."""
 
 
 def announce(step: Step) -> None:
@@ -41,7 +46,9 @@ def announce(step: Step) -> None:
     if step.state == "cached":
         _errors().print(f"[green]✓[/] {name:9} found done", highlight=False)
     else:
-        _errors().print(f"[bold]▸[/] {name:9} {'; '.join(step.why[:3])}", highlight=False)
+        # One line, however narrow, as it lies among those of a log. A reason may hold what looks like markup.
+        line = Text.assemble(("▸", "bold"), f" {name:9} {'; '.join(step.why[:3])}")
+        _errors().print(line, highlight=False, soft_wrap=True)
 
 
 def plan_screen(
@@ -83,6 +90,12 @@ def final_screen(
     how_far = "" if len(manifests) == len(STAGES) else f" up to {last}"
     console.print(f"Run {run.name} is done{how_far}, in {store.uri}", highlight=False, style="bold")
     console.print(grid)
+    for name, manifest in manifests.items():
+        if num := len(manifest.pending):
+            are, them = ("is", "it") if num == 1 else ("are", "them")
+            show = f"bricks show {run.name}/{name}{_store_flag(store)}"
+            line = f"{num:,} of {name} {are} pending: a limit stopped {them}; {show} tells why."
+            console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
     if "train" in manifests:
         _held_out_screen(console, Artifact(store, manifests["train"]))
     if "evaluate" in manifests:
@@ -96,7 +109,7 @@ def final_screen(
         nexts.append((f"bricks show {run.name}/ingest{flag}", f"why {num_unused:,} of the files cannot be used"))
     if how_far:
         lacking = [f"spec.{name}" for name in ("train", "evaluate") if getattr(run.spec, name) is None]
-        when = f", once the run file has {' and '.join(lacking)}: k8s/runs/quickstart.yaml has both" if lacking else ""
+        when = f", once the run file has {' and '.join(lacking)}: k8s/runs/quickstart.yaml shows how" if lacking else ""
         nexts.append(
             (f"bricks run {_flags(file, overrides, store)}", f"go on with the stages that are left{when}"),
         )
@@ -134,7 +147,11 @@ def status_screen(store: Store, name: str | None) -> None:
 
 
 def artifact_screen(store: Store, wanted: str, num_rows: int, thorough: bool) -> None:
-    """An artifact's facts, counts and table heads, and whether all its objects are what its manifest says."""
+    """An artifact's facts, counts and table heads, and whether all its objects are what its manifest says. Or what made
+    an item, of which the record's or a file's key is given."""
+    if wanted.startswith("items/"):
+        _item_screen(store, wanted)
+        return
     stage, digest = find_artifact(store, wanted)
     artifact = open_artifact(store, stage, digest, earlier=True)
     manifest = artifact.manifest
@@ -165,7 +182,8 @@ def artifact_screen(store: Store, wanted: str, num_rows: int, thorough: bool) ->
         console.print(f"\n{name}: {table.num_rows:,} rows of {table.row}", style="bold", highlight=False)
         if num_rows and table.num_rows:
             with artifact.local(table.key) as file:
-                console.print(_head(read_head(file, num_rows)))
+                for part in _head(read_head(file, num_rows), console.width):
+                    console.print(part)
         if STAGES[stage].tables.get(name) is Video:
             _reasons_screen(console, artifact, max(num_rows, NUM_REASONS))
     _pending_screen(console, manifest, max(num_rows, NUM_REASONS))
@@ -180,6 +198,38 @@ def artifact_screen(store: Store, wanted: str, num_rows: int, thorough: bool) ->
     else:
         whole = "Every object is there and has the size and content its manifest says."
     console.print(f"\n{whole}", style="green", soft_wrap=True)
+
+
+def _item_screen(store: Store, wanted: str) -> None:
+    """What an item was made of, and what came out."""
+    match = re.match(r"items/([a-z]+)/[0-9a-f]{2}/([0-9a-f]{32})", wanted)
+    if match is None or match[1] not in KINDS:
+        raise UsageError(
+            f"{wanted} is no item's key: write items/KIND/XX/KEY as a table's row has it. The kinds are "
+            f"{', '.join(KINDS)}; packs are shared by items of latent and text."
+        )
+    item = Items(store).get(ItemKey(match[1], match[2]))
+    if item is None:
+        raise DataError(f"{store.uri} has no record of {match[0]}.")
+    facts = Grid(box=None, show_header=False, pad_edge=False)
+    facts.add_column(no_wrap=True)
+    facts.add_column(overflow="fold")
+    cost = ", ".join(f"{number:g} {what.replace('_', ' ')}" for what, number in item.cost.items())
+    told = {
+        "item": f"{item.kind}/{item.key} ({KINDS[item.kind].what})",
+        "made": " by ".join(filter(None, [f"with bricks {item.code_version}", item.by])),
+        "took": cost or "—",
+        "files": "\n".join(f"{each.key}, {_bytes(each.size_bytes)}" for each in item.objects) or "—",
+        "made of": _yaml(item.made_of),
+        "answer": _yaml(item.answer),
+    }
+    for key, value in told.items():
+        facts.add_row(Text(key, "bold"), Text(value))
+    _console().print(facts)
+
+
+def _yaml(value: dict[str, Any]) -> str:
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True).strip() if value else "—"
 
 
 def garbage_screen(garbage: Garbage, *, deleted: bool, command: str = "bricks gc --delete") -> None:
@@ -400,15 +450,22 @@ def run_names(store: Store) -> list[str]:
     return sorted({entry.key.split("/")[1] for entry in store.list("runs/")})
 
 
-def _head(dumped: list[dict[str, Any]]) -> Grid:
-    """A table's first rows, turned on their side."""
-    grid = Grid(box=box.SIMPLE, pad_edge=False)
-    grid.add_column("", style="dim")
-    for row in dumped:
-        grid.add_column(str(row["id"]), max_width=40, overflow="ellipsis", no_wrap=True)
-    for name in list(dumped[0])[1:]:
-        grid.add_row(name, *(_cell(row[name]) for row in dumped))
-    return grid
+def _head(dumped: list[dict[str, Any]], width: int) -> Iterator[Grid]:
+    """A table's first rows, turned on their side; as many beside each other as leave each a readable width."""
+    names = list(dumped[0])[1:]
+    name_width = max(map(len, names), default=0)
+    at_once = max(1, (width - name_width - 3) // (MIN_ROW_WIDTH + 3))
+    for first in range(0, len(dumped), at_once):
+        rows = dumped[first : first + at_once]
+        grid = Grid(box=box.SIMPLE, pad_edge=False)
+        grid.add_column("", style="dim", no_wrap=True, min_width=name_width)
+        row_width = (width - name_width - 3) // len(rows) - 3
+        for row in rows:
+            most = min(40, max(row_width, MIN_ROW_WIDTH))
+            grid.add_column(Text(str(row["id"])), max_width=most, overflow="ellipsis", no_wrap=True)
+        for name in names:
+            grid.add_row(name, *(Text(_cell(row[name])) for row in rows))
+        yield grid
 
 
 def _cell(value: Any) -> str:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-from bricks_core.errors import DataError, TryLater
+from bricks_core.errors import DataError, TryLater, UsageError
 from bricks_core.exchange.datasets.dataset import Dataset
 from bricks_core.pipeline import screen as screens
 from bricks_core.pipeline.garbage import Garbage, Swept
@@ -17,10 +17,11 @@ from bricks_core.pipeline.local import run_path
 from bricks_core.pipeline.plan import make_plan
 from bricks_core.pipeline.points import Pointer, point
 from bricks_core.pipeline.screen import artifact_screen, final_screen, garbage_screen, plan_screen, status_screen
+from bricks_core.spec.items import recipe
 from bricks_core.spec.manifest import Manifest, Try
 from bricks_core.storage.artifacts import MANIFEST, artifact_prefix
 from bricks_core.storage.claims import Claims
-from bricks_core.storage.items import Bundle
+from bricks_core.storage.items import Bundle, Items
 from bricks_core.storage.places import open_store
 from jobs.bricks import app
 
@@ -185,3 +186,20 @@ def test_tables_fit_sixty_columns(store, done, capsys, narrow):
     assert max(map(len, tables)) <= 60
     assert "at least" in screen
     assert "stale" in screen
+
+
+def test_what_made_an_item_is_told_by_the_key_of_its_file(store, tmp_path, narrow, capsys):
+    made = recipe("clip", sha256="ab" * 32, span=[0, 24], encoder={"crf": 20})
+    (tmp_path / "clip.mp4").write_text("a clip")
+    stored = Items(store).put_file(made.key, tmp_path / "clip.mp4", ".mp4")
+    Items(store).put(made, {"width_px": 64}, [stored], cost={"seconds": 1.5})
+    for key in (stored.key, made.key.record):
+        artifact_screen(store, key, 5, False)
+        told = capsys.readouterr().out
+        assert "clips cut" in told
+        assert "crf: 20" in told
+        assert "width_px: 64" in told
+        assert "1.5 seconds" in told
+    for wrong, error in (("items/clip/aa/" + "a" * 32, DataError), ("items/foo/aa/b", UsageError)):
+        with pytest.raises(error):
+            artifact_screen(store, wrong, 5, False)
