@@ -6,12 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from pydantic import ValidationError
+from pydantic_core import to_jsonable_python
+
 from bricks_core.errors import AlteredObject, CorruptManifest
 from bricks_core.pipeline.points import Pointer, read_pointer
 from bricks_core.pipeline.resolve import Address, Found, Resolver, changed_limits, pending_again
 from bricks_core.spec.manifest import Manifest
 from bricks_core.spec.run import BrickRun
 from bricks_core.spec.stages import STAGES, Stage, until
+from bricks_core.spec.strict import Strict, mark_of
 from bricks_core.storage.artifacts import problems
 from bricks_core.storage.store import Store
 
@@ -93,7 +97,7 @@ def differences(before: Any, after: Any, path: str = "") -> Iterator[str]:
 def _later_step(run: BrickRun, store: Store, stage: Stage, pending: list[str]) -> Step:
     """A stage after one that is to run: its inputs are not known yet. If the same come out, it is found done."""
     before = read_pointer(store, run.name, stage.name)
-    own = _settings_changed(before, stage.name, run.stage_spec(stage.name).model_dump(mode="json")) if before else []
+    own = _settings_changed(before, stage.name, run.stage_spec(stage.name)) if before else []
     return Step(stage, "to run", own or [f"{need} runs again" for need in stage.needs if need in pending])
 
 
@@ -102,7 +106,7 @@ def _why(run: BrickRun, store: Store, address: Address) -> list[str]:
     before, name = read_pointer(store, run.name, address.stage.name), address.stage.name
     if before is None:
         return ["first time"]
-    why = _settings_changed(before, name, address.spec.model_dump(mode="json"))
+    why = _settings_changed(before, name, address.spec)
     outside = address.inputs.keys() - set(STAGES)
     why += [f"{each} changed" for each in sorted(outside) if before.inputs.get(each) != address.inputs[each]]
     if not why:
@@ -113,8 +117,25 @@ def _why(run: BrickRun, store: Store, address: Address) -> list[str]:
     return why
 
 
-def _settings_changed(before: Pointer, name: str, spec: dict[str, Any]) -> list[str]:
-    return [f"{name}.{each}" for each in differences(before.spec, spec)]
+def _settings_changed(before: Pointer, name: str, spec: Strict) -> list[str]:
+    """The settings that differ from those before. Only *what*: no *how* is a reason to run."""
+    try:
+        was = type(spec).model_validate(before.spec)
+    except ValidationError:  # as an earlier version understood it
+        return [f"{name}.{each}" for each in differences(before.spec, spec.model_dump(mode="json"))]
+    return [f"{name}.{each}" for each in differences(_what(was), _what(spec))]
+
+
+def _what(value: Any) -> Any:
+    """All settings that change the answer, those at their defaults, too, as JSON values."""
+    if isinstance(value, Strict):
+        marks = {name: mark_of(field) for name, field in type(value).model_fields.items()}
+        return {name: _what(getattr(value, name)) for name, mark in marks.items() if mark and mark.word == "what"}
+    if isinstance(value, list | tuple):
+        return [_what(each) for each in value]
+    if isinstance(value, dict):
+        return {str(name): _what(each) for name, each in value.items()}
+    return to_jsonable_python(value)
 
 
 def _short(value: Any) -> str:

@@ -11,13 +11,15 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from bricks_core.errors import NoSuchObject, TryLater
+from bricks_core.errors import DataError, NoSuchObject, TryLater
 from bricks_core.spec.stages import STAGES
 from bricks_core.spec.strict import Strict
 from bricks_core.storage.store import Store
 
 _NAME = re.compile(r"runs/[^/]+/points/(\d{8})\.json")
 _TRIES = 50
+_END = 10**8
+"""Sets are numbered below it."""
 
 
 class Pointer(Strict):
@@ -34,7 +36,7 @@ class Pointer(Strict):
 class Points(Strict):
     """A run's artifacts, by stage."""
 
-    number: int = Field(0, ge=0, lt=10**8)
+    number: int = Field(0, ge=0, lt=_END)
     at: datetime = datetime.min.replace(tzinfo=UTC)
     stages: dict[str, Pointer] = {}
 
@@ -62,13 +64,7 @@ def points_place(run: str) -> str:
 
 def read_points(store: Store, run: str) -> Points:
     """The newest set of a run; an empty one when it has none that can be read."""
-    keys = [entry.key for entry in store.list(points_place(run)) if _NAME.fullmatch(entry.key)]
-    for key in reversed(keys):
-        try:
-            return Points.model_validate_json(store.get(key))
-        except (NoSuchObject, ValidationError):
-            continue
-    return Points()
+    return _newest(store, run)[0]
 
 
 def read_pointer(store: Store, run: str, stage: str) -> Pointer | None:
@@ -79,12 +75,26 @@ def read_pointer(store: Store, run: str, stage: str) -> Pointer | None:
 def point(run: str, store: Store, pointer: Pointer) -> None:
     """Let a run point to an artifact. Written only when it says something new, so that nothing to do writes nothing."""
     for _ in range(_TRIES):
-        now = read_points(store, run)
+        now, last_number = _newest(store, run)
         if now.stages.get(pointer.stage) == pointer:
             return
         stages = now.stages | {pointer.stage: pointer}
-        new = Points(number=now.number + 1, at=datetime.now(UTC), stages=stages)
+        if last_number + 1 == _END:
+            raise DataError(f"{points_place(run)}{last_number:08d}.json has the last number there is: delete it.")
+        new = Points(number=last_number + 1, at=datetime.now(UTC), stages=stages)
         data = (new.model_dump_json(indent=1) + "\n").encode()
         if store.put(f"{points_place(run)}{new.number:08d}.json", data, if_absent=True):
             return
     raise TryLater(f"Others write what run {run} points to, all the time: start again later.")
+
+
+def _newest(store: Store, run: str) -> tuple[Points, int]:
+    """The newest set that can be read, and the last number that is taken: a damaged set keeps its number."""
+    found = [match for entry in store.list(points_place(run)) if (match := _NAME.fullmatch(entry.key))]
+    last_number = int(found[-1][1]) if found else 0
+    for match in reversed(found):
+        try:
+            return Points.model_validate_json(store.get(match[0])), last_number
+        except (NoSuchObject, ValidationError):
+            continue
+    return Points(), last_number

@@ -268,6 +268,38 @@ def test_a_set_that_cannot_be_read_is_passed_over(store):
     assert read_pointer(store, "far", "ingest").digest == digest
 
 
+@pytest.mark.parametrize("text", [b"", b"half a se", b"[]", b'{"number": 1e99}', b'{"stages": {"clip": 3}}'])
+def test_a_run_goes_on_from_a_set_that_cannot_be_read(store, text):
+    finish(store, run_named(), "ingest", SOURCES)
+    store.put(f"{points_place('far')}00000009.json", text)
+    pointer = Pointer(stage="clip", digest="b" * 32, cache_key="b" * 32, spec={}, inputs={})
+    point("far", store, pointer)
+    points = read_points(store, "far")
+    assert (points.number, set(points.stages)) == (10, {"ingest", "clip"})
+
+
+def test_a_set_with_the_last_number_is_a_sentence(store):
+    finish(store, run_named(), "ingest", SOURCES)
+    store.put(f"{points_place('far')}99999999.json", b"of somebody")
+    with pytest.raises(DataError, match=r"99999999\.json has the last number there is"):
+        point("far", store, Pointer(stage="clip", digest="b" * 32, cache_key="b" * 32, spec={}, inputs={}))
+
+
+def test_a_how_is_no_reason_to_run(store, tmp_path):
+    film = tmp_path / "a.mp4"
+    film.write_bytes(b"never opened here")
+    source = {"sources": [{"path": str(film)}]}
+    run = run_named(ingest=source)
+    ingest = finish(store, run, "ingest", outside_inputs(run.spec.ingest))
+    finish(store, run, "clip", {"ingest": ingest})
+    film.write_bytes(b"another")
+    changed = run_named(ingest=source | {"decode_timeout_s": 60}, clip={"min_frames": 31}, score={"held_out_share": 0})
+    assert [step.why for step in make_plan(changed, store, "clip")] == [
+        ["sources changed"],
+        ["clip.min_frames: 15 → 31"],
+    ]
+
+
 def test_a_plan_says_what_is_there_and_why_the_rest_is_to_be_made(store, tmp_path):
     films = tmp_path / "films"
     films.mkdir()
