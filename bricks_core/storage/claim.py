@@ -94,7 +94,7 @@ class Holder:
     def __str__(self) -> str:
         if self.owner is None:
             return "an owner whose claim cannot be read"
-        where = f"process {self.pid} on {'this machine' if self.is_here else self.host}"
+        where = f"process {self.pid} on {'this machine, ' if self.is_here else ''}{self.host}"
         return f"{self.what} ({where}, since {self.since})" if self.what else f"{where}, since {self.since}"
 
 
