@@ -101,6 +101,7 @@ def _any(patterns: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile("|".join(patterns) or r"(?!)", re.IGNORECASE)
 
 
+@cache
 def _word(forbidden: str) -> str:
     """A forbidden word or phrase as whole words, with plural and possessive, its parts joined by any space or dash."""
     parts = [re.escape(part) for part in re.split(r"[\s-]+", forbidden.strip()) if part]
