@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
+import io
+import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -124,7 +127,17 @@ def schema(
 
 
 def main() -> NoReturn:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Where the output has no arrows and ticks (LC_ALL=C with PYTHONIOENCODING=ascii, latin-1), plain signs do.
+        codecs.register_error("plain signs", _plain_signs)
+        sys.stdout.reconfigure(errors="plain signs")
     serve(app)
+
+
+def _plain_signs(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    signs = {"→": ">", "—": "-", "…": "."}  # of one character each, so that tables stay straight
+    return "".join(signs.get(each, "?") for each in error.object[error.start : error.end]), error.end
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
 """What a person sees: what is stale and why, who is at a run, what is pending, and commands that can be repeated."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,11 +17,12 @@ from bricks_core.exchange.datasets.dataset import Dataset
 from bricks_core.pipeline import screen as screens
 from bricks_core.pipeline.garbage import Garbage, Swept
 from bricks_core.pipeline.local import run_path
-from bricks_core.pipeline.plan import make_plan
+from bricks_core.pipeline.plan import Step, make_plan
 from bricks_core.pipeline.points import Pointer, point
 from bricks_core.pipeline.screen import artifact_screen, final_screen, garbage_screen, plan_screen, status_screen
 from bricks_core.spec.items import recipe
 from bricks_core.spec.manifest import Manifest, Try
+from bricks_core.spec.stages import STAGES
 from bricks_core.storage.artifacts import MANIFEST, artifact_prefix
 from bricks_core.storage.claims import Claims
 from bricks_core.storage.items import Bundle, Items
@@ -203,3 +207,37 @@ def test_what_made_an_item_is_told_by_the_key_of_its_file(store, tmp_path, narro
     for wrong, error in (("items/clip/aa/" + "a" * 32, DataError), ("items/foo/aa/b", UsageError)):
         with pytest.raises(error):
             artifact_screen(store, wrong, 5, False)
+
+
+@pytest.mark.parametrize("width", [60, 80, 140])
+def test_the_head_of_a_table_names_its_columns_however_narrow_it_is(store, done, capsys, monkeypatch, width):
+    monkeypatch.setattr(screens, "_console", lambda: Console(width=width))
+    artifact_screen(store, "films/clip", 5, False)
+    screen = capsys.readouterr().out
+    assert re.search(r"^ +(source_sha256|sha256) ", screen, re.MULTILINE)
+    assert screen.count("source_sha256") >= 2  # of clips and of images
+    assert max(map(len, screen.splitlines()[6:-1])) <= width
+
+
+def test_the_end_of_a_run_says_what_is_pending(store, done, capsys):
+    run, manifests = done
+    stopped = Try(kind="film", key="a" * 32, reason="No frame for 60 s.", limits={"ingest.decode_timeout_s": 60})
+    ingest = manifests["ingest"].model_copy(update={"pending": [stopped]})
+    final_screen(Path("run.yaml"), run, store, manifests | {"ingest": ingest})
+    told = "1 of ingest is pending: a limit stopped it; bricks show films/ingest --store"
+    assert told in capsys.readouterr().out
+
+
+def test_a_stage_is_announced_in_one_line_that_holds_what_looks_like_markup(capsys):
+    why = ["ingest.sources.0.path: films of a long name/[red]/and more of it → other films/[/bold]/and still more"]
+    screens.announce(Step(STAGES["ingest"], "to run", why))
+    assert capsys.readouterr().err == f"▸ ingest    {why[0]}\n"
+
+
+def test_a_screen_without_arrows_is_no_error():
+    script = "from jobs import bricks; bricks.serve = lambda app: print('15 → 18 — ✓…'); bricks.main()"
+    asked = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "1"}
+    ended = subprocess.run(
+        [sys.executable, "-c", script], env=os.environ | asked, capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "15 > 18 - ?.\n", "")
