@@ -18,7 +18,7 @@ import yaml
 from bricks_core.cluster.launcher import Object, Task
 from bricks_core.cluster.launchers import launcher_for
 from bricks_core.errors import WRONG_FOR_ALL
-from bricks_core.pipeline.plan import finished
+from bricks_core.pipeline.resolve import finished
 from bricks_core.spec.cluster import ClusterProfile
 from bricks_core.spec.manifest import Manifest
 from bricks_core.spec.run import BrickRun, load_run
@@ -110,16 +110,16 @@ class TinyPath:
             each | {"value": "1"} if each["name"] == "BRICKS_CPUS" else each for each in container["env"]
         ]
         pod = self.node.start(template, configs, cpus=0.3)
-        self.until("the first part was written", pod, lambda: bool(self._parts("clip")))
+        self.until("the first clip was kept", pod, lambda: bool(self._records("clip")))
         pod.terminate()
         code = pod.wait()
         assert code == 143, f"clip was asked to stop and ended with {code}:\n{pod.said}"
-        kept = self._parts("clip")
+        kept = self._records("clip")
         assert kept, "clip kept nothing"
         self.bring("clip")
-        changed = [key for key, tag in self._parts("clip").items() if kept.get(key, tag) != tag]
+        changed = [key for key, tag in self._records("clip").items() if kept.get(key, tag) != tag]
         assert not changed, f"clip made again what was finished: {changed}"
-        self.say(f"clip: SIGTERM gave 143; {len(kept)} finished parts were kept")
+        self.say(f"clip: SIGTERM gave 143; {len(kept)} finished clips were kept")
 
     def starve_clip(self) -> None:
         """Memory that runs out: the process is killed, or what it reads a film with; the film is not blamed."""
@@ -154,10 +154,13 @@ class TinyPath:
         assert "Traceback" not in pod.said, pod.said
         self.say(f"{stage}: a wrong run file gave {code}")
 
-    def _parts(self, stage: str) -> dict[str, str]:
+    def _records(self, kind: str) -> dict[str, str]:
+        """Records of finished items, each with its ETag."""
         listed = self.server.client.list_objects_v2(Bucket=BUCKET).get("Contents", [])
         return {
-            each["Key"]: each["ETag"] for each in listed if f"/{stage}/" in each["Key"] and "/parts/" in each["Key"]
+            each["Key"]: each["ETag"]
+            for each in listed
+            if f"/items/{kind}/" in each["Key"] and each["Key"].endswith(".json")
         }
 
     def _steps(self) -> int:

@@ -17,13 +17,14 @@ from typing import Any
 
 import yaml
 
-from bricks_core.pipeline.plan import Pointer, addresses, pointer_key
+from bricks_core.pipeline.points import Pointer, point
+from bricks_core.pipeline.resolve import Found, Resolver
 from bricks_core.progress import Progress
 from bricks_core.spec.run import load_run
-from bricks_core.spec.stages import STAGES
+from bricks_core.spec.stages import until
 from bricks_core.storage.places import open_store
-from bricks_core.storage.work import Work
-from tests.stages.train.latents_made_up import MAX_TOKENS, made_up_rows
+from bricks_core.storage.work import Joined, Work
+from tests.stages.train.latents_made_up import MAX_TOKENS, commit_made_up
 
 ROOT = Path(__file__).parents[2]
 DEADLINE_S = 240.0
@@ -118,20 +119,25 @@ class Nodes:
         return self.folder / "store"
 
     def make_latents(self) -> None:
-        """Leave a finished latents artifact where the run looks for it."""
+        """Leave a finished latents artifact where the run looks for it, and empty ones of the stages before."""
         run, store = load_run(self.folder / "run.yaml"), open_store(str(self.store))
         ingest = Pointer(
             stage="ingest",
             digest="0" * 32,
+            cache_key="0" * 32,
             spec=run.stage_spec("ingest").model_dump(mode="json"),
             inputs={"sources": "made up"},
         )
-        store.put(pointer_key(run.name, "ingest"), ingest.model_dump_json().encode())
-        latents = addresses(run, store, "latents", frozen=True)[-1]
-        rows = made_up_rows(self.folder / "packs")
-        work = Work(store, STAGES["latents"], latents.spec, latents.digest, latents.inputs, {}, Progress("latents"))
-        objects = [work.put_file(key, self.folder / "packs" / key) for key in sorted({row.pack for row in rows})]
-        work.commit({"latents": rows}, objects=objects)
+        point(run.name, store, ingest)
+        resolver, found = Resolver(run, store, frozen=True), Found()
+        for stage in until("latents"):
+            address = resolver.address(stage, found)
+            work = Work(store, stage, address.spec, address.digest, address.inputs, {}, Progress(stage.name))
+            if stage.name == "latents":
+                manifest = commit_made_up(work, self.folder / "packs")
+            else:
+                manifest = work.commit(Joined({name: [] for name in stage.tables}))
+            found[stage.name] = address, manifest
 
     def start(self, *arguments: str, rank: int = 0, count: int = 1, port: int = 0, **environment: str) -> Node:
         """A node, as a pod is: its settings come from the environment."""

@@ -10,7 +10,7 @@ import numpy as np
 from bricks_core.progress import Progress
 from bricks_core.spec.items import ItemKey, recipe
 from bricks_core.spec.latents import Latent, LatentsSpec, TextSpec
-from bricks_core.spec.manifest import content_id
+from bricks_core.spec.manifest import Manifest, content_id
 from bricks_core.spec.stages import STAGES
 from bricks_core.spec.train import TrainSpec
 from bricks_core.storage.artifacts import open_artifact
@@ -96,8 +96,12 @@ def _clip(pack: PackWriter, key: str, clip: int, split: str, height: int, width:
 def made_up_latents(store: Store, scratch: Path, **how: Any) -> None:
     """Put them into a store as a finished latents artifact."""
     spec = LatentsSpec(resolutions=["64x48"], text=TextSpec(max_tokens=MAX_TOKENS))
+    commit_made_up(Work(store, STAGES["latents"], spec, LATENTS_DIGEST, {}, {}, Progress("latents")), scratch, **how)
+
+
+def commit_made_up(work: Work, scratch: Path, **how: Any) -> Manifest:
+    """Finish a latents artifact with them."""
     rows = made_up_rows(scratch, **how)
-    work = Work(store, STAGES["latents"], spec, LATENTS_DIGEST, {}, {}, Progress("latents"))
     keys = sorted({row.pack for row in rows})
     stored = {key: work.items.put_file(ItemKey("pack", content_id(key) * 2), scratch / key, ".bin") for key in keys}
     items = []
@@ -107,7 +111,7 @@ def made_up_latents(store: Store, scratch: Path, **how: Any) -> None:
         where = dict.fromkeys(("pack", "text_pack", "empty_text_pack"), pack.key)
         rows[place] = row.model_copy(update=where | {"item": item.key})
         items.append(item.item_key)
-    work.commit(Joined({"latents": rows}, items))
+    return work.commit(Joined({"latents": rows}, items))
 
 
 def train_work(store: Store, spec: TrainSpec, digest: str = "0" * 31 + "2") -> Work:
