@@ -26,7 +26,7 @@ class Pointer(Strict):
     """One of a run's artifacts, and what it was asked for."""
 
     stage: str
-    digest: str
+    digest: str = Field(pattern="^[0-9a-f]+$")  # a part of keys of the store
     cache_key: str
     spec: dict[str, Any]
     inputs: dict[str, str]

@@ -245,7 +245,7 @@ def test_of_two_that_point_at_the_same_time_neither_loses_the_others_word(store,
     run = run_named()
     ingest = finish(store, run, "ingest", SOURCES)
     pointers = [
-        Pointer(stage=name, digest=name, cache_key=name, spec={}, inputs={"ingest": ingest})
+        Pointer(stage=name, digest="c" * 32, cache_key="c" * 32, spec={}, inputs={"ingest": ingest})
         for name in ("clip", "score")
     ]
     really, second = store.put, [pointers[1]]
@@ -268,7 +268,12 @@ def test_a_set_that_cannot_be_read_is_passed_over(store):
     assert read_pointer(store, "far", "ingest").digest == digest
 
 
-@pytest.mark.parametrize("text", [b"", b"half a se", b"[]", b'{"number": 1e99}', b'{"stages": {"clip": 3}}'])
+ELSEWHERE = (
+    b'{"stages": {"clip": {"stage": "clip", "digest": "../../items", "cache_key": "", "spec": {}, "inputs": {}}}}'
+)
+
+
+@pytest.mark.parametrize("text", [b"", b"half a se", b"[]", b'{"number": 1e99}', b'{"stages": {"clip": 3}}', ELSEWHERE])
 def test_a_run_goes_on_from_a_set_that_cannot_be_read(store, text):
     finish(store, run_named(), "ingest", SOURCES)
     store.put(f"{points_place('far')}00000009.json", text)
