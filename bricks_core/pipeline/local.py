@@ -9,7 +9,6 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
 from typing import Any
 
 from bricks_core.errors import AlteredObject, BricksError, CorruptManifest, DataError, StoreUnavailable, TryLater
@@ -269,7 +268,7 @@ def _at(address: Address, manifest: Manifest) -> Address:
     return Address(address.stage, address.spec, manifest.digest, address.inputs, address.cache_key)
 
 
-def _commit(run: BrickRun, store: Store, address: Address, work: Work, started_at: datetime | None = None) -> Manifest:
+def _commit(run: BrickRun, store: Store, address: Address, work: Work) -> Manifest:
     """Join the items and write the manifest, unless it is there."""
     name = address.stage.name
     manifest = find_manifest(store, name, address.digest)
