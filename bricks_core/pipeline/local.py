@@ -49,7 +49,7 @@ def run_path(
         TryLater: `wait` is False, and another process is at it.
     """
     with Claims(store, f"bricks run {run.name}") as claims, _alone(run, claims, wait=wait):
-        store.put(f"runs/{run.name}/run.json", run.model_dump_json(indent=1).encode())
+        _keep_run_file(run, store)
         for _ in range(MAX_REPAIRS):
             try:
                 return _run_once(run, store, stop_after, tell, claims)
@@ -58,6 +58,13 @@ def run_path(
                 log.warning("%s Looking for its artifact, to rebuild what is broken.", error)
                 _mend_all(run, store, stop_after)
     raise DataError(f"{store.uri} alters what is written to it: broken again after {MAX_REPAIRS} repairs.")
+
+
+def _keep_run_file(run: BrickRun, store: Store) -> None:
+    """The run's settings, resolved. Written only when they are others, so that nothing to do writes nothing."""
+    key, data = f"runs/{run.name}/run.json", run.model_dump_json(indent=1).encode()
+    if store.head(key) is None or store.get(key) != data:
+        store.put(key, data)
 
 
 def run_alone(
@@ -102,7 +109,8 @@ def mend(store: Store, step: Step) -> None:
         log.warning("… and %d more.", len(step.wrong) - 10)
     wrong = [each.key for each in step.wrong if isinstance(each, AlteredObject)]
     items = reopen(store, step.stage.name, step.address.digest, wrong)
-    log.warning("%s: rebuilding it: %d items and its tables.", step.stage.name, len(items))
+    what = f"{len(items)} item{'s' if len(items) > 1 else ''} and its tables" if items else "its tables"
+    log.warning("%s: rebuilding %s.", step.stage.name, what)
 
 
 def _run_once(

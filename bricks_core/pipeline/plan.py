@@ -95,10 +95,11 @@ def differences(before: Any, after: Any, path: str = "") -> Iterator[str]:
 
 
 def _later_step(run: BrickRun, store: Store, stage: Stage, pending: list[str]) -> Step:
-    """A stage after one that is to run: its inputs are not known yet. If the same come out, it is found done."""
+    """A stage after one that is to run: its inputs are not known yet. If the same come out, it is found
+    done, and if not, only what is missing is made."""
     before = read_pointer(store, run.name, stage.name)
     own = _settings_changed(before, stage.name, run.stage_spec(stage.name)) if before else []
-    return Step(stage, "to run", own or [f"{need} runs again" for need in stage.needs if need in pending])
+    return Step(stage, "to run", own or [f"{need} may change" for need in stage.needs if need in pending])
 
 
 def _why(run: BrickRun, store: Store, address: Address) -> list[str]:

@@ -70,6 +70,12 @@ def plan_screen(
     console = _console()
     console.print(f"Run {run.name} in {store.uri}", highlight=False)
     console.print(grid)
+    if any(step.state != "cached" for step in steps):
+        console.print(
+            "Whatever runs takes the items that are there: nothing is decoded, asked of a model or encoded twice.",
+            style="dim",
+            highlight=False,
+        )
     if run.spec.train is not None:
         _coverage_screen(console, run, store, steps)
     if file is not None and any(step.state != "cached" for step in steps):

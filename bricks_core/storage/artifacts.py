@@ -159,7 +159,8 @@ def problems(store: Store, manifest: Manifest, *, items: bool = False, thorough:
     """
     artifact = Artifact(store, manifest)
     found = {entry.key: entry for entry in store.list(artifact.prefix)}
-    wanted = {artifact.prefix + each.key: (each.size_bytes, each.sha256) for each in manifest.objects}
+    own = [*manifest.objects, *filter(None, [manifest.records])]
+    wanted = {artifact.prefix + each.key: (each.size_bytes, each.sha256) for each in own}
     checks = (_problem(store, key, found.get(key), *known, thorough) for key, known in wanted.items())
     wrong = [each for each in checks if each is not None]
     if (items or thorough) and artifact.prefix + ITEMS not in {each.key for each in wrong}:

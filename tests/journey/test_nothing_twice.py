@@ -191,5 +191,5 @@ def test_a_plan_says_what_is_pending_and_why(user):
     steps = make_plan(user.load("clip.crf=30"), user.store, DATA)
     assert [step.state for step in steps] == ["cached", *["to run"] * 4]
     assert steps[1].why == ["clip.crf: 18 → 30"]
-    assert steps[2].why == ["clip runs again"]
+    assert steps[2].why == ["clip may change"]
     assert [step.state for step in make_plan(user.load("caption.concurrency=2"), user.store, DATA)] == ["cached"] * 5

@@ -313,7 +313,7 @@ def test_a_plan_says_what_is_there_and_why_the_rest_is_to_be_made(store, tmp_pat
     run = run_named(ingest=source)
     assert [(step.state, step.why) for step in make_plan(run, store, "clip")] == [
         ("to run", ["first time"]),
-        ("to run", ["ingest runs again"]),
+        ("to run", ["ingest may change"]),
     ]
     ingest = finish(store, run, "ingest", outside_inputs(run.spec.ingest))
     finish(store, run, "clip", {"ingest": ingest})

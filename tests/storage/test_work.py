@@ -80,7 +80,7 @@ def picture(store, film):
 
 
 def timeless(manifest):
-    return manifest.model_dump(exclude={"started_at", "finished_at", "host"})
+    return manifest.model_dump(exclude={"started_at", "finished_at", "host", "records"})
 
 
 def test_a_committed_stage_can_be_read_back(store, tmp_path):
@@ -234,6 +234,15 @@ def test_a_record_with_another_answer_than_it_was_written_with_is_not_used(store
     envelope["item"] = envelope["item"].replace("20", "30")
     store.put(made_of(FILMS[1]).key.record, json.dumps(envelope).encode())
     assert [film.id for film in work_on(store).pending(films())] == [FILMS[1]]
+
+
+def test_an_altered_file_of_records_is_noticed_and_costs_no_item(store, tmp_path):
+    whole = finish(store, tmp_path)
+    store.put(PREFIX + RECORDS, b"altered")
+    (wrong,) = problems(store, whole)
+    assert wrong.key == PREFIX + RECORDS
+    assert reopen(store, "clip", "d" * 32, [wrong.key]) == []
+    assert timeless(finish(store, tmp_path)) == timeless(whole)
 
 
 def test_the_records_of_a_finished_stage_are_in_one_file_and_read_from_there(store, tmp_path):
