@@ -7,23 +7,23 @@ and the table of items are read.
 
 from __future__ import annotations
 
-import json
+import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import groupby
-from typing import Any
+from typing import Annotated
 
-from pydantic import ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from bricks_core.errors import CorruptManifest, DataError, NoSuchObject, TryLater
 from bricks_core.pipeline.points import Points
 from bricks_core.spec.items import KINDS, Item, ItemKey
 from bricks_core.spec.stages import STAGES
 from bricks_core.storage.artifacts import ITEMS, MANIFEST, RECORDS, artifact_prefix
-from bricks_core.storage.claims import Claims
+from bricks_core.storage.claims import Claims, batch_of_claim
 from bricks_core.storage.items import Bundle
 from bricks_core.storage.store import Entry, Store
 from bricks_core.storage.tables import read_columns
@@ -106,14 +106,15 @@ def collect(
 
     Raises:
         TryLater: less than a day is to be kept, and work is under way.
-        DataError: what a run points to cannot be read, so that it is not known what it needs.
+        DataError: what a run points to, or a manifest that is reached, cannot be read, so that it is not known what is
+            needed.
     """
     at_s = now()
     live, dead = _claims(store, at_s)
     if delete and live and keep_days < _UNDER_WAY_DAYS:
         raise TryLater(
-            f"Work is under way ({live[0][1]}), and --keep-days {keep_days:g} would take from it what it has just "
-            "found: run gc when it has ended, or keep a day at least."
+            f"Work is under way: {live[0][1]}. With --keep-days {keep_days:g}, gc would take from it what it "
+            "has just found: run gc when it has ended, or keep a day at least."
         )
     marks = _Marks(store, at_s - keep_days * DAY_S if keep_days > 0 else float("inf"))
     marks.points()
@@ -133,6 +134,53 @@ def collect(
         _delete(store, garbage)
         garbage.num_pieces = store.sweep()
     return garbage
+
+
+_SET = re.compile(r"runs/[^/]+/points/[0-9]{8}\.json")
+_DIGEST = re.compile(r"([0-9A-Za-z][0-9A-Za-z._-]{0,127})?")
+
+
+def _checked(inputs: dict[str, str]) -> dict[str, str]:
+    """Digests become parts of keys of the store; fingerprints of what lies outside it do not."""
+    for stage, digest in inputs.items():
+        if stage in STAGES and not _DIGEST.fullmatch(digest):
+            raise ValueError(f"{stage} is no digest")
+    return inputs
+
+
+_Name = Annotated[str, Field(max_length=1024)]
+
+
+class _Tried(BaseModel):
+    """An item that a limit stopped."""
+
+    kind: _Name
+    key: _Name
+
+
+class _Records(BaseModel):
+    """The file of an artifact's records."""
+
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+class _Spec(BaseModel):
+    """Who was asked."""
+
+    provider: _Name = ""
+
+
+class _Made(BaseModel):
+    """What is read of a manifest, or of what a run pointed to before there were sets: of whatever version."""
+
+    schema_version: int = Field(0, ge=0, lt=2**31)
+    digest: str = Field("", pattern=rf"^{_DIGEST.pattern}$")
+    inputs: Annotated[dict[str, str], AfterValidator(_checked)] = {}
+    spec: _Spec = _Spec()
+    pending: list[_Tried] = []
+    records: _Records | None = None
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
 
 
 Group = tuple[str, str, list[Entry]]
@@ -160,11 +208,15 @@ class _Marks:
         return any(entry.modified_s >= self._young_s for entry in entries)
 
     def points(self) -> None:
-        """What runs point to."""
+        """What runs point to.
+
+        Raises:
+            DataError: the newest set of a run cannot be read.
+        """
         entries = [entry for entry in self.store.list("runs/") if entry.key.endswith(".json")]
         for run, group in groupby(entries, lambda entry: entry.key.split("/")[1]):
             inside = list(group)
-            sets = [entry for entry in inside if entry.key.startswith(f"runs/{run}/points/")]
+            sets = [entry for entry in inside if _SET.fullmatch(entry.key)]
             newest: Points | None = None
             for entry in reversed(sets):
                 if newest is not None and not self.is_young([entry]):
@@ -172,8 +224,17 @@ class _Marks:
                     continue
                 try:
                     points = Points.model_validate_json(self.store.get(entry.key))
-                except (NoSuchObject, ValidationError):
+                    for pointer in points.stages.values():
+                        _checked({pointer.stage: pointer.digest} | pointer.inputs)
+                except NoSuchObject:
                     continue
+                except ValueError:
+                    if newest is not None:
+                        continue
+                    raise DataError(
+                        f"{entry.key} says what run {run} needs, and cannot be read: delete it, and run the run file "
+                        "again, before gc."
+                    ) from None
                 newest = newest or points
                 for pointer in points.stages.values():
                     self._want({pointer.stage: pointer.digest} | pointer.inputs)
@@ -182,8 +243,8 @@ class _Marks:
                 # As runs pointed to what they had, and had begun, before there were sets: see bricks store upgrade.
                 for place in (f"runs/{run}/{stage}.json", f"runs/{run}/wanted/{stage}.json"):
                     if stage not in known and any(entry.key == place for entry in inside):
-                        old = _json(self.store, place)
-                        self._want({stage: str(old.get("digest", ""))} | _inputs(old))
+                        old = _read(self.store, place, is_needed=True)
+                        self._want({stage: old.digest} | old.inputs if old is not None else {})
 
     def claimed(self, batches: Iterable[str]) -> None:
         """What living claims are about: artifacts, and items by the beginning of their keys."""
@@ -206,16 +267,20 @@ class _Marks:
         yield from (each for each in left if each[:2] not in self.artifacts)
 
     def follow(self) -> None:
-        """All that the wanted artifacts were made from, and the items that are in them."""
+        """All that the wanted artifacts were made from, and the items that are in them.
+
+        Raises:
+            DataError: a manifest or a table of items cannot be read.
+        """
         while self.wanted:
             place = self.wanted.pop()
             if place in self.artifacts or place[0] not in STAGES:
                 continue
             self.artifacts.add(place)
-            manifest = _json(self.store, artifact_prefix(*place) + MANIFEST)
-            self._want(_inputs(manifest))
-            for each in manifest.get("pending", []):
-                self.tries.add(ItemKey(str(each.get("kind")), str(each.get("key"))))
+            manifest = _read(self.store, artifact_prefix(*place) + MANIFEST, is_needed=True)
+            if manifest is not None:
+                self._want(manifest.inputs)
+                self.tries.update(ItemKey(each.kind, each.key) for each in manifest.pending)
             self._items_of(*place)
 
     def _items_of(self, stage: str, digest: str) -> None:
@@ -229,7 +294,12 @@ class _Marks:
                         self.objects.add(place)
         except NoSuchObject:
             return
-        except (CorruptManifest, ValueError) as error:
+        except (
+            CorruptManifest,
+            ValueError,
+            TypeError,
+            AttributeError,
+        ) as error:  # the last two: columns of other types
             raise DataError(
                 f"{key} says what items a run needs, and cannot be read ({error}): bricks run mends it, before gc."
             ) from None
@@ -271,18 +341,18 @@ def _sum_artifacts(garbage: Garbage, marks: _Marks, left: list[Group], *, paid: 
         if not mine:
             continue
         mine.sort(key=lambda entry: entry.key != prefix + MANIFEST)
-        manifest = _json(marks.store, prefix + MANIFEST)
+        manifest = _read(marks.store, prefix + MANIFEST)
         where = garbage.paid if _was_paid(stage, manifest, mine) and not paid else garbage.artifacts
         swept = where.setdefault(stage, Swept())
         swept.add(mine, prefix)
         swept.costs(_time_taken(stage, manifest))
 
 
-def _was_paid(stage: str, manifest: dict[str, Any], entries: list[Entry]) -> bool:
+def _was_paid(stage: str, manifest: _Made | None, entries: list[Entry]) -> bool:
     """Whether an artifact of schema 1, in which answers lay in the artifact itself, holds some that cost money."""
-    if not manifest:  # not finished, so that nothing says who was asked
-        return stage == "caption" and any("/parts/" in entry.key for entry in entries)
-    return manifest.get("schema_version") == 1 and (manifest.get("spec") or {}).get("provider") == "openai"
+    if manifest is None:  # not finished, or damaged, so that nothing says who was asked
+        return stage == "caption" and any(f"/{part}" in entry.key for entry in entries for part in ("parts/", MANIFEST))
+    return manifest.schema_version == 1 and manifest.spec.provider == "openai"
 
 
 def _sum_items(garbage: Garbage, marks: _Marks, left: list[Group], *, paid: bool) -> None:
@@ -322,11 +392,14 @@ def _tell_costs(store: Store, garbage: Garbage) -> None:
         return
     for swept in garbage.artifacts.values():
         for prefix in swept.names:
-            recorded = (_json(store, prefix + MANIFEST).get("records") or {}).get("sha256")
-            if recorded and wanted:
-                for key, text in list(Bundle(store, prefix + RECORDS, recorded).records(wanted)):
+            manifest = _read(store, prefix + MANIFEST)
+            if manifest is not None and manifest.records is not None and wanted:
+                for key, text in list(Bundle(store, prefix + RECORDS, manifest.records.sha256).records(wanted)):
                     if (to := wanted.pop(key, None)) is not None:
-                        to.costs(Item.model_validate_json(text).cost)
+                        try:
+                            to.costs(Item.model_validate_json(text).cost)
+                        except ValueError:
+                            to.is_lower_bound = True
     # What costs money first, then a few of everything.
     order = sorted(wanted, key=lambda key: not KINDS[key.kind].paid)
     by_record = {key.record: key for key in order[:MAX_READ]}
@@ -346,6 +419,7 @@ def _check_again(store: Store, garbage: Garbage) -> None:
 
     Raises:
         TryLater: meanwhile a run has come back to something that was to go.
+        DataError: the newest set of a run cannot be read any more.
     """
     now = _Marks(store, float("inf"))
     now.points()
@@ -373,13 +447,12 @@ def _claims(store: Store, at_s: float) -> tuple[list[tuple[str, str]], list[Entr
     watcher = Claims(store)
     live: list[tuple[str, str]] = []
     dead: list[Entry] = []
-    entries = list(store.list("claims/"))
-    for batch, group in groupby(entries, lambda entry: entry.key.removeprefix("claims/").rpartition("-")[0]):
-        mine = list(group)
-        try:
-            holder = watcher.holder(batch)
-        except ValueError:  # not one of ours
-            continue
+    by_batch: dict[str, list[Entry]] = defaultdict(list)
+    for entry in store.list("claims/"):
+        if (batch := batch_of_claim(entry.key)) is not None:
+            by_batch[batch].append(entry)
+    for batch, mine in by_batch.items():
+        holder = watcher.holder(batch)
         # An owner renews its claim three times a minute. Whoever has not for a day is gone.
         if holder is None or all(entry.modified_s < at_s - DAY_S for entry in mine):
             dead += mine
@@ -388,27 +461,33 @@ def _claims(store: Store, at_s: float) -> tuple[list[tuple[str, str]], list[Entr
     return live, dead
 
 
-def _inputs(manifest: dict[str, Any]) -> dict[str, str]:
-    inputs = manifest.get("inputs")
-    return {str(name): str(each) for name, each in inputs.items()} if isinstance(inputs, dict) else {}
+def _read(store: Store, key: str, *, is_needed: bool = False) -> _Made | None:
+    """A manifest, or what a run pointed to; None when it is gone, and, unless `is_needed`, when it cannot be read.
 
-
-def _json(store: Store, key: str) -> dict[str, Any]:
-    """An object that holds JSON, of whatever version; nothing when it is gone or is none."""
+    Raises:
+        DataError: it is needed, and cannot be read.
+    """
     try:
-        value = json.loads(store.get(key))
-    except (NoSuchObject, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
+        return _Made.model_validate_json(store.get(key))
+    except NoSuchObject:
+        return None
+    except ValidationError as error:
+        if not is_needed:
+            return None
+        first = error.errors()[0]
+        where = ".".join(str(each) for each in first["loc"]) or "its content"
+        raise DataError(
+            f"{key} says what a run needs, and cannot be read ({where}: {first['msg']}): delete it, and run the "
+            "run file again, before gc."
+        ) from None
 
 
-def _time_taken(stage: str, manifest: dict[str, Any]) -> dict[str, float]:
+def _time_taken(stage: str, manifest: _Made | None) -> dict[str, float]:
     """Of a stage whose work is in the artifact itself: how long it took from its start to its end."""
-    if STAGES.get(stage) is None or STAGES[stage].sharded:
+    if manifest is None or stage not in STAGES or STAGES[stage].sharded:
         return {}
-    try:
-        begun, ended = (datetime.fromisoformat(manifest[name]) for name in ("started_at", "finished_at"))
-    except (KeyError, ValueError, TypeError):
+    begun, ended = manifest.started_at, manifest.finished_at
+    if begun is None or ended is None or (begun.tzinfo is None) != (ended.tzinfo is None):
         return {}
     return {"seconds": (ended - begun).total_seconds()}
 

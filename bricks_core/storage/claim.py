@@ -80,11 +80,14 @@ class Holder:
     what: str
     is_here: bool
     """Runs on this machine."""
+    unreadable: str = ""
+    """Key of the claim's object where it cannot be read; empty where it can, or is not known."""
 
     @classmethod
-    def of(cls, claim: Claim | None) -> Self:
+    def of(cls, claim: Claim | None, key: str = "") -> Self:
+        """`key`: of the claim's object."""
         if claim is None:
-            return cls(None, "unknown", 0, "", "", False)
+            return cls(None, "unknown", 0, "", "", False, key)
         if claim.boot_id is not None and _boot_id() is not None:
             is_here = claim.boot_id == _boot_id()
         else:
@@ -93,7 +96,10 @@ class Holder:
 
     def __str__(self) -> str:
         if self.owner is None:
-            return "an owner whose claim cannot be read"
+            if not self.unreadable:
+                return "an owner whose claim cannot be read"
+            work = "the run" if self.unreadable.startswith("claims/run/") else "this work"
+            return f"an unknown owner ({self.unreadable} cannot be read: delete it if nobody is at {work})"
         where = f"process {self.pid} on {'this machine, ' if self.is_here else ''}{self.host}"
         return f"{self.what} ({where}, since {self.since})" if self.what else f"{where}, since {self.since}"
 

@@ -44,12 +44,20 @@ RENEW_S = 20.0
 STALE_S = 90.0
 _PREFIX_DIGITS = 3  # 4096 batches a kind: about 24 items in each of 100,000
 _BATCH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
+# Exactly the names that `_key` gives: of another spelling of a number, the object would be one that nobody deletes.
+_KEY = re.compile(rf"claims/({_BATCH.pattern})-((?!0+\.)[0-9]{{6}}|[1-9][0-9]{{6,}})\.json")
 _TRIES = 8  # of a taker that finds another situation every time
 
 
 def batch_of(kind: str, key: str) -> str:
     """The batch of an item: the same for everybody, whatever else they have to do."""
     return f"{kind}/{key[:_PREFIX_DIGITS]}"
+
+
+def batch_of_claim(key: str) -> str | None:
+    """The batch that an object of the store is a claim on; None when its name is none that a claim has."""
+    match = _KEY.fullmatch(key)
+    return match[1] if match else None
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,7 @@ class _Seen:
     etag: str
     claim: Claim | None
     """None: it cannot be read, and belongs to nobody knows whom."""
+    key: str
     looked_at: float
     unchanged_s: float = 0.0
 
@@ -138,14 +147,15 @@ class Claims:
                     self._hold(_Held(batch, top.generation, top.claim, self._now() - self._stale_s))
                     return None
                 if top is not None and not self._is_over(top):
-                    return Holder.of(top.claim)
+                    return Holder.of(top.claim, top.key)
                 generation = top.generation + 1 if top is not None else 1
                 claim, written_at = Claim.of_this_process(self.owner, self._what), self._now()
                 held = _Held(batch, generation, claim, written_at)
                 if self._put(batch, generation, claim, if_absent=True) and self._settle(held, before):
                     return None
                 before = self._look(batch)
-            return Holder.of(before[max(before)].claim if before else None)
+            last = before[max(before)] if before else None
+            return Holder.of(last.claim, last.key) if last is not None else Holder.of(None)
 
     def release(self, batch: str) -> None:
         """Give it back. Does not fail: where the store cannot be reached, the claim is over after a while."""
@@ -164,7 +174,7 @@ class Claims:
         with self._lock:
             seen = self._look(batch)
             top = seen[max(seen)] if seen else None
-            return None if top is None or self._is_over(top) else Holder.of(top.claim)
+            return None if top is None or self._is_over(top) else Holder.of(top.claim, top.key)
 
     def lost(self, batch: str) -> bool:
         """Whether it was ours, and another took this process to be gone."""
@@ -330,7 +340,7 @@ class Claims:
                 claim = Claim.read(self._store.get(entry.key)) if entry.size_bytes <= MAX_CLAIM_BYTES else None
             except NoSuchObject:  # released just now
                 continue
-            found[generation] = _Seen(generation, entry.etag, claim, now)
+            found[generation] = _Seen(generation, entry.etag, claim, entry.key, now)
         if found:
             self._watched[batch] = found
         else:
@@ -338,10 +348,8 @@ class Claims:
         return dict(found)
 
     def _listed(self, batch: str) -> dict[int, Entry]:
-        prefix = f"claims/{batch}-"
-        ends = re.compile(re.escape(prefix) + r"(\d{6,18})\.json")
-        matches = ((ends.fullmatch(entry.key), entry) for entry in self._store.list(prefix))
-        return {int(match[1]): entry for match, entry in matches if match}
+        matches = ((_KEY.fullmatch(entry.key), entry) for entry in self._store.list(f"claims/{batch}-"))
+        return {int(match[2]): entry for match, entry in matches if match and match[1] == batch}
 
 
 def _key(batch: str, generation: int) -> str:

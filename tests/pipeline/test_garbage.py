@@ -291,11 +291,110 @@ def test_captions_of_an_earlier_version_that_were_paid_for_go_only_when_that_is_
     assert not store.head(key)
 
 
-def test_a_set_that_cannot_be_read_does_not_hide_the_one_before(store, made):
+BAD_INPUT = b"""{"number": 2, "stages": {"clip":
+    {"stage": "clip", "digest": "d1", "cache_key": "d1", "spec": {}, "inputs": {"ingest": "../x"}}}}"""
+
+
+@pytest.mark.parametrize("content", [b"{", b'{"stages": 5}', b"[" * 5000, b"\xff", BAD_INPUT])
+def test_nothing_is_swept_when_the_newest_set_of_a_run_cannot_be_read(store, made, content):
     point("run", store, made("ingest", "d0"))
-    store.put(f"{points_place('run')}00000002.json", b"{")
+    damaged = f"{points_place('run')}00000002.json"
+    store.put(damaged, content)
+    made("clip", "d1")
+    before = keys(store)
+    with pytest.raises(DataError, match=f"^{damaged} .*delete it, and run the run file again"):
+        collect(store, delete=True, now=later)
+    assert keys(store) == before
+    store.delete([damaged])
     collect(store, delete=True, now=later)
     assert store.head("artifacts/ingest/d0/manifest.json")
+    assert not store.head("artifacts/clip/d1/manifest.json")
+
+
+def test_an_older_set_that_cannot_be_read_is_passed_over(store, made):
+    store.put(f"{points_place('run')}00000001.json", b"{")
+    point("run", store, made("ingest", "d0"))
+    collect(store, delete=True)
+    collect(store, delete=True, now=later)
+    assert store.head("artifacts/ingest/d0/manifest.json")
+
+
+def test_nothing_is_swept_when_the_newest_set_is_damaged_while_gc_looks(store, made, monkeypatch):
+    point("run", store, made("ingest", "d0"))
+    made("clip", "d1")
+    real = type(store).list
+
+    def racing(self, prefix=""):
+        if prefix == "tries/":  # the last that is looked at
+            store.put(f"{points_place('run')}00000002.json", b"{")
+        return real(self, prefix)
+
+    monkeypatch.setattr(type(store), "list", racing)
+    with pytest.raises(DataError, match=r"points/00000002\.json"):
+        collect(store, delete=True, now=later)
+    assert store.head("artifacts/clip/d1/manifest.json")
+
+
+WRONG_MANIFESTS = [
+    b'{"pending": 5, "inputs": {}}',
+    b'{"pending": [5]}',
+    b'{"pending": [{"kind": 1, "key": null}]}',
+    b'{"inputs": {"ingest": 5}}',
+    b'{"inputs": {"ingest": "../../x"}}',
+    b'{"inputs": []}',
+    b'{"spec": 5, "records": 5, "started_at": {}}',
+    b'{"schema_version": "x"}',
+    b"[" * 5000,
+    b"5",
+    b"",
+    b"\xff",
+]
+
+
+@pytest.mark.parametrize("content", WRONG_MANIFESTS)
+def test_nothing_is_swept_when_a_manifest_that_is_reached_cannot_be_read(store, made, content):
+    film = item(store, "film", sha256="a")
+    point("run", store, made("score", "d1"))
+    store.put("artifacts/score/d1/manifest.json", content)
+    for keep_days in (0, 14):
+        with pytest.raises(DataError, match=r"^artifacts/score/d1/manifest\.json .*cannot be read.*delete it"):
+            collect(store, delete=True, keep_days=keep_days)
+    assert store.head(film.record)
+    assert store.head("artifacts/score/d1/manifest.json")
+
+
+@pytest.mark.parametrize("content", WRONG_MANIFESTS)
+def test_what_nothing_reaches_goes_whatever_its_manifest_holds(store, content):
+    item(store, "film", sha256="a")
+    for stage in ("score", "train"):
+        store.put(f"artifacts/{stage}/d1/manifest.json", content)
+    store.put("artifacts/caption/d1/manifest.json", content)
+    found = collect(store, delete=True, keep_days=0)
+    assert {"score", "train"} <= found.artifacts.keys()
+    assert not store.head("artifacts/score/d1/manifest.json")
+
+
+def test_a_caption_manifest_that_cannot_be_read_may_be_of_paid_answers(store):
+    store.put("artifacts/caption/d1/manifest.json", b"{")
+    assert collect(store, delete=True, now=later).paid["caption"].num == 1
+    assert store.head("artifacts/caption/d1/manifest.json")
+
+
+def test_with_no_days_kept_a_claim_that_cannot_be_read_is_named(store):
+    store.put("claims/run/e-000001.json", b"{")
+    film = item(store, "film", sha256="a")
+    said = r"claims/run/e-000001\.json cannot be read: delete it if nobody is at the run"
+    with pytest.raises(TryLater, match=said):
+        collect(store, delete=True, keep_days=0)
+    assert store.head(film.record)
+
+
+def test_objects_that_no_claim_is_called_are_neither_minded_nor_swept(store):
+    others = {f"claims/run/e{end}" for end in ("-0000001.json", "-000000.json", "-1.json", "-000001.txt", ".json")}
+    for key in others:
+        store.put(key, b"{")
+    collect(store, delete=True, keep_days=0)
+    assert keys(store) == others
 
 
 def test_a_changed_filter_and_back_with_gc_in_between_loses_nothing(store, drawn_films, run_of):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from bricks_core.errors import StoreUnavailable
 from bricks_core.storage.claim import Claim, Holder
-from bricks_core.storage.claims import Claims, batch_of
+from bricks_core.storage.claims import Claims, batch_of, batch_of_claim
 from bricks_core.storage.folder import FolderStore
 from bricks_core.storage.in_threads import in_threads
 from bricks_core.storage.places import open_store
@@ -210,9 +210,37 @@ def test_a_watcher_that_slept_gives_the_owner_time_to_come_back(store, some_clai
 def test_what_cannot_be_read_has_an_unknown_owner_and_goes_stale_too(store, some_claims, clock, content):
     store.put(FIRST, content)
     claims = some_claims(store, now=clock)
-    assert claims.take(BATCH) == Holder(None, "unknown", 0, "", "", False)
+    assert claims.take(BATCH) == claims.holder(BATCH) == Holder(None, "unknown", 0, "", "", False, FIRST)
     watch(claims, clock, 90)
     assert claims.take(BATCH) is None
+
+
+def test_who_meets_a_claim_that_cannot_be_read_is_told_which_and_the_way_out(store, some_claims):
+    for key in ("claims/run/e-000001.json", FIRST):
+        store.put(key, b"{")
+    claims, said = some_claims(store), "claims/run/e-000001.json cannot be read: delete it if nobody is at the run"
+    assert said in str(claims.take("run/e"))
+    assert said in str(claims.holder("run/e"))
+    assert f"{FIRST} cannot be read: delete it if nobody is at this work" in str(claims.take(BATCH))
+
+
+@pytest.mark.parametrize("end", ["0000001", "000000", "00001", "1", "00000\u0661", "+00001", "000001 "])
+def test_only_names_that_a_claim_is_given_count(store, some_claims, end):
+    other = f"claims/{BATCH}-{end}.json"
+    put(store, other, ELSEWHERE)
+    claims = some_claims(store)
+    assert batch_of_claim(other) is None
+    assert claims.holder(BATCH) is None
+    assert claims.take(BATCH) is None
+    claims.renew()
+    assert not claims.lost(BATCH)
+    claims.release(BATCH)
+    assert keys(store) == [other]
+
+
+@given(st.integers(1, 10**30), st.sampled_from([BATCH, "run/a-b", "run/a-000001"]))
+def test_the_name_of_a_claim_tells_its_batch(generation, batch):
+    assert batch_of_claim(f"claims/{batch}-{generation:06d}.json") == batch
 
 
 @given(st.binary(max_size=200) | st.integers(1, 100).map(lambda n: ELSEWHERE.model_dump_json()[:-n].encode()))
