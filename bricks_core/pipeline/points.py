@@ -76,7 +76,8 @@ def point(run: str, store: Store, pointer: Pointer) -> None:
     """Let a run point to an artifact. Written only when it says something new, so that nothing to do writes nothing."""
     for _ in range(_TRIES):
         now, last_number = _newest(store, run)
-        if now.stages.get(pointer.stage) == pointer:
+        # Behind a damaged set the same is said anew, so that the newest one can be read again.
+        if now.stages.get(pointer.stage) == pointer and now.number == last_number:
             return
         stages = now.stages | {pointer.stage: pointer}
         if last_number + 1 == _END:

@@ -283,6 +283,16 @@ def test_a_run_goes_on_from_a_set_that_cannot_be_read(store, text):
     assert (points.number, set(points.stages)) == (10, {"ingest", "clip"})
 
 
+def test_a_run_with_nothing_to_do_writes_a_set_anew_only_behind_one_that_cannot_be_read(store):
+    pointer = Pointer(stage="clip", digest="b" * 32, cache_key="b" * 32, spec={}, inputs={})
+    point("far", store, pointer)
+    point("far", store, pointer)
+    assert [entry.key[-13:] for entry in store.list(points_place("far"))] == ["00000001.json"]
+    store.put(f"{points_place('far')}00000002.json", b"half a se")
+    point("far", store, pointer)
+    assert read_points(store, "far").number == 3
+
+
 def test_a_set_with_the_last_number_is_a_sentence(store):
     finish(store, run_named(), "ingest", SOURCES)
     store.put(f"{points_place('far')}99999999.json", b"of somebody")
