@@ -264,7 +264,10 @@ class Claims:
         """Our claim is written: keep it, or give way where anything is there that was not before."""
         try:
             others = self._look(held.batch)
-            others.pop(held.generation, None)
+            mine = others.pop(held.generation, None)
+            # A server that looks and writes in two steps may tell two takers that they were first: the last one was.
+            if mine is None or mine.claim is None or mine.claim.owner != self.owner:
+                return False
             if any(one not in before or before[one].etag != others[one].etag for one in others):
                 self._store.delete([held.key])
                 return False

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -154,8 +155,12 @@ def stamp(time: datetime) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def digest_of(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:32]
+
+
 def artifact(run: BrickRun, name: str) -> tuple[Address, Manifest]:
-    digest = f"digest-of-{name}"
+    digest = digest_of(name)
     manifest = Manifest(
         stage=name,
         stage_version=1,
@@ -228,7 +233,7 @@ def test_what_the_store_has_is_skipped_and_pointed_to() -> None:
     case.facts = {"pointed": {"ingest": artifact(case.run, "ingest")[0].pointer()}}
     point, create = case.plan().actions
     assert isinstance(point, Point)
-    assert point.address.digest == "digest-of-clip"
+    assert point.address.digest == digest_of("clip")
     assert isinstance(create, Create)
     assert create.task.workload_name == "demo-score-a1"
 
