@@ -40,6 +40,7 @@ class Progress:
         self._begun_s = time.monotonic()
         self._done_at_start = 0
         self._logged_s = self._beat_s = float("-inf")
+        self._said = ""
         self._bars: Bars | None = None
         self._console = Console(stderr=True)
 
@@ -62,7 +63,7 @@ class Progress:
         if self._bars:
             self._bars.stop()
         elif self.total and kind is None:
-            log.info("%s: %s", self.name, self._words())
+            self._say()
         self._beat(state="done" if kind is None else "stopped", always=True)
 
     def begin(self, total: int, *, done: int = 0, unit: str = "items") -> None:
@@ -74,7 +75,7 @@ class Progress:
                 self._bars.remove_task(task)
             self._bars.add_task(self.name, total=total, completed=done, unit=unit, note="")
         else:
-            log.info("%s: %s", self.name, self._words())
+            self._say()
 
     def advance(self, num: int = 1, note: str = "") -> None:
         """`num` more units are done; `note` is what a person would like to see beside the bar."""
@@ -85,8 +86,15 @@ class Progress:
                 self._bars.update(self._bars.task_ids[0], completed=self.done, note=note)
             elif time.monotonic() - self._logged_s > LOG_EVERY_S:
                 self._logged_s = time.monotonic()
-                log.info("%s: %s", self.name, self._words())
+                self._say()
         self._beat(state="running")
+
+    def _say(self) -> None:
+        """A log line, unless it would be the last one again."""
+        words = self._words()
+        if words != self._said:
+            log.info("%s: %s", self.name, words)
+            self._said = words
 
     def _rate_per_s(self) -> float:
         elapsed_s = time.monotonic() - self._begun_s

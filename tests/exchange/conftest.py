@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 
@@ -16,20 +15,9 @@ from bricks_core.spec.run import BrickRun, load_run
 from bricks_core.storage.places import open_store
 from bricks_core.storage.store import Store
 from bricks_core.video.write import write_mp4
+from tests.drawn_shots import HEIGHT, WIDTH, shot
 
-HEIGHT, WIDTH = 96, 160
 CAPTIONS = {"frame_shares": [0.2, 0.8]}
-
-
-def shot(seed: int, num_frames: int = 18) -> np.ndarray:
-    """(num_frames, HEIGHT, WIDTH, 3): a square crosses a soft pattern."""
-    dice = np.random.default_rng(seed)
-    noise = dice.uniform(60, 200, (6, 10, 3)).astype(np.float32)
-    pattern = cv2.resize(noise, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC).clip(0, 255).astype(np.uint8)
-    pictures = np.stack([pattern] * num_frames)
-    for index, picture in enumerate(pictures):
-        picture[40:64, 8 + 6 * index : 32 + 6 * index] = (220, 30, 30)
-    return pictures
 
 
 def run_of(name: str, **spec: Any) -> BrickRun:

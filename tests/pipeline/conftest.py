@@ -6,26 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 
 from bricks_core.spec.run import BrickRun
 from bricks_core.video.write import write_mp4
+from tests.drawn_shots import HEIGHT, WIDTH, shot
 from tests.stages.caption.conftest import server as vision_server  # noqa: F401 (a fixture)
-
-HEIGHT, WIDTH = 96, 160
-
-
-def shot(seed: int, num_frames: int = 18) -> np.ndarray:
-    """(num_frames, HEIGHT, WIDTH, 3): a square crosses a soft pattern."""
-    dice = np.random.default_rng(seed)
-    noise = dice.uniform(60, 200, (6, 10, 3)).astype(np.float32)
-    pattern = cv2.resize(noise, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC).clip(0, 255).astype(np.uint8)
-    pictures = np.stack([pattern] * num_frames)
-    for index, picture in enumerate(pictures):
-        picture[40:64, 8 + 6 * index : 32 + 6 * index] = (220, 30, 30)
-    return pictures
 
 
 @pytest.fixture(scope="session")
