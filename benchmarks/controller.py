@@ -56,7 +56,7 @@ def main() -> None:
         reconciler = town(server, place, arguments.runs)
         kubeconfig = server.kubeconfig(place / "kubeconfig", namespace="bricks")
         env = os.environ | {"KUBECONFIG": str(kubeconfig), "BRICKS_STORE": STORE, "OMP_NUM_THREADS": "1"}
-        (place / "profile.yaml").write_text(str(PROFILE).replace("'", '"'))
+        (place / "profile.yaml").write_text(str(PROFILE).replace("'", '"'), encoding="utf-8")
         bare, ours = [], []
         for _ in range(arguments.repeats):
             bare.append(measure_bare())
@@ -124,7 +124,7 @@ def look_at_all(server: Double, reconciler: Reconciler) -> dict[str, Any]:
 
 def measure_bare() -> dict[str, float]:
     begun = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-c", BARE], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-c", BARE], stdout=subprocess.PIPE, encoding="utf-8")
     assert process.stdout is not None
     process.stdout.readline()
     start_s = time.perf_counter() - begun
@@ -163,7 +163,7 @@ def answers(port: int) -> bool:
 
 def memory_mb(pid: int) -> float:
     """The most that a process has had in memory so far, in MB."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
     return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024 / 1e6
 
 

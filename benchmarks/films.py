@@ -44,7 +44,7 @@ def main() -> None:
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory(prefix="bricks-") as folder:
         films = arguments.films or drawn(Path(folder) / "films")
-        labels = json.loads(arguments.truth.read_text()) if arguments.truth else {}
+        labels = json.loads(arguments.truth.read_text(encoding="utf-8")) if arguments.truth else {}
         results = measured(films, labels, Path(folder))
     described = "drawn by examples/make_films.py" if not arguments.films else [film.name for film in films]
     keep("films", {"films": described, "results": results}, save=arguments.save)
@@ -120,7 +120,7 @@ def compared(found: list[int], clips: list[Shot], truth: dict[str, Any]) -> dict
 
 def _truth(film: Path, labels: dict[str, Any]) -> dict[str, Any] | None:
     beside = film.with_suffix(".json")
-    found = labels.get(film.name) or (json.loads(beside.read_text()) if beside.is_file() else None)
+    found = labels.get(film.name) or (json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else None)
     return found if found and "cuts" in found else None
 
 

@@ -131,11 +131,11 @@ class Large:
         self.films.mkdir()
         for number in range(self.num_clips // CLIPS_A_FILM):
             (self.films / f"film-{number:05d}.mp4").write_bytes(str(number).encode())
-        document: dict[str, Any] = yaml.safe_load((ROOT / "k8s/runs/quickstart.yaml").read_text())
+        document: dict[str, Any] = yaml.safe_load((ROOT / "k8s/runs/quickstart.yaml").read_text(encoding="utf-8"))
         document["metadata"]["name"] = RUN
         document["spec"]["ingest"]["sources"] = [str(self.films)]
         document["spec"]["caption"] = {"provider": "openai", "model": "a-vision-model"}
-        self.file.write_text(yaml.safe_dump(document))
+        self.file.write_text(yaml.safe_dump(document), encoding="utf-8")
 
     def run(self) -> BrickRun:
         return load_run(self.file)

@@ -40,4 +40,4 @@ def keep(name: str, found: dict[str, Any], *, save: bool) -> None:
     print(text, end="")
     if save:
         RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"{name}-{now:%Y-%m-%d}.json").write_text(text)
+        (RESULTS / f"{name}-{now:%Y-%m-%d}.json").write_text(text, encoding="utf-8")

@@ -41,7 +41,7 @@ def main() -> None:
         films = ["examples/make_films.py", str(folder / "films"), "--films", str(arguments.films)]
         subprocess.run([sys.executable, *films], cwd=ROOT, check=True, capture_output=True)
         file = folder / "run.yaml"
-        file.write_text(yaml.safe_dump(small_run(folder / "films")))
+        file.write_text(yaml.safe_dump(small_run(folder / "films")), encoding="utf-8")
         num_frames, decoding_s = decode(folder / "films")
         seconds = {stage: run_stage(stage, file, folder) for stage in STAGES}
         rates = rates_of(open_store(str(folder / "store")), seconds, num_frames)
@@ -55,7 +55,7 @@ def main() -> None:
 
 def small_run(films: Path) -> dict[str, Any]:
     """The quickstart's run with few steps."""
-    document: dict[str, Any] = yaml.safe_load((ROOT / "k8s/runs/quickstart.yaml").read_text())
+    document: dict[str, Any] = yaml.safe_load((ROOT / "k8s/runs/quickstart.yaml").read_text(encoding="utf-8"))
     spec = document["spec"]
     spec["ingest"]["sources"] = [str(films)]
     spec["tracking"] = {"wandb": "off"}

@@ -70,7 +70,7 @@ def make_film(spec: FilmSpec, folder: Path) -> dict[str, Any] | None:
         encode(spec, aside, truth)
         aside.replace(video)
         draft = folder / f".{told.name}.part"
-        draft.write_text(json.dumps(truth, indent=1) + "\n")
+        draft.write_text(json.dumps(truth, indent=1) + "\n", encoding="utf-8")
         draft.replace(told)
     finally:
         aside.unlink(missing_ok=True)
@@ -79,7 +79,7 @@ def make_film(spec: FilmSpec, folder: Path) -> dict[str, Any] | None:
 
 def _settings_of(told: Path) -> Any:
     try:
-        return json.loads(told.read_text())["settings"]
+        return json.loads(told.read_text(encoding="utf-8"))["settings"]
     except (ValueError, KeyError, TypeError):
         return None  # not a truth of ours: make the film anew
 

@@ -123,7 +123,7 @@ def read_values(file: Path) -> list[Value]:
     Raises:
         SystemExit: a key that has no description, and no keys below it that have.
     """
-    text = file.read_text()
+    text = file.read_text(encoding="utf-8")
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     return list(_walk(root, yaml.safe_load(text), text.splitlines(), ()))
 
@@ -273,7 +273,7 @@ def _prose(text: str) -> str:
 def written(chart: Path = CHART) -> dict[Path, str]:
     """Every generated file of the chart and what must be in it."""
     values = read_values(chart / "values.yaml")
-    readme = (chart / "README.md").read_text()
+    readme = (chart / "README.md").read_text(encoding="utf-8")
     before, _, rest = readme.partition(BEGIN)
     after = rest.partition(END)[2]
     return {
@@ -283,7 +283,9 @@ def written(chart: Path = CHART) -> dict[Path, str]:
 
 
 def main(arguments: list[str]) -> int:
-    stale = {file: text for file, text in written().items() if not file.exists() or file.read_text() != text}
+    stale = {
+        file: text for file, text in written().items() if not file.exists() or file.read_text(encoding="utf-8") != text
+    }
     if arguments == ["--check"]:
         for file in stale:
             print(f"{file} is not what values.yaml makes of it: python -m helm.generate")
@@ -292,7 +294,7 @@ def main(arguments: list[str]) -> int:
         print(__doc__)
         return 64
     for file, text in stale.items():
-        file.write_text(text)
+        file.write_text(text, encoding="utf-8")
     return 0
 
 

@@ -118,7 +118,7 @@ def report(
         typer.echo(result.markdown, nl=False)
     else:
         try:
-            out.write_text(result.markdown)
+            out.write_text(result.markdown, encoding="utf-8")
         except OSError as error:
             raise SpecError(f"{out} cannot be written: {error.strerror}.") from None
         typer.echo(f"{result.words} The table is in {out}.")

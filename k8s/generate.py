@@ -47,7 +47,7 @@ FILES = {
 
 def main() -> None:
     for file, wanted in FILES.items():
-        (ROOT / file).write_text(wanted.text(file))
+        (ROOT / file).write_text(wanted.text(file), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -105,7 +105,9 @@ def tiny_t5() -> Callable[..., Path]:
         config = T5Config(vocab_size=64, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, **gated)
         T5EncoderModel(config).save_pretrained(folder)
         (folder / "spiece.model").write_bytes(pieces.getvalue())
-        (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "T5Tokenizer", "extra_ids": 0}))
+        (folder / "tokenizer_config.json").write_text(
+            json.dumps({"tokenizer_class": "T5Tokenizer", "extra_ids": 0}), encoding="utf-8"
+        )
         return folder
 
     return save

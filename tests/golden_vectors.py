@@ -50,7 +50,7 @@ def tensors_of(file: str) -> dict[str, Vectors]:
 
 
 def text_of(file: str) -> str:
-    return path_of(f"{file}.json").read_text()
+    return path_of(f"{file}.json").read_text(encoding="utf-8")
 
 
 def every_case(

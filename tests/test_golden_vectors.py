@@ -21,14 +21,16 @@ only_ours = pytest.mark.skipif(FOLDER != OURS, reason="BRICKS_GOLDEN names other
 def test_our_files_are_the_published_ones():
     if not PUBLISHED.exists():
         pytest.skip("the published golden vectors are not beside this checkout: nothing to compare ours with")
-    published = dict(reversed(line.split()) for line in (PUBLISHED / "MANIFEST.sha256").read_text().splitlines())
+    published = dict(
+        reversed(line.split()) for line in (PUBLISHED / "MANIFEST.sha256").read_text(encoding="utf-8").splitlines()
+    )
     published.pop("README.md", None)
     assert {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in DATA} == published
 
 
 def test_every_file_is_read_by_a_test():
-    sources = "\n".join(path.read_text() for path in ROOT.joinpath("tests").rglob("test_*.py"))
-    sources += ROOT.joinpath("tests/conftest.py").read_text()
+    sources = "\n".join(path.read_text(encoding="utf-8") for path in ROOT.joinpath("tests").rglob("test_*.py"))
+    sources += ROOT.joinpath("tests/conftest.py").read_text(encoding="utf-8")
     read = set(re.findall(r"(?:golden|golden_json|every_case|every_entry|tensors_of|text_of)\(\"(\w+)\"", sources))
     assert {path.stem for path in DATA} - read == set()
 
@@ -75,7 +77,7 @@ def test_sampling_cases_show_chains_with_and_without_frame_masks_and_a_hundred_s
 
 @only_ours
 def test_batch_sampler_cases_show_resumption_ranks_order_and_padding():
-    stored = json.loads((OURS / "batch_sampler.json").read_text())["cases"]
+    stored = json.loads((OURS / "batch_sampler.json").read_text(encoding="utf-8"))["cases"]
     for name, values in {"shuffle": {True, False}, "drop_last": {True, False}, "world_size": {1, 2, 3}}.items():
         assert {case[name] for case in stored} == values
     assert any(case["resume_after_steps"] for case in stored)
@@ -84,6 +86,6 @@ def test_batch_sampler_cases_show_resumption_ranks_order_and_padding():
 
 @only_ours
 def test_training_masks_show_every_strategy_and_the_recipe_s_ratios_drawn():
-    stored = json.loads((OURS / "training_masks.json").read_text())
+    stored = json.loads((OURS / "training_masks.json").read_text(encoding="utf-8"))
     assert {case["strategy"] for case in stored["deterministic"]} == set(stored["train_ratios"])
     assert any(case["ratios"] == stored["train_ratios"] and case["T"] > 1 for case in stored["seeded"])

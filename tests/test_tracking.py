@@ -98,7 +98,7 @@ def test_auto_obeys_wandbs_own_switch(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("host", "found"), [("api.wandb.ai", True), ("wandb.example.org", False)])
 def test_a_key_in_netrc_counts_for_its_own_server_only(tmp_path, host, found):
-    (tmp_path / "netrc").write_text(f"machine {host}\n  login user\n  password {'k' * 40}\n")
+    (tmp_path / "netrc").write_text(f"machine {host}\n  login user\n  password {'k' * 40}\n", encoding="utf-8")
     (tmp_path / "netrc").chmod(0o600)
     assert tracking.logged_in() is found
 
@@ -133,7 +133,7 @@ def test_a_failure_in_the_middle_is_told_once_and_ends_nothing(tmp_path, caplog)
 
 
 def test_a_folder_that_cannot_be_made_is_told_and_ends_nothing(tmp_path, caplog):
-    (tmp_path / "file").write_text("")
+    (tmp_path / "file").write_text("", encoding="utf-8")
     tracker = open_tracker(a_run("offline"), "train", tmp_path / "file" / "below")
     tracker.log(0, {"loss": 1.0})
     assert not tracker.active

@@ -577,7 +577,7 @@ def _from_pod(configuration: Configuration) -> str:
 
     try:
         load_incluster_config(configuration)
-        return _IN_POD.read_text().strip()
+        return _IN_POD.read_text(encoding="utf-8").strip()
     except (ConfigException, OSError) as error:
         raise ClusterUnavailable(
             f"This pod's service account cannot be used ({_one_line(error)}): is its token mounted?"

@@ -123,7 +123,7 @@ def load_evaluation(file: Path) -> EvaluationJob:
         SpecError: the file is something else.
     """
     try:
-        documents = [each for each in yaml.safe_load_all(file.read_text()) if isinstance(each, dict)]
+        documents = [each for each in yaml.safe_load_all(file.read_text(encoding="utf-8")) if isinstance(each, dict)]
     except FileNotFoundError:
         raise SpecError(f"{file} is not there: write it with bricks eval render … > {file}.") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

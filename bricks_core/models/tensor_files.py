@@ -223,7 +223,7 @@ def read_index(index: Path) -> dict[str, str]:
     """
     try:
         with told(index, "read"):
-            names = json.loads(index.read_text())["weight_map"]
+            names = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         for name, file in names.items():
             if not isinstance(file, str) or Path(file).name != file:
                 raise DataError(f"{index} puts {name} in {file!r}, which is no file beside it.")

@@ -66,7 +66,7 @@ def load_wan(
 
 def save_wan_config(network: WanTransformer3DModel, file: Path) -> None:
     """Write the network's shape as diffusers does, so that the file beside the weights is one that diffusers reads."""
-    file.write_text(network.to_json_string())
+    file.write_text(network.to_json_string(), encoding="utf-8")
 
 
 def _shape_of(published: Mapping[str, Any]) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def save_config(model: STDiT2, file: Path) -> None:
 
 def write_config(shape: Mapping[str, Any], file: Path) -> None:
     """The same, of what STDiT2 is built of."""
-    file.write_text(json.dumps({"architectures": ["STDiT2"], **shape}, indent=1) + "\n")
+    file.write_text(json.dumps({"architectures": ["STDiT2"], **shape}, indent=1) + "\n", encoding="utf-8")
 
 
 # ------------------------------------------------------------------------------------------------------------- reading
@@ -174,7 +174,7 @@ def read_config(file: Path) -> dict[str, Any]:
     Raises DataError: it is none.
     """
     try:
-        found = json.loads(file.read_text())
+        found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{file} is no description of a network: {error}.") from error
     if not isinstance(found, dict):

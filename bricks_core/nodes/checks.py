@@ -110,7 +110,7 @@ def store_write(store: Store, run: str, node_rank: int) -> Check:
 
 def _has_capability(status: Path, bit: int) -> bool:
     try:
-        for line in status.read_text().splitlines():
+        for line in status.read_text(encoding="utf-8").splitlines():
             if line.startswith("CapEff:"):
                 return bool(int(line.split()[1], 16) >> bit & 1)
     except OSError:

@@ -104,5 +104,5 @@ def leave_word(error: BaseException) -> bool:
     if not file:
         return False
     extra = {"py_callstack": str(error), "timestamp": str(int(time.time()))}
-    Path(file).write_text(json.dumps({"message": {"message": str(error), "extraInfo": extra}}))
+    Path(file).write_text(json.dumps({"message": {"message": str(error), "extraInfo": extra}}), encoding="utf-8")
     return True

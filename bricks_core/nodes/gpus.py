@@ -92,7 +92,9 @@ def _ask_driver() -> str:
     if not program:
         return ""
     try:
-        asked = subprocess.run([program, "-q", "-x"], capture_output=True, text=True, timeout=ASK_TIMEOUT_S, check=True)
+        asked = subprocess.run(
+            [program, "-q", "-x"], capture_output=True, encoding="utf-8", timeout=ASK_TIMEOUT_S, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return ""
     return asked.stdout

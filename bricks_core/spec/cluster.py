@@ -303,7 +303,7 @@ C = TypeVar("C", bound=Camel)
 
 def _read(file: Path, kind: type[C], what: str) -> C:
     try:
-        document = yaml.safe_load(file.read_text()) or {}
+        document = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise SpecError(f"{file} cannot be read as YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(document, dict) or {"apiVersion", "kind"} & document.keys():

@@ -205,7 +205,7 @@ def load_run(file: Path, overrides: list[str] | None = None) -> BrickRun:
         SpecError: with the place of every mistake, and the nearest right word where there is one.
     """
     try:
-        document = yaml.safe_load(file.read_text())
+        document = yaml.safe_load(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SpecError(f"{file} is not there; k8s/runs/quickstart.yaml is a run file to start from.") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -25,7 +25,7 @@ def _commit() -> str:
             ["git", "describe", "--always", "--dirty", "--abbrev=12", "--match="],
             cwd=Path(__file__).parent,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             timeout=10,
             check=True,
         )

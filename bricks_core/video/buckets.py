@@ -171,7 +171,7 @@ def coverage(clips: Iterable[ClipSize], buckets: Sequence[TrainingBucket], *, mi
 
 @cache
 def _table() -> dict[str, Resolution]:
-    data = json.loads(files("bricks_core.video").joinpath("aspect_ratios.json").read_text())
+    data = json.loads(files("bricks_core.video").joinpath("aspect_ratios.json").read_text(encoding="utf-8"))
     return {
         name: Resolution(name, entry["pixels"], tuple(Size(key, *size) for key, size in entry["ratios"].items()))
         for name, entry in data.items()

@@ -227,7 +227,7 @@ def _tell(sender: Connection, message: Any) -> None:
 
 def _status_bytes(name: str) -> int:
     """A line of Linux's /proc/self/status, such as VmSize and VmPeak."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{name}:"))
 
 

@@ -24,7 +24,7 @@ Object = dict[str, Any]
 
 def values_of(name: str) -> Values:
     """The values of a file, by its name without .yaml."""
-    return yaml.safe_load(FILES[NAMES.index(name)].read_text())
+    return yaml.safe_load(FILES[NAMES.index(name)].read_text(encoding="utf-8"))
 
 
 YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

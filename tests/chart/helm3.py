@@ -25,7 +25,7 @@ def helm3() -> Path:
 def run(*arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
     """What `helm …` does and says; fails the test where it fails, unless that is what is wanted."""
     done = subprocess.run(
-        [str(helm3()), *map(str, arguments)], capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+        [str(helm3()), *map(str, arguments)], capture_output=True, encoding="utf-8", timeout=TIMEOUT_S, check=False
     )
     if check:
         assert done.returncode == 0, done.stderr
@@ -59,5 +59,5 @@ def _install(cache: Path) -> None:
 
 
 def _version(program: str) -> str:
-    told = subprocess.run([program, "version", "--short"], capture_output=True, text=True, timeout=TIMEOUT_S)
+    told = subprocess.run([program, "version", "--short"], capture_output=True, encoding="utf-8", timeout=TIMEOUT_S)
     return told.stdout.strip()

@@ -71,11 +71,11 @@ class Helm3:
         helm3.run(command, "bricks", *arguments, *self._where)
 
     def install(self, values: Object) -> None:
-        self._file.write_text(json.dumps(values))
+        self._file.write_text(json.dumps(values), encoding="utf-8")
         self._run("install", self._chart, "--values", self._file)
 
     def upgrade(self, values: Object) -> None:
-        self._file.write_text(json.dumps(values))
+        self._file.write_text(json.dumps(values), encoding="utf-8")
         self._run("upgrade", self._chart, "--values", self._file)
 
     def uninstall(self) -> None:
@@ -139,9 +139,12 @@ def for_old_kubernetes(folder: Path) -> Path:
     """A copy of the chart that 1.20.2 takes."""
     shutil.copytree(CHART, folder)
     about = folder / "Chart.yaml"
-    about.write_text(re.sub(r"(?m)^kubeVersion:.*$", 'kubeVersion: ">=1.20.0-0"', about.read_text()))
+    about.write_text(
+        re.sub(r"(?m)^kubeVersion:.*$", 'kubeVersion: ">=1.20.0-0"', about.read_text(encoding="utf-8")),
+        encoding="utf-8",
+    )
     crd = folder / "files" / "brickruns.yaml"
-    crd.write_text(json.dumps(without_rules(yaml.load(crd.read_text(), YAML))))
+    crd.write_text(json.dumps(without_rules(yaml.load(crd.read_text(encoding="utf-8"), YAML))), encoding="utf-8")
     return folder
 
 
@@ -243,8 +246,8 @@ def check_run(place: Place) -> None:
     """The kind is served, takes our run files, and refuses what is none."""
     path = f"/apis/bricks.dev/v1alpha1/namespaces/{place.namespace}/brickruns"
     for file in sorted((ROOT / "k8s" / "runs").glob("*.yaml")):
-        place.api.post(path, yaml.load(file.read_text(), YAML), dryRun="All")
-    run = yaml.load((ROOT / "k8s" / "runs" / "quickstart.yaml").read_text(), YAML)
+        place.api.post(path, yaml.load(file.read_text(encoding="utf-8"), YAML), dryRun="All")
+    run = yaml.load((ROOT / "k8s" / "runs" / "quickstart.yaml").read_text(encoding="utf-8"), YAML)
     run["spec"]["latents"]["resolutions"] = "96x160"
     with pytest.raises(Answered) as refused:
         place.api.post(path, run, dryRun="All")

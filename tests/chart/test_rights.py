@@ -73,7 +73,7 @@ def functions(source: str) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
 
 def requests() -> dict[str, set[tuple[str, str, str]]]:
     """For every call of the API client: kind, subresource and verb of each request that it sends."""
-    source = Path(bricks_core.cluster.api.__file__).read_text()
+    source = Path(bricks_core.cluster.api.__file__).read_text(encoding="utf-8")
     bodies = {node.name: node for node in functions(source)}
 
     def of(name: str, seen: frozenset[str] = frozenset()) -> set[tuple[str, str, str]]:
@@ -107,7 +107,7 @@ def asked_by_code() -> set[Right]:
     sends = requests()
     found: set[Right] = set()
     for file in Path(bricks_core.controller.__file__).parent.glob("*.py"):
-        for function in functions(file.read_text()):
+        for function in functions(file.read_text(encoding="utf-8")):
             for node in ast.walk(function):
                 if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
                     continue

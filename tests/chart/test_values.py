@@ -153,7 +153,7 @@ def test_a_mistake_is_told_with_its_place(mistake: dict[str, Any], told: str) ->
 
 
 def test_only_global_and_what_is_kubernetes_own_may_have_keys_that_we_do_not_know() -> None:
-    schema = json.loads((CHART / "values.schema.json").read_text())
+    schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
 
     def open_places(place: dict[str, Any], path: str) -> list[str]:
         types = place.get("type", [])
@@ -222,11 +222,11 @@ def test_a_chart_above_may_have_globals_of_its_own() -> None:
 
 def test_what_is_generated_is_fresh() -> None:
     for file, text in written().items():
-        assert file.read_text() == text, f"{file.name}: python -m helm.generate"
+        assert file.read_text(encoding="utf-8") == text, f"{file.name}: python -m helm.generate"
 
 
 def test_the_crd_is_the_generated_one() -> None:
-    generated = yaml.safe_load((CHART / "files" / "brickruns.yaml").read_text())
+    generated = yaml.safe_load((CHART / "files" / "brickruns.yaml").read_text(encoding="utf-8"))
     (crd,) = of_kind(render(S3), "CustomResourceDefinition")
     assert crd["spec"] == generated["spec"]
     assert crd["metadata"]["name"] == generated["metadata"]["name"]
@@ -285,7 +285,7 @@ def test_what_a_deployment_selects_by_does_not_change_with_its_values() -> None:
 
 
 def test_the_chart_s_own_example_of_a_run_is_one() -> None:
-    about = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    about = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))
     (example,) = yaml.safe_load(about["annotations"]["artifacthub.io/crdsExamples"])
     BrickRun.model_validate(example)
     for name in ("changes", "crds"):

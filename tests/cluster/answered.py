@@ -62,7 +62,7 @@ def _report(store: Store, digest: str, run: BrickRun, before: float, after: floa
     key = "report/report.json"
     file = Path(store.uri) / "numbers.json"
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(numbers))
+    file.write_text(json.dumps(numbers), encoding="utf-8")
     stored = store.put_file(prefix + key, file)
     file.unlink()
     return stored.model_copy(update={"key": key})

@@ -75,7 +75,7 @@ class Terminal:
         """The small run's file, with some sections replaced."""
         document = SMALL | {"metadata": {"name": name}, "spec": SMALL["spec"] | spec}  # type: ignore[operator]
         file = self.folder / f"{name}.yaml"
-        file.write_text(yaml.safe_dump(document, sort_keys=False))
+        file.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
         return file
 
     def _run(self, arguments: list[str]) -> Said:

@@ -76,10 +76,10 @@ def test_it_is_found_in_the_usual_place(server: Double, tmp_path: Path) -> None:
 
 def test_several_kubeconfigs_are_one(server: Double, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = server.kubeconfig(tmp_path / "first", namespace="bricks")
-    second = yaml.safe_load(first.read_text())
+    second = yaml.safe_load(first.read_text(encoding="utf-8"))
     second["contexts"][0] |= {"name": "other"}
     second["contexts"][0]["context"] |= {"namespace": "elsewhere"}
-    (tmp_path / "second").write_text(yaml.safe_dump(second))
+    (tmp_path / "second").write_text(yaml.safe_dump(second), encoding="utf-8")
     monkeypatch.setenv("KUBECONFIG", f"{first}:{tmp_path / 'missing'}:{tmp_path / 'second'}")
     assert connect("other").namespace == "elsewhere"
 
@@ -96,7 +96,7 @@ def test_without_any_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_pat
     "text", ["", "a: [", "- 1", "contexts: 3", "current-context: x\nclusters: []\ncontexts: []\nusers: []"]
 )
 def test_a_kubeconfig_that_is_none_is_told(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "config").write_text(text)
+    (tmp_path / "config").write_text(text, encoding="utf-8")
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
     with pytest.raises(ClusterUnavailable, match=f"{tmp_path / 'config'} ") as raised:
         connect()
@@ -135,10 +135,10 @@ def test_a_login_program_that_fails_is_told_with_its_words(
 
 def with_login(server: Double, folder: Path, program: str) -> Path:
     file = server.kubeconfig(folder / "config")
-    config = yaml.safe_load(file.read_text())
+    config = yaml.safe_load(file.read_text(encoding="utf-8"))
     command = {"apiVersion": "client.authentication.k8s.io/v1", "command": sys.executable, "args": ["-c", program]}
     config["users"][0]["user"] = {"exec": {**command, "interactiveMode": "Never"}}
-    file.write_text(yaml.safe_dump(config))
+    file.write_text(yaml.safe_dump(config), encoding="utf-8")
     return file
 
 
@@ -146,7 +146,7 @@ def test_a_cluster_that_is_away_is_told_with_its_address(
     server: Double, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = server.kubeconfig(tmp_path / "config")
-    file.write_text(file.read_text().replace(server.url, "https://127.0.0.1:1"))
+    file.write_text(file.read_text(encoding="utf-8").replace(server.url, "https://127.0.0.1:1"), encoding="utf-8")
     monkeypatch.setenv("KUBECONFIG", str(file))
     with pytest.raises(
         ClusterUnavailable, match=r"cluster at https://127.0.0.1:1 does not answer \(connection refused\)"
@@ -158,9 +158,9 @@ def test_a_certificate_that_is_not_trusted_is_told(
     server: Double, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = server.kubeconfig(tmp_path / "config")
-    config = yaml.safe_load(file.read_text())
+    config = yaml.safe_load(file.read_text(encoding="utf-8"))
     del config["clusters"][0]["cluster"]["certificate-authority-data"]
-    file.write_text(yaml.safe_dump(config))
+    file.write_text(yaml.safe_dump(config), encoding="utf-8")
     monkeypatch.setenv("KUBECONFIG", str(file))
     with pytest.raises(ClusterUnavailable, match="is not one that the kubeconfig trusts"):
         connect().list("Pod")
@@ -170,7 +170,7 @@ def test_a_token_that_has_run_out_is_told_and_never_shown(
     server: Double, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = server.kubeconfig(tmp_path / "config")
-    file.write_text(file.read_text().replace("token: admin", "token: s3cr3t-and-old"))
+    file.write_text(file.read_text(encoding="utf-8").replace("token: admin", "token: s3cr3t-and-old"), encoding="utf-8")
     monkeypatch.setenv("KUBECONFIG", str(file))
     with pytest.raises(ClusterDenied, match="does not know who we are") as raised:
         connect().list("Pod")
@@ -179,7 +179,7 @@ def test_a_token_that_has_run_out_is_told_and_never_shown(
 
 def test_importing_it_loads_no_client() -> None:
     program = "import sys, bricks_core.cluster.api; print([m for m in ('kubernetes', 'urllib3') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, encoding="utf-8", check=True)
     assert done.stdout.strip() == "[]"
 
 

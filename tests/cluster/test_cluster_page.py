@@ -18,7 +18,7 @@ from jobs.bricks import app
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "cluster.md"
-TEXT = PAGE.read_text()
+TEXT = PAGE.read_text(encoding="utf-8")
 VERBS = {"install", "upgrade"}
 Values = dict[str, Any]
 BLOCKS = re.findall(r"^ *```(\w+)\n(.*?)^ *```$", TEXT, re.DOTALL | re.MULTILINE)
@@ -91,7 +91,9 @@ def test_every_value_it_sets_is_one_of_the_charts():
 
 def test_the_namespace_of_its_commands_is_the_one_it_makes():
     named = set(re.findall(r"(?:-n|--namespace) (\w+)", "\n".join(shell_lines())))
-    assert named == {yaml.safe_load((ROOT / "k8s/cluster/namespace.yaml").read_text())["metadata"]["name"]}
+    assert named == {
+        yaml.safe_load((ROOT / "k8s/cluster/namespace.yaml").read_text(encoding="utf-8"))["metadata"]["name"]
+    }
 
 
 def test_its_yaml_of_a_run_is_a_runs():

@@ -28,7 +28,7 @@ PROFILE = {
 def profile(tmp_path):
     def write(**changes):
         file = tmp_path / "profile.yaml"
-        file.write_text(yaml.safe_dump(PROFILE | changes))
+        file.write_text(yaml.safe_dump(PROFILE | changes), encoding="utf-8")
         return file
 
     return write
@@ -229,7 +229,7 @@ def test_a_cluster_without_the_kind_is_told_what_brings_it(tmp_path, monkeypatch
 
 
 def test_a_store_that_cannot_be_written_is_told(bricks, tmp_path):
-    (tmp_path / "file").write_text("no folder")
+    (tmp_path / "file").write_text("no folder", encoding="utf-8")
     assert line(bricks("doctor", "--store", "file", code=None), "store")[0].startswith("✗")
 
 
@@ -271,7 +271,7 @@ def allow(server, name, rights):
 def granted(template):
     """The rules of the first Role of a chart's template: they are written there as plain YAML."""
     rules, block = {}, []
-    for row in template.read_text().partition("rules:\n")[2].splitlines():
+    for row in template.read_text(encoding="utf-8").partition("rules:\n")[2].splitlines():
         if row.startswith("---"):
             break
         block.append(row)

@@ -37,7 +37,7 @@ needs_programs = pytest.mark.skipif(
 
 
 def loaded(file):
-    document = yaml.safe_load(file.read_text())
+    document = yaml.safe_load(file.read_text(encoding="utf-8"))
     return document | {"on": document.pop(True)}  # YAML 1.1 takes "on" for true
 
 
@@ -83,7 +83,7 @@ def test_a_newer_evaluation_of_a_pull_request_cancels_the_older_one():
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
 def test_actions_are_pinned_by_commit_with_their_version_beside(file):
-    used = re.findall(r"uses: *(\S+) *(.*)", file.read_text())
+    used = re.findall(r"uses: *(\S+) *(.*)", file.read_text(encoding="utf-8"))
     assert used
     for action, comment in used:
         assert re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", action), action
@@ -132,12 +132,12 @@ class Runner:
         (folder / "bin").mkdir()
         (folder / "temp").mkdir()
         self.comments = folder / "comments.json"
-        self.comments.write_text("[]")
+        self.comments.write_text("[]", encoding="utf-8")
         gh = folder / "bin" / "gh"
-        gh.write_text(GH.replace("PYTHON", sys.executable))
+        gh.write_text(GH.replace("PYTHON", sys.executable), encoding="utf-8")
         gh.chmod(0o755)
         bricks = folder / "bin" / "bricks"
-        bricks.write_text(f'#!/bin/sh\nexec {sys.executable} -m jobs.bricks "$@"\n')
+        bricks.write_text(f'#!/bin/sh\nexec {sys.executable} -m jobs.bricks "$@"\n', encoding="utf-8")
         bricks.chmod(0o755)
         self.env = {
             "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
@@ -174,23 +174,25 @@ class Runner:
 
     def start(self, name, **env):
         script = self.folder / f"{name}.sh"
-        script.write_text(STEPS[name]["run"])
+        script.write_text(STEPS[name]["run"], encoding="utf-8")
         return subprocess.Popen(
             ["bash", "-e", str(script)],
             cwd=self.folder,
             env=self.env | env,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
+            encoding="utf-8",
         )
 
     def output(self):
-        return dict(line.split("=", 1) for line in Path(self.env["GITHUB_OUTPUT"]).read_text().splitlines())
+        return dict(
+            line.split("=", 1) for line in Path(self.env["GITHUB_OUTPUT"]).read_text(encoding="utf-8").splitlines()
+        )
 
     def _take_over(self):
         file = Path(self.env["GITHUB_ENV"])
         if file.exists():
-            self.env |= dict(line.split("=", 1) for line in file.read_text().splitlines())
+            self.env |= dict(line.split("=", 1) for line in file.read_text(encoding="utf-8").splitlines())
 
 
 GH = """#!PYTHON
@@ -251,10 +253,10 @@ def tokens(double):
 def runner(double, tokens, tmp_path):
     runner = Runner(tmp_path, double, tokens.url)
     run = SMALL | {"spec": SMALL["spec"] | {"gates": [{"metric": "held_out.loss.ema", "at_most_of_base": 0.5}]}}
-    (tmp_path / "run.yaml").write_text(yaml.safe_dump(run))
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(run), encoding="utf-8")
     (tmp_path / "volume").mkdir()
     store = {"uri": "file:///store/store", "claim": "films"}
-    (tmp_path / "profile.yaml").write_text(yaml.safe_dump({"store": store}))
+    (tmp_path / "profile.yaml").write_text(yaml.safe_dump({"store": store}), encoding="utf-8")
     runner.env |= {"RUN_FILE": "run.yaml", "PROFILE": "profile.yaml", "BRICKS_STORE": str(tmp_path / "volume/store")}
     runner.step("Log in to the cluster", SERVER=double.url, AUTHORITY=runner.env["KUBE_CA"], AUDIENCE="bricks-ci")
     return runner
@@ -262,7 +264,7 @@ def runner(double, tokens, tmp_path):
 
 def allow_ci(server):
     """The rights that the chart gives a CI, read from its template."""
-    text = (ROOT / "helm/bricks/templates/rbac.yaml").read_text()
+    text = (ROOT / "helm/bricks/templates/rbac.yaml").read_text(encoding="utf-8")
     rules = re.search(r"name: \{\{ \$name \}\}-ci\n.*?rules:\n(.*?)---", text, re.S)[1]
     rbac = "rbac.authorization.k8s.io/v1"
     meta = {"name": "ci", "namespace": NAMESPACE}
@@ -279,10 +281,10 @@ def rendered(runner):
         cwd=runner.folder,
         env=runner.env,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=True,
     )
-    (runner.folder / "asked.yaml").write_text(out.stdout)
+    (runner.folder / "asked.yaml").write_text(out.stdout, encoding="utf-8")
     return load_evaluation(runner.folder / "asked.yaml").run
 
 
@@ -296,20 +298,20 @@ def test_a_commit_is_judged_and_told_in_one_comment_that_is_kept_up_to_date(runn
     assert runner.output()["code"] == "0"
     assert ("/token?version=2&audience=bricks-ci", "bearer the runner's") in tokens.asked
     runner.step("Summary")
-    assert "### ✅" in (tmp_path / "summary.md").read_text()
+    assert "### ✅" in (tmp_path / "summary.md").read_text(encoding="utf-8")
     runner.step("Comment")
     runner.step("Verdict", CODE="0")
 
     # A stricter gate and the same commit: the Job is taken up, not made anew, and judged again.
-    run = yaml.safe_load((tmp_path / "run.yaml").read_text())
+    run = yaml.safe_load((tmp_path / "run.yaml").read_text(encoding="utf-8"))
     run["spec"]["gates"][0]["at_most_of_base"] = 0.3
-    (tmp_path / "run.yaml").write_text(yaml.safe_dump(run))
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(run), encoding="utf-8")
     Path(runner.env["GITHUB_OUTPUT"]).unlink()
     assert "already exists" in runner.step("Evaluate")
     assert len(double.cluster(NAMESPACE).list("Job")) == 1
     assert runner.output()["code"] == "1"
     runner.step("Comment")
-    (comment,) = json.loads(runner.comments.read_text())
+    (comment,) = json.loads(runner.comments.read_text(encoding="utf-8"))
     assert comment["path"] == "repos/somebody/films/issues/7/comments"
     assert "❌ at most 0.3 of base" in comment["body"]
     runner.step("Verdict", CODE="1", code=1)
@@ -322,7 +324,7 @@ def test_an_evaluation_that_breaks_is_tried_once_more_and_then_says_nothing_of_t
     assert runner.output()["code"] == "75"
     names = [job["metadata"]["name"] for job in double.cluster(NAMESPACE).list("Job")]
     assert names == ["eval-0123456789ab-default-r1", "eval-0123456789ab-default-r2"]
-    assert "no verdict" in (tmp_path / "report.md").read_text()
+    assert "no verdict" in (tmp_path / "report.md").read_text(encoding="utf-8")
     assert "::warning::" in runner.step("Verdict", CODE="75")
 
 

@@ -48,7 +48,7 @@ class Trained:
     def run_file(self, *gates, **spec):
         file = self.folder / "miniature.yaml"
         changed = {**self.document["spec"], "gates": list(gates), **spec}
-        file.write_text(yaml.safe_dump(self.document | {"spec": changed}))
+        file.write_text(yaml.safe_dump(self.document | {"spec": changed}), encoding="utf-8")
         return file
 
     def kubelet(self, server):
@@ -66,26 +66,26 @@ def profile(tmp_path):
     """A cluster whose store is a volume."""
     file = tmp_path / "profile.yaml"
     store = {"uri": "file:///store/store", "claim": "films"}
-    file.write_text(yaml.safe_dump({"store": store, "priorityClass": "low"}))
+    file.write_text(yaml.safe_dump({"store": store, "priorityClass": "low"}), encoding="utf-8")
     return file
 
 
 def render(bricks, run_file, *flags, sha=SHA):
     said = bricks("eval", "render", "--run", run_file, "--sha", sha, *flags)
     file = bricks.folder / "job.yaml"
-    file.write_text(said.out)
+    file.write_text(said.out, encoding="utf-8")
     return file
 
 
 def create(server, file):
-    for each in yaml.safe_load_all(file.read_text()):
+    for each in yaml.safe_load_all(file.read_text(encoding="utf-8")):
         server.cluster(NAMESPACE).create(each)
 
 
 def numbers(trained, weights):
     """The held-out loss over all buckets, as the store's report.json has it."""
     (file,) = trained.store.glob("artifacts/evaluate/*/report/report.json")
-    changes = json.loads(file.read_text())["held_out"]["changes"]
+    changes = json.loads(file.read_text(encoding="utf-8"))["held_out"]["changes"]
     return next(each for each in changes if (each["weights"], each["bucket"]) == (weights, ""))
 
 
@@ -104,7 +104,7 @@ def test_the_job_is_named_after_commit_suite_and_attempt_and_always_the_same(bri
 def test_the_job_and_its_run_file_are_what_kubernetes_takes(bricks, profile):
     digest = "sha256:" + "0" * 64
     file = render(bricks, bricks.run_file(gates=[PASSES]), "--profile", profile, "--image-digest", digest)
-    config, job = yaml.safe_load_all(file.read_text())
+    config, job = yaml.safe_load_all(file.read_text(encoding="utf-8"))
     assert mistakes(config) == mistakes(job) == []
     pod = job["spec"]["template"]["spec"]
     assert pod["containers"][0]["image"].endswith(f"bricks-evaluate@{digest}")
@@ -121,7 +121,7 @@ def test_the_run_asks_for_this_commits_answer_and_goes_on_from_the_trained_run(b
 
 
 def test_a_commit_that_looks_like_a_number_stays_a_text_for_every_parser(bricks):
-    text = render(bricks, bricks.run_file(), sha="12e4567").read_text()
+    text = render(bricks, bricks.run_file(), sha="12e4567").read_text(encoding="utf-8")
     assert "bricks.dev/commit: '12e4567'" in text
 
 
@@ -143,7 +143,7 @@ def test_what_cannot_be_evaluated_is_refused_with_the_reason(bricks, flags, code
 @pytest.mark.parametrize("text", ["", "kind: Job", "{", "kind: Job\n---\nkind: ConfigMap\ndata: {run.yaml: 1}\n"])
 @pytest.mark.parametrize("command", ["wait", "report"])
 def test_a_file_that_render_did_not_write_is_refused(bricks, text, command):
-    (bricks.folder / "job.yaml").write_text(text)
+    (bricks.folder / "job.yaml").write_text(text, encoding="utf-8")
     assert "render" in bricks("eval", command, "--job", "job.yaml", code=78).error or text == "{"
 
 
@@ -158,7 +158,7 @@ def test_a_commit_is_evaluated_and_judged(bricks, double, trained, monkeypatch, 
     assert [each["kind"] for each in config["metadata"]["ownerReferences"]] == ["Job"], "it goes when its Job does"
     flags = ["eval", "report", "--job", file, "--store", trained.store, "--out", "report.md", "--exit-code"]
     assert "The gate is passed." in bricks(*flags, "--web", "https://store.example").out
-    report = Path("report.md").read_text()
+    report = Path("report.md").read_text(encoding="utf-8")
     first, second, *rest = report.splitlines()
     assert first == "<!-- bricks-evaluation: default -->"
     assert second == "### ✅ Evaluation default of `12e456789012`: passed"
@@ -175,7 +175,7 @@ def test_a_commit_is_evaluated_and_judged(bricks, double, trained, monkeypatch, 
     render(bricks, trained.run_file(PASSES, FAILS), "--profile", profile)
     said = bricks(*flags, code=1)
     assert "1 of 2 gates are not passed: held_out.loss.best (failed)." in said.error
-    assert "### ❌" in Path("report.md").read_text()
+    assert "### ❌" in Path("report.md").read_text(encoding="utf-8")
 
     # Another commit of the same run has another cache key, though nothing else differs.
     other = render(bricks, trained.run_file(PASSES), "--profile", profile, sha="b" * 40)
@@ -193,7 +193,7 @@ def test_a_job_that_fails_without_a_report_is_infrastructure(bricks, double, pro
     assert "Job eval-12e456789012-default-r1 failed: pod " in waited.out
     flags = ["eval", "report", "--job", file, "--store", tmp_path / "volume/store", "--out", "report.md"]
     assert "ended with 65" in bricks(*flags, "--exit-code", code=75).error
-    report = Path("report.md").read_text()
+    report = Path("report.md").read_text(encoding="utf-8")
     assert "### ⚠️ Evaluation default of `12e456789012`: no verdict" in report
     assert "has not ingested these sources" in report
     assert bricks(*flags).code == 0
@@ -251,7 +251,7 @@ def test_waiting_says_why_and_survives_an_api_server_that_fails_for_a_while(bric
 
 def test_waiting_in_a_queue_is_told_in_kueues_words(bricks, double, tmp_path):
     double.make(custom("Workload", "workloads", "kueue.x-k8s.io", "v1beta2"))
-    (tmp_path / "queued.yaml").write_text(yaml.safe_dump({"queues": {"gpu": "bricks-gpu"}}))
+    (tmp_path / "queued.yaml").write_text(yaml.safe_dump({"queues": {"gpu": "bricks-gpu"}}), encoding="utf-8")
     file = render(bricks, bricks.run_file(), "--profile", tmp_path / "queued.yaml")
     create(double, file)
     cluster, name = double.cluster(NAMESPACE), "eval-12e456789012-default-r1"

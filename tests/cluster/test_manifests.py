@@ -36,17 +36,17 @@ GENERATED = generator().FILES
 
 
 def read(name):
-    return {each["kind"]: each for each in documents((ROOT / f"k8s/{name}.yaml").read_text())}
+    return {each["kind"]: each for each in documents((ROOT / f"k8s/{name}.yaml").read_text(encoding="utf-8"))}
 
 
 @pytest.mark.parametrize("file", GENERATED)
 def test_a_manifest_is_what_its_run_and_profile_give(file):
-    assert (ROOT / file).read_text() == GENERATED[file].text(file), "run: python k8s/generate.py"
+    assert (ROOT / file).read_text(encoding="utf-8") == GENERATED[file].text(file), "run: python k8s/generate.py"
 
 
 @pytest.mark.parametrize("file", GENERATED)
 def test_the_command_in_a_manifest_s_head_makes_it(file, render):
-    text = (ROOT / file).read_text()
+    text = (ROOT / file).read_text(encoding="utf-8")
     (command,) = [line.removeprefix("#   ") for line in text.splitlines() if line.startswith("#   bricks render")]
     arguments, _, target = command.removeprefix("bricks render ").partition(" > ")
     assert target == file
@@ -61,7 +61,7 @@ def test_every_stage_and_nothing_else_has_a_manifest():
 
 @pytest.mark.parametrize("file", [file for file in OURS if file not in PROFILES], ids=lambda file: file.stem)
 def test_every_object_in_k8s_is_valid(file):
-    found = documents(file.read_text())
+    found = documents(file.read_text(encoding="utf-8"))
     assert found
     for each in found:
         valid(each)
@@ -94,7 +94,7 @@ def test_training_asks_for_32_gpus_in_4_pods_with_rdma_shared_memory_and_nvme(na
     assert mounts["/dev/shm"]["emptyDir"]["medium"] == "Memory"
     assert amount(mounts["/dev/shm"]["emptyDir"]["sizeLimit"]) < amount(limits["memory"])
     scratch = mounts["/scratch"]["ephemeral"]["volumeClaimTemplate"]["spec"]
-    (nvme,) = documents((ROOT / "k8s/cluster/storage-nvme.yaml").read_text())
+    (nvme,) = documents((ROOT / "k8s/cluster/storage-nvme.yaml").read_text(encoding="utf-8"))
     assert scratch["storageClassName"] == nvme["metadata"]["name"] == "local-nvme"
     environment = {each["name"]: each.get("value") for each in main["env"]}
     assert environment["NCCL_NET"] == "IB"
@@ -158,7 +158,7 @@ def test_the_preflight_runs_on_the_nodes_of_the_training_and_only_looks():
 
 
 def test_kueue_covers_all_that_the_training_asks_for():
-    queues = documents((ROOT / "k8s/cluster/queues.yaml").read_text())
+    queues = documents((ROOT / "k8s/cluster/queues.yaml").read_text(encoding="utf-8"))
     (queue,) = [each for each in queues if each["kind"] == "ClusterQueue" and each["metadata"]["name"] == "bricks-gpu"]
     (group,) = queue["spec"]["resourceGroups"]
     ((_, template),) = pods_of(read("train-64f")["PyTorchJob"])
@@ -187,7 +187,7 @@ def render(capsys, monkeypatch):
 
 def test_the_module_is_a_program_of_its_own():
     command = [sys.executable, "-m", "jobs.render", "k8s/runs/quickstart.yaml", "--stage", "clips"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", cwd=ROOT, check=False)
     assert (done.returncode, done.stdout) == (64, "")
     assert done.stderr.startswith('render: There is no stage "clips" (did you mean "clip"?)')
 

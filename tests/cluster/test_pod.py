@@ -59,7 +59,7 @@ def test_a_secret_in_the_profile_s_environment_is_refused(name):
 
 def test_a_name_that_no_variable_can_have_is_refused_with_its_place(tmp_path):
     file = tmp_path / "profile.yaml"
-    file.write_text("env: {not-a-name: x}\n")
+    file.write_text("env: {not-a-name: x}\n", encoding="utf-8")
     with pytest.raises(SpecError, match=r"profile\.yaml.*'not-a-name'"):
         load_profile(file)
 

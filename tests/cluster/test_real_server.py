@@ -56,7 +56,9 @@ def look_around(bricks: Terminal, api, cluster, namespace):
     api.post(path, secret)
     assert "data" not in cluster.ask(f"{path}/bricks-s3", metadata_only=True), "values are not sent"
     profile = bricks.folder / "profile.yaml"
-    profile.write_text(yaml.safe_dump({"store": {"secret": "bricks-s3"}, "train": {"gpusPerNode": 0}}))
+    profile.write_text(
+        yaml.safe_dump({"store": {"secret": "bricks-s3"}, "train": {"gpusPerNode": 0}}), encoding="utf-8"
+    )
     said = bricks("doctor", "--profile", profile, "--store", "store", code=69)
     wrong = {line.split()[1] for line in said.out.splitlines() if line.startswith("✗")}
     assert wrong == {"cluster", "controller", "account"}

@@ -184,9 +184,9 @@ def test_without_a_cluster_each_command_says_so_and_ends_with_69(command, tmp_pa
 
 
 def test_a_cluster_that_does_not_answer_is_told_with_its_address(bricks, double, tmp_path):
-    config = yaml.safe_load((tmp_path / "kubeconfig").read_text())
+    config = yaml.safe_load((tmp_path / "kubeconfig").read_text(encoding="utf-8"))
     config["clusters"][0]["cluster"]["server"] = "https://127.0.0.1:9"
-    (tmp_path / "kubeconfig").write_text(yaml.safe_dump(config))
+    (tmp_path / "kubeconfig").write_text(yaml.safe_dump(config), encoding="utf-8")
     assert "https://127.0.0.1:9 does not answer" in bricks("status", "--cluster", code=69).error
 
 

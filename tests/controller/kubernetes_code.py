@@ -32,7 +32,7 @@ def build() -> None:
         shutil.rmtree(tree, ignore_errors=True)
         FOLDER.mkdir(parents=True, exist_ok=True)
         targets = ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"]
-        mirror = subprocess.run(targets, check=True, capture_output=True, text=True).stdout.split()[0]
+        mirror = subprocess.run(targets, check=True, capture_output=True, encoding="utf-8").stdout.split()[0]
         options = ['Acquire::Check-Valid-Until "false"', 'APT::Install-Recommends "false"']
         words = ["--variant=extract", *(f"--aptopt={each}" for each in options), f"--include={','.join(PACKAGES)}"]
         subprocess.run(["mmdebstrap", "--quiet", *words, SUITE, tree, mirror], check=True)

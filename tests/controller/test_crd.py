@@ -115,7 +115,9 @@ def changed(base: Object, path: str, value: Any) -> Object:
 
 def test_the_committed_file_is_what_the_contract_makes():
     committed = ROOT / "helm" / "bricks" / "files" / "brickruns.yaml"
-    assert committed.read_text() == crd_yaml(), f"write it again: bricks schema --crd > {committed.relative_to(ROOT)}"
+    assert committed.read_text(encoding="utf-8") == crd_yaml(), (
+        f"write it again: bricks schema --crd > {committed.relative_to(ROOT)}"
+    )
     assert yaml.safe_load(crd_yaml()) == crd()
 
 
@@ -191,7 +193,7 @@ def test_columns_point_into_the_schema():
 def test_every_run_file_here_is_accepted_as_written_and_with_all_defaults(file):
     run = load_run(file)
     for document in (
-        yaml.safe_load(file.read_text()),
+        yaml.safe_load(file.read_text(encoding="utf-8")),
         run.model_dump(mode="json"),
         run.model_dump(mode="json", exclude_unset=True),
     ):
@@ -234,7 +236,7 @@ def test_a_source_is_a_mapping_on_a_cluster_where_a_laptop_also_takes_a_bare_pat
 
 
 def test_the_cluster_section_that_the_run_files_page_shows_is_accepted():
-    page = (ROOT / "docs" / "run-file.md").read_text()
+    page = (ROOT / "docs" / "run-file.md").read_text(encoding="utf-8")
     (shown,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
     document = SMALLEST | {"spec": SMALLEST["spec"] | yaml.safe_load(shown)}
     assert refusals(document) == []
@@ -318,7 +320,7 @@ def test_every_rule_is_seen_to_refuse_something():
 
 def test_a_run_file_is_accepted_again_when_nothing_in_it_changed():
     for file in RUN_FILES:
-        document = yaml.safe_load(file.read_text())
+        document = yaml.safe_load(file.read_text(encoding="utf-8"))
         assert refusals(document, document) == []
 
 

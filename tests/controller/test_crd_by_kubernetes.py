@@ -25,18 +25,18 @@ pytestmark = pytest.mark.skipif(
 
 def judged(folder: Path, cases: list[tuple[Object, Object | None]]) -> list[list[str]]:
     """What Kubernetes says of each object, which replaces another one or none."""
-    (folder / "crd.json").write_text(json.dumps(crd()))
+    (folder / "crd.json").write_text(json.dumps(crd()), encoding="utf-8")
     lines = (json.dumps({"object": new, "old": old}) + "\n" for new, old in cases)
-    (folder / "objects.jsonl").write_text("".join(lines))
+    (folder / "objects.jsonl").write_text("".join(lines), encoding="utf-8")
     asked = subprocess.run(
-        [JUDGE, folder / "crd.json", folder / "objects.jsonl"], capture_output=True, text=True, timeout=300
+        [JUDGE, folder / "crd.json", folder / "objects.jsonl"], capture_output=True, encoding="utf-8", timeout=300
     )
     assert asked.returncode == 0, asked.stderr
     return [json.loads(line) for line in asked.stdout.splitlines()]
 
 
 def test_run_files_and_a_status_are_right(tmp_path):
-    written = [(yaml.safe_load(file.read_text()), None) for file in RUN_FILES]
+    written = [(yaml.safe_load(file.read_text(encoding="utf-8")), None) for file in RUN_FILES]
     reported = SMALLEST | {"status": RunStatus(phase="Running", current_stage="clip").written()}
     assert judged(tmp_path, [*written, (reported, None)]) == [[]] * (len(written) + 1)
 

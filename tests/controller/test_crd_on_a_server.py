@@ -69,7 +69,7 @@ def real(api: Api) -> Api:
 
 
 def document(name: str = "quickstart") -> Object:
-    return yaml.safe_load((ROOT / "k8s" / "runs" / f"{name}.yaml").read_text())
+    return yaml.safe_load((ROOT / "k8s" / "runs" / f"{name}.yaml").read_text(encoding="utf-8"))
 
 
 def test_the_schema_is_admitted_as_structural(real):
@@ -82,7 +82,7 @@ def test_the_schema_is_admitted_as_structural(real):
 
 @pytest.mark.parametrize("file", RUN_FILES, ids=lambda file: file.stem)
 def test_every_run_file_is_kept_as_it_was_written_without_a_default_or_a_loss(api, runs, file):
-    wanted = yaml.safe_load(file.read_text())
+    wanted = yaml.safe_load(file.read_text(encoding="utf-8"))
     kept = api.post(runs, wanted)
     assert kept["spec"] == wanted["spec"]
     assert kept["metadata"]["generation"] == 1

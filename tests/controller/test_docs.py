@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bricks_core.controller.retries import DEADLINE, DISRUPTED, NO_MANIFEST, RULES, Rule
 
-PAGE = (Path(__file__).parents[2] / "docs" / "controller.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "controller.md").read_text(encoding="utf-8")
 
 
 def row(codes: str, rule: Rule) -> str:
@@ -28,7 +28,7 @@ def test_the_page_has_every_row_of_the_table_of_exit_codes_and_no_other() -> Non
 
 def test_the_page_tells_every_reason_that_the_controller_gives() -> None:
     package = Path(__file__).parents[2] / "bricks_core" / "controller"
-    code = "\n".join((package / f"{name}.py").read_text() for name in ("plan", "reconcile", "report"))
+    code = "\n".join((package / f"{name}.py").read_text(encoding="utf-8") for name in ("plan", "reconcile", "report"))
     given = set(re.findall(r'Trouble\(\s*"(\w+)"', code))
     given |= set(re.findall(r'conditions\.add\("\w+", "\w+", "(\w+)"', code))
     assert {"NameTaken", "KindMissing", "SpecInvalid", "Unfinished"} <= given

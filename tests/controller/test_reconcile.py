@@ -224,7 +224,7 @@ def test_a_changed_run_file_is_answered_anew() -> None:
         here.come_to_rest(controller)
         assert here.status()["phase"] == "Succeeded"
         clips = list((here.folder / "store" / "artifacts" / "clip").glob("*/manifest.json"))
-        assert [json.loads(clip.read_text())["spec"]["min_frames"] for clip in clips].count(20) == 1
+        assert [json.loads(clip.read_text(encoding="utf-8"))["spec"]["min_frames"] for clip in clips].count(20) == 1
         assert next(stage["attempt"] for stage in here.status()["stages"]) == 1  # ingest was not asked again
 
 

@@ -98,7 +98,7 @@ def process(here: Town, *flags: str) -> Iterator[subprocess.Popen[str]]:
         cwd=ROOT,
         env=os.environ | {"KUBECONFIG": str(kubeconfig), "BRICKS_STORE": here.store.uri},
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
     )
     try:
         yield started

@@ -89,7 +89,7 @@ def test_a_family_is_found_by_the_run_file_and_by_a_checkpoint_s_config(tmp_path
         family = family_of(spec)
         family.save_config(built(spec), tmp_path / "config.json")
         assert type(family) is kind
-        assert type(family_of(json.loads((tmp_path / "config.json").read_text()))) is kind
+        assert type(family_of(json.loads((tmp_path / "config.json").read_text(encoding="utf-8")))) is kind
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_wan_is_loaded_only_when_it_is_asked_for():
         "family_of(STDiT2Spec())\n"
         "print([name for name in sys.modules if 'wan' in name.lower().split('.')[-1]])"
     )
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True)
     assert ended.stdout.strip() == "[]"
 
 

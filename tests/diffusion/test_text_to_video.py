@@ -371,7 +371,7 @@ def test_a_pipeline_of_the_hub_is_loaded_by_its_name(pipe, tmp_path):
     """As the hub's cache has it, so that nothing is asked of the network."""
     repository, commit = tmp_path / "models--bricks--tiny", "0" * 40
     (repository / "refs").mkdir(parents=True)
-    (repository / "refs/main").write_text(commit)
+    (repository / "refs/main").write_text(commit, encoding="utf-8")
     pipe.save_pretrained(repository / "snapshots" / commit)
     loaded = STDiT2Pipeline.from_pretrained("bricks/tiny", cache_dir=tmp_path, local_files_only=True)
     assert torch.equal(loaded.transformer.x_embedder.proj.weight, pipe.transformer.x_embedder.proj.weight)

@@ -29,7 +29,7 @@ def decoded(video: Path) -> np.ndarray:
 
 
 def truth_of(video: Path) -> dict:
-    return json.loads(video.with_suffix(".json").read_text())
+    return json.loads(video.with_suffix(".json").read_text(encoding="utf-8"))
 
 
 def changes(frames: np.ndarray) -> np.ndarray:
@@ -151,6 +151,6 @@ def test_a_wrong_argument_ends_with_a_sentence_and_exit_code_64(arguments, named
 
 
 def test_a_folder_that_cannot_be_written_ends_with_a_sentence_and_exit_code_73(tmp_path, capsys):
-    (tmp_path / "taken").write_text("a file, not a folder")
+    (tmp_path / "taken").write_text("a file, not a folder", encoding="utf-8")
     assert make_films.main([str(tmp_path / "taken"), *ARGUMENTS]) == 73
     assert "cannot be written" in capsys.readouterr().err

@@ -24,7 +24,7 @@ from tests.generate.conftest import BUILT_IN, SMALL
 def test_the_same_seed_makes_the_same_bytes_whatever_is_made_beside_it(small, tmp_path):
     (alone,) = small("--prompt", "A red car", "--out", tmp_path / "alone")
     prompts = tmp_path / "prompts.txt"
-    prompts.write_text("A red car\nA much longer prompt about a blue house by the sea\nSnow\n")
+    prompts.write_text("A red car\nA much longer prompt about a blue house by the sea\nSnow\n", encoding="utf-8")
     first, *_ = small("--prompts", prompts, "--out", tmp_path / "file", "--samples", "2")
     *_, last = small("--prompt", "Snow", "--prompt", "A red car", "--out", tmp_path / "two")
     assert alone.read_bytes() == first.read_bytes() == last.read_bytes()
@@ -298,7 +298,7 @@ def test_a_pipeline_s_folder_without_a_vae_and_a_text_encoder_takes_those_that_a
 ):
     transformer = checkpoint(file="diffusion_pytorch_model.safetensors", caption_channels=32, model_max_length=20)
     (tmp_path / "pipeline").mkdir()
-    (tmp_path / "pipeline/model_index.json").write_text("{}")
+    (tmp_path / "pipeline/model_index.json").write_text("{}", encoding="utf-8")
     shutil.copytree(transformer, tmp_path / "pipeline/transformer")
     named = ("--vae", tiny_vae(tmp_path / "vae"), "--text-encoder", tiny_t5(tmp_path / "t5"))
     (film,) = generate(tmp_path / "pipeline", *named, *SMALL, "--prompt", "A car", "--out", tmp_path / "out")
@@ -315,7 +315,7 @@ def test_a_checkpoint_of_wan(generate, tiny_wan, tmp_path):
     shape = {"num_attention_heads": 2, "attention_head_dim": 12, "num_layers": 1, "ffn_dim": 32, "freq_dim": 16}
     network = WanTransformer3DModel(**shape, text_dim=32, in_channels=16, out_channels=16)
     network.save_pretrained(folder / "transformer")
-    (folder / "model_index.json").write_text('{"_class_name": "WanPipeline"}')
+    (folder / "model_index.json").write_text('{"_class_name": "WanPipeline"}', encoding="utf-8")
     arguments = (folder, "--frames", "5", "--size", "32x48", "--steps", "2", "--prompt", "A red car", "--device", "cpu")
     (film,) = generate(*arguments, "--out", tmp_path / "out")
     assert read_rgb(film).shape == (5, 32, 48, 3)
@@ -382,9 +382,17 @@ def test_what_cannot_be_is_said_in_a_sentence(small, arguments, code, said):
     ("damage", "code", "said"),
     [
         (lambda folder: (folder / "config.json").unlink(), 78, "no config.json beside model.safetensors"),
-        (lambda folder: (folder / "config.json").write_text("{"), 65, "no description of a network"),
-        (lambda folder: (folder / "config.json").write_text("[" * 100_000), 65, "no description of a network"),
-        (lambda folder: (folder / "config.json").write_text('{"architectures": ["UNet"]}'), 78, "names UNet"),
+        (lambda folder: (folder / "config.json").write_text("{", encoding="utf-8"), 65, "no description of a network"),
+        (
+            lambda folder: (folder / "config.json").write_text("[" * 100_000, encoding="utf-8"),
+            65,
+            "no description of a network",
+        ),
+        (
+            lambda folder: (folder / "config.json").write_text('{"architectures": ["UNet"]}', encoding="utf-8"),
+            78,
+            "names UNet",
+        ),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"\0" * 99), 65, "model.safetensors"),
         (lambda folder: (folder / "model.safetensors").unlink(), 78, "0 safetensors files"),
         (lambda folder: shutil.rmtree(folder), 64, "nothing is there"),
@@ -407,7 +415,7 @@ def test_a_model_that_is_nowhere_is_told_where_it_was_looked_for(generate, tmp_p
 
 def test_the_nearest_run_is_named(generate, tmp_path):
     (tmp_path / "store" / "runs" / "quickstart").mkdir(parents=True)
-    (tmp_path / "store" / "runs" / "quickstart" / "clip.json").write_text("{}")
+    (tmp_path / "store" / "runs" / "quickstart" / "clip.json").write_text("{}", encoding="utf-8")
     with pytest.raises(UsageError, match='did you mean "quickstart"'):
         generate("quickstar", "--prompt", "a", "--store", tmp_path / "store")
 

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 def would_run(*command):
     """The lines that this command's calls of make would run."""
     said = subprocess.run(
-        command, cwd=ROOT, env=os.environ | {"MAKEFLAGS": "n"}, capture_output=True, text=True, check=True
+        command, cwd=ROOT, env=os.environ | {"MAKEFLAGS": "n"}, capture_output=True, encoding="utf-8", check=True
     )
     return said.stdout.splitlines()
 
@@ -46,4 +46,4 @@ def test_a_mark_that_nobody_explained_is_refused(pytestconfig):
 
 
 def test_the_whole_path_is_among_what_make_test_runs():
-    assert "mark.slow" not in (ROOT / "tests/journey/test_whole_path.py").read_text()
+    assert "mark.slow" not in (ROOT / "tests/journey/test_whole_path.py").read_text(encoding="utf-8")

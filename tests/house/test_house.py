@@ -20,7 +20,11 @@ HEAVY = {
 
 def python_files():
     listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard", "*.py"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["git", "ls-files", "-co", "--exclude-standard", "*.py"],
+        cwd=ROOT,
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
     )
     return [Path(line) for line in listed.stdout.splitlines() if (ROOT / line).exists()]
 
@@ -46,7 +50,7 @@ def test_no_package_has_a_name_that_says_nothing():
 
 def test_the_command_line_starts_without_anything_heavy():
     code = "import sys, jobs.bricks; print(*{name.partition('.')[0] for name in sys.modules})"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True, cwd=ROOT)
     assert set(loaded.stdout.split()) & HEAVY == set()
 
 
@@ -56,7 +60,7 @@ def test_the_contract_the_store_and_the_controller_load_no_torch():
         "bricks_core.pipeline.screen, bricks_core.controller.handlers, jobs.controller; "
         "print(*{name.partition('.')[0] for name in sys.modules})"
     )
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", check=True, cwd=ROOT)
     assert set(loaded.stdout.split()) & {"torch", "diffusers", "transformers", "av", "cv2", "wandb", "openai"} == set()
 
 
@@ -66,14 +70,14 @@ def test_every_exit_code_that_a_class_has_is_explained_to_users():
     codes = {
         value.exit_code for value in vars(errors).values() if isinstance(value, type) and hasattr(value, "exit_code")
     }
-    page = (ROOT / "docs/exit-codes.md").read_text()
+    page = (ROOT / "docs/exit-codes.md").read_text(encoding="utf-8")
     assert [code for code in codes if not re.search(rf"^\| {code} ", page, re.M)] == []
 
 
 def test_every_page_named_in_the_readme_and_the_docs_is_there():
     broken = []
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]:
-        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):
+        for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
             if not (page.parent / link).exists():
                 broken.append(f"{page.relative_to(ROOT)}: {link}")
     assert broken == []

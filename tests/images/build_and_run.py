@@ -174,7 +174,7 @@ def _keep_address(bridge: str) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         found = fcntl.ioctl(any_socket, get, struct.pack("16sH14x", bridge.encode(), ethernet))
         fcntl.ioctl(any_socket, put, found)
-    kind = Path("/sys/class/net", bridge, "addr_assign_type").read_text().strip()
+    kind = Path("/sys/class/net", bridge, "addr_assign_type").read_text(encoding="utf-8").strip()
     assert kind == "3", f"{bridge}'s hardware address is not kept ({kind})"  # NET_ADDR_SET
 
 

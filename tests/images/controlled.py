@@ -113,7 +113,7 @@ def _account(server: Double, name: str, folder: Path) -> Path:
         "ca.crt": certificate()[1].decode(),
         "namespace": NAMESPACE,
     }.items():
-        (folder / file).write_text(text)
+        (folder / file).write_text(text, encoding="utf-8")
     return folder
 
 

@@ -83,7 +83,7 @@ def read_dockerfile(file: Path) -> Image:
 def read_bake() -> tuple[dict[str, str], dict[str, Target], list[str]]:
     """The Bake file's variables with their defaults, its targets but for those that are only inherited from, and the
     names of those that a plain `docker buildx bake` builds."""
-    document = _plain(hcl2.loads(BAKE.read_text()))
+    document = _plain(hcl2.loads(BAKE.read_text(encoding="utf-8")))
     variables = {name: body.get("default", "") for each in document["variable"] for name, body in each.items()}
     written = {name: body for each in document["target"] for name, body in each.items()}
     (group,) = (each["default"] for each in document["group"])
@@ -109,7 +109,10 @@ def read_bake() -> tuple[dict[str, str], dict[str, Target], list[str]]:
 
 def budget_bytes() -> dict[str, int]:
     """The most that an image may hold, unpacked, by name."""
-    return {name: int(megabytes) * 1_000_000 for name, megabytes in yaml.safe_load(BUDGET.read_text()).items()}
+    return {
+        name: int(megabytes) * 1_000_000
+        for name, megabytes in yaml.safe_load(BUDGET.read_text(encoding="utf-8")).items()
+    }
 
 
 def _plain(value: Any) -> Any:

@@ -78,7 +78,7 @@ class TinyPath:
         else:
             command = [sys.executable, "-m", f"jobs.{stage}", "--run", str(self.run_file)]
             environment = os.environ | self.server.environment | {"BRICKS_STORE": self.profile.store.uri}
-            ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+            ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, encoding="utf-8")
             assert ended.returncode == 0, f"{stage} ended with {ended.returncode}:\n{ended.stderr}"
             told, where = ended.stderr, "a process here"
         manifest = self.manifest(stage)
@@ -187,7 +187,7 @@ def tiny_path(
     document["spec"]["train"]["checkpoint_every_steps"] = LONG
     document["spec"]["train"]["held_out"]["every_steps"] = LONG
     run_file = folder / "tiny.yaml"
-    run_file.write_text(yaml.safe_dump(document, sort_keys=False))
+    run_file.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
     small = {"cpu": "1", "memory": "2Gi", "scratch": "1Gi"}
     profile = ClusterProfile.model_validate(
         {

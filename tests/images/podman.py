@@ -57,7 +57,7 @@ class Podman:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "networks").mkdir(exist_ok=True)
-        self._lock = (folder / "in-use").open("w")
+        self._lock = (folder / "in-use").open("w", encoding="utf-8")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -66,7 +66,7 @@ class Podman:
         self._environment = {}
         for variable, text in settings.items():
             file = folder / f"{variable.lower()}.toml"
-            file.write_text(text.format(folder=folder))
+            file.write_text(text.format(folder=folder), encoding="utf-8")
             self._environment[variable] = str(file)
 
     def command(self, *arguments: str | Path) -> list[str]:
@@ -85,7 +85,7 @@ class Podman:
             cwd=self.folder,
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             timeout=timeout_s,
         )
         if code is not None and ended.returncode != code:
@@ -109,10 +109,12 @@ class Podman:
         flags += ["--target", target] if target else []
         flags += [flag for mount in build_mounts(self.folder) for flag in ("--volume", mount)]
         command = self.command("build", "--pull=never", "--layers", "--file", file, "--tag", image, *flags, context)
-        with log.open("w") as out:
+        with log.open("w", encoding="utf-8") as out:
             ended = subprocess.run(command, env=self.environment(), stdin=subprocess.DEVNULL, stdout=out, stderr=out)
         if ended.returncode:
-            raise AssertionError(f"{image} cannot be built:\n{log.read_text()[-3000:]}\nAll of it: {log}")
+            raise AssertionError(
+                f"{image} cannot be built:\n{log.read_text(encoding='utf-8')[-3000:]}\nAll of it: {log}"
+            )
 
     def see_that_it_runs(self, image: str) -> None:
         """Start one container, on a network as builds have it. Raises NotHere: this machine cannot."""
@@ -160,7 +162,7 @@ def make_ready() -> None:
 def pip_settings() -> dict[str, str]:
     """How pip finds packages on this machine, as its configuration and environment say."""
     listed = subprocess.run(
-        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, encoding="utf-8", check=True
     ).stdout
     found = {}
     for line in listed.splitlines():
@@ -183,7 +185,7 @@ def build_mounts(folder: Path) -> list[str]:
     for path in _folders(settings.values()):
         mounts[str(path)] = str(path)
     file = folder / "pip.conf"
-    file.write_text("[global]\n" + "".join(f"{key} = {value}\n" for key, value in settings.items()))
+    file.write_text("[global]\n" + "".join(f"{key} = {value}\n" for key, value in settings.items()), encoding="utf-8")
     mounts["/etc/pip.conf"] = str(file)
     return [f"{source}:{place}:ro" for place, source in mounts.items()]
 

@@ -32,7 +32,7 @@ def podman_arguments(spec: Object, environment: Mapping[str, str], mounts: Itera
     (container,) = spec["containers"]
     variables = folder / "environment"
     folder.mkdir(parents=True, exist_ok=True)
-    with open(os.open(variables, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+    with open(os.open(variables, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
         file.writelines(f"{name}={value}\n" for name, value in environment.items())
     memory = str(_amount(container["resources"]["limits"]["memory"]))
     pod, own = spec["securityContext"], container["securityContext"]
@@ -141,7 +141,7 @@ class Node:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
+            encoding="utf-8",
         )
         out: list[str] = []
         reader = threading.Thread(target=lambda: out.extend(process.stdout or ()), daemon=True)
@@ -158,7 +158,7 @@ class Node:
             if config := volumes[mount["name"]].get("configMap"):
                 place.mkdir(parents=True)
                 for name, text in data[config["name"]].items():
-                    (place / name).write_text(text)
+                    (place / name).write_text(text, encoding="utf-8")
             else:
                 empty_dir(place, spec)
             mounts.append(f"{place}:{mount['mountPath']}:{'ro' if mount.get('readOnly') else 'rw'}")

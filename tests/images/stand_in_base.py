@@ -61,7 +61,7 @@ def _mirror() -> list[str]:
     """Where this machine gets Debian's packages; elsewhere mmdebstrap knows."""
     folder = Path("/etc/apt")
     for file in sorted([*folder.glob("sources.list.d/*.sources"), *folder.glob("sources.list*")]):
-        text = file.read_text() if file.is_file() else ""
+        text = file.read_text(encoding="utf-8") if file.is_file() else ""
         if found := re.search(r"^(?:URIs:|deb(?: \[[^]]*\])?)\s+(http\S*/debian/?)(?:\s|$)", text, re.MULTILINE):
             return [found[1]]
     return []

@@ -18,7 +18,7 @@ from tests.images.definitions import ROOT, budget_bytes, dockerfiles, images, re
 TORCH = {"latents", "train", "evaluate"}
 EXTRA = {"ingest": "video", "clip": "video", "score": "video"}
 """Of pyproject.toml, where it is not called as the image is."""
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 SECRET = re.compile(r"(?i)secret|token|passw|credential|api_?key|access_?key")
 every_dockerfile = pytest.mark.parametrize("file", dockerfiles(), ids=lambda file: file.parent.name)
 every_image = pytest.mark.parametrize("name", images())
@@ -38,7 +38,7 @@ def test_hadolint_has_nothing_to_say():
     ended = subprocess.run(
         [hadolint, "--no-color", "--config", ROOT / "images/hadolint.yaml", *dockerfiles()],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
     )
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
 
@@ -183,7 +183,7 @@ def test_packages_come_by_the_lock_and_leave_no_caches(file):
 def ignored(path):
     """Whether .dockerignore keeps a path of the project from a build: the last line that matches decides."""
     verdict = False
-    for line in (ROOT / ".dockerignore").read_text().splitlines():
+    for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines():
         pattern = line.removeprefix("!").removeprefix("**/")
         if pattern and not pattern.startswith("#") and (pattern == "*" or fnmatch.fnmatch(path, pattern)):
             verdict = not line.startswith("!")
@@ -227,7 +227,7 @@ def test_the_lowest_layer_names_all_that_pytorch_needs_and_nothing_else():
                 if "extra ==" not in marker and not re.match(r"nvidia|cuda|triton", requirement):
                     todo.append(re.match(r"[\w.-]+", requirement)[0].lower().replace("_", "-"))
     assert named == needed
-    locked = {line.partition("==")[0] for line in (ROOT / "requirements.lock").read_text().splitlines()}
+    locked = {line.partition("==")[0] for line in (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()}
     assert named <= locked
 
 
@@ -266,5 +266,5 @@ def test_every_image_has_its_budget():
 
 def test_the_rules_of_hadolint_that_are_not_followed_are_few_and_explained():
     file = ROOT / "images/hadolint.yaml"
-    assert sorted(yaml.safe_load(file.read_text())["ignored"]) == ["DL3002", "DL3008", "DL3013"]
-    assert all("#" in line for line in file.read_text().splitlines() if line.startswith("  - DL"))
+    assert sorted(yaml.safe_load(file.read_text(encoding="utf-8"))["ignored"]) == ["DL3002", "DL3008", "DL3013"]
+    assert all("#" in line for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("  - DL"))

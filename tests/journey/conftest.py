@@ -46,7 +46,7 @@ def new_runner(tmp_path_factory: pytest.TempPathFactory, tiny: Callable[..., str
     def made(**settings: Any) -> Runner:
         folder = tmp_path_factory.mktemp("run")
         file = folder / "tiny.yaml"
-        file.write_text(tiny(**settings))
+        file.write_text(tiny(**settings), encoding="utf-8")
         return Runner(folder, file)
 
     return made
@@ -63,7 +63,7 @@ def finished(new_runner: Callable[..., Runner]) -> Runner:
     """A user whose run went through undisturbed. Not to be changed: take a copy."""
     runner = new_runner()
     ended = runner.bricks("run", "tiny.yaml")
-    (runner.folder / "screen.txt").write_text(ended.out)
+    (runner.folder / "screen.txt").write_text(ended.out, encoding="utf-8")
     return runner
 
 

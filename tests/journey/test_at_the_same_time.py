@@ -185,7 +185,7 @@ def new_user(new_runner: Callable[..., Runner], tiny: Callable[..., str], server
             document: dict[str, Any] = yaml.safe_load(tiny(name=name))
             document["spec"]["caption"] = {"provider": "openai", "model": "eyes-1", "concurrency": CONCURRENCY}
             document["spec"]["score"]["filter"] = AS_MANY[name]
-            (user.folder / f"{name}.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
+            (user.folder / f"{name}.yaml").write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
         return user
 
     return made

@@ -59,7 +59,7 @@ class Payer:
         """Run up to the captions. Returns the number of calls that it took."""
         before = len(self.server.questions)
         file = self.folder / "run.yaml"
-        file.write_text(yaml.safe_dump(self.document))
+        file.write_text(yaml.safe_dump(self.document), encoding="utf-8")
         try:
             run_path(load_run(file, list(overrides)), self.store, "caption")
         finally:
@@ -151,7 +151,7 @@ def test_two_runs_at_once_pay_for_each_question_once(payer: Payer) -> None:
     for name in ("one", "two"):
         payer.document["metadata"]["name"] = name
         payer.document["spec"]["caption"]["max_sentences"] = 3
-        (payer.folder / f"{name}.yaml").write_text(yaml.safe_dump(payer.document))
+        (payer.folder / f"{name}.yaml").write_text(yaml.safe_dump(payer.document), encoding="utf-8")
     key = {"OPENAI_BASE_URL": payer.server.url, "OPENAI_API_KEY": "none"}
     runner = Runner(payer.folder, payer.folder / "one.yaml")
     started = [

@@ -115,7 +115,7 @@ def _settled(
     api.delete(f"{deployments}/{deployment['metadata']['name']}")
     configs = api.get(f"/api/v1/namespaces/{namespace}/configmaps")["items"]
     (profile,) = [each["data"]["profile.yaml"] for each in configs if "profile.yaml" in each.get("data", {})]
-    (folder / "profile.yaml").write_text(profile)
+    (folder / "profile.yaml").write_text(profile, encoding="utf-8")
     account = deployment["spec"]["template"]["spec"]["serviceAccountName"]
     token = token_of(api, namespace, account)
     if isinstance(server, Double):
@@ -142,7 +142,7 @@ def _settled(
             yield Town(isinstance(server, Double), api, namespace, folder / "admin", kubelet, prefix, num_nodes)
     finally:
         controller.terminate()
-        assert controller.wait(30) == 0, (folder / "controller.log").read_text()[-3000:]
+        assert controller.wait(30) == 0, (folder / "controller.log").read_text(encoding="utf-8")[-3000:]
 
 
 @pytest.fixture(scope="module")

@@ -58,7 +58,9 @@ def test_a_store_without_permission_is_told(runner, tmp_path):
         f"sys.argv = ['bricks', 'run', {str(runner.run_file)!r}, '--store', {str(store)!r}]\n"
         "jobs.bricks.main()"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=runner.folder, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, encoding="utf-8", cwd=runner.folder, check=False
+    )
     assert done.returncode == 78, done.stderr
     assert "Traceback" not in done.stderr
     assert str(store) in done.stderr
@@ -102,6 +104,6 @@ def test_a_bucket_of_a_resolution_that_is_not_encoded_is_told(runner):
 def test_a_source_without_a_single_film_is_told(new_runner, tmp_path):
     folder = tmp_path / "notes"
     folder.mkdir()
-    (folder / "diary.mp4").write_text("no film")
+    (folder / "diary.mp4").write_text("no film", encoding="utf-8")
     ended = new_runner(sources=[str(folder)]).bricks("run", "tiny.yaml", code=65)
     one_sentence(ended)

@@ -26,7 +26,7 @@ for stage in stages:
 
 def peaks_kb(runner):
     command = [sys.executable, "-c", PROGRAM, "tiny.yaml", *STAGES]
-    done = subprocess.run(command, cwd=runner.folder, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, cwd=runner.folder, capture_output=True, encoding="utf-8", check=True)
     return {stage: (int(own), int(children)) for stage, own, children in map(str.split, done.stdout.splitlines())}
 
 

@@ -81,7 +81,7 @@ class User:
 
     def load(self, *overrides: str):
         file = self.folder / "run.yaml"
-        file.write_text(yaml.safe_dump(self.document))
+        file.write_text(yaml.safe_dump(self.document), encoding="utf-8")
         return load_run(file, list(overrides))
 
     def run(self, *overrides: str, until: str = DATA) -> Counter[str]:

@@ -46,7 +46,7 @@ def upstream(tmp_path_factory):
             parameter.add_(0.02 * torch.randn(parameter.shape))
     save_file(model.state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
     unused = {"architectures": ["STDiT2"], "input_size": [32, 60, 106], "enable_flash_attn": False, "freeze": None}
-    (folder / "config.json").write_text(json.dumps(unused | SHAPE))
+    (folder / "config.json").write_text(json.dumps(unused | SHAPE), encoding="utf-8")
     return folder
 
 
@@ -57,10 +57,10 @@ def tuned(finished, upstream, tmp_path_factory):
     shutil.copytree(finished.folder, folder)
     runner = Runner(folder, folder / "tuned.yaml")
     runner.bricks("checkpoint", "import", str(upstream), "--out", "brought")
-    document = yaml.safe_load((folder / "tiny.yaml").read_text())
+    document = yaml.safe_load((folder / "tiny.yaml").read_text(encoding="utf-8"))
     document["metadata"]["name"] = "tuned"
     document["spec"]["train"] |= {"init_from": "brought", "phases": document["spec"]["train"]["phases"][1:]}
-    runner.run_file.write_text(yaml.safe_dump(document))
+    runner.run_file.write_text(yaml.safe_dump(document), encoding="utf-8")
     runner.bricks("run", "tuned.yaml", "--until", "train")
     return runner
 
@@ -71,7 +71,7 @@ def checkpoint(runner, step):
         for each in runner.folder.glob(
             f"bricks-store/artifacts/train/*/checkpoints/step-{step:06d}/weights.safetensors"
         )
-        if "brought" in (each.parents[2] / "manifest.json").read_text()
+        if "brought" in (each.parents[2] / "manifest.json").read_text(encoding="utf-8")
     ]
     return load_file(file)
 

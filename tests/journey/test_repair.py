@@ -58,7 +58,7 @@ def test_a_missing_object_and_a_missing_table_are_named_and_rebuilt(finished, co
 def test_a_corrupt_manifest_is_named_and_rebuilt(finished, copied, text):
     store = copied.folder / "bricks-store"
     manifest = next((store / "artifacts/score").rglob("manifest.json"))
-    manifest.write_text(text)
+    manifest.write_text(text, encoding="utf-8")
     shown = copied.bricks("show", "tiny/score", code=65)
     assert "manifest.json is no manifest" in shown.err
     ended = copied.bricks("run", "tiny.yaml")

@@ -44,7 +44,9 @@ def test_a_stage_alone_keeps_to_the_processes_it_may_have(runner):
     assert "BRICKS_MAX_PROCESSES" in ended.err
     code = "import jobs.entry_point as d; d._bound_processes(); print(*d.resource.getrlimit(d.resource.RLIMIT_NPROC))"
     environment = os.environ | {"BRICKS_MAX_PROCESSES": "4096"}
-    bounded = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True)
+    bounded = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, encoding="utf-8"
+    )
     assert bounded.stdout.split() == ["4096", "4096"]
 
 

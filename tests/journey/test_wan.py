@@ -65,9 +65,9 @@ def wan(films, tiny_wan, tmp_path_factory) -> Runner:
         document["spec"]["latents"][part]["model"] = str(folder / "tiny-wan")
     document["metadata"]["name"] = "wan"
     file = folder / "wan.yaml"
-    file.write_text(yaml.safe_dump(document))
+    file.write_text(yaml.safe_dump(document), encoding="utf-8")
     runner = Runner(folder, file)
-    (folder / "screen.txt").write_text(runner.bricks("run", "wan.yaml").out)
+    (folder / "screen.txt").write_text(runner.bricks("run", "wan.yaml").out, encoding="utf-8")
     return runner
 
 
@@ -79,7 +79,7 @@ def artifact(runner: Runner, stage: str) -> Artifact:
 
 
 def test_every_stage_leaves_an_artifact_and_the_report_is_there(wan):
-    screen = (wan.folder / "screen.txt").read_text()
+    screen = (wan.folder / "screen.txt").read_text(encoding="utf-8")
     assert {key.partition("/")[0] for key in artifacts(wan.folder / "bricks-store")} == set(STAGES)
     report = re.search(r"Report +(\S+index\.html)", screen)
     assert (wan.folder / report[1]).exists()
@@ -107,7 +107,7 @@ def test_checkpoints_are_files_that_diffusers_knows(wan):
     last = max(train.rows("checkpoints", CheckpointRow), key=lambda row: row.step)
     config_key = last.weights_key.replace("weights.safetensors", "config.json")
     with train.local(last.ema_key) as weights, train.local(config_key) as config:
-        about = json.loads(config.read_text())
+        about = json.loads(config.read_text(encoding="utf-8"))
         assert about["_class_name"] == "WanTransformer3DModel"
         network = family_of(about).load(weights, config)
     assert sum(each.numel() for each in network.parameters()) > 10_000

@@ -18,7 +18,7 @@ def states(plan):
 
 
 def test_every_stage_leaves_an_artifact_and_the_screen_says_where(finished):
-    screen = (finished.folder / "screen.txt").read_text()
+    screen = (finished.folder / "screen.txt").read_text(encoding="utf-8")
     assert {key.partition("/")[0] for key in artifacts(finished.folder / "bricks-store")} == set(STAGES)
     report = re.search(r"Report +(\S+index\.html)", screen)
     assert (finished.folder / report[1]).exists()
@@ -57,7 +57,7 @@ def test_a_training_setting_re_runs_training_alone(finished):
 
 
 def test_another_run_with_the_same_question_shares_the_artifacts(finished, tiny):
-    (finished.folder / "other.yaml").write_text(tiny(name="other"))
+    (finished.folder / "other.yaml").write_text(tiny(name="other"), encoding="utf-8")
     assert states(finished.bricks("plan", "other.yaml").out) == dict.fromkeys(STAGES, "cached")
 
 
@@ -94,7 +94,7 @@ def test_what_cannot_be_used_is_on_the_last_screen_and_its_reason_in_the_artifac
     folder = tmp_path / "films"
     folder.mkdir()
     shutil.copy(films / "film_00.mp4", folder)
-    (folder / "page.mp4").write_text("<html>not found</html>")
+    (folder / "page.mp4").write_text("<html>not found</html>", encoding="utf-8")
     runner = new_runner(sources=[str(folder)])
     screen = runner.bricks("run", "tiny.yaml", "--until", "ingest").out
     assert re.search(r"bricks show tiny/ingest\n +why 1 of the files cannot be used", screen)
@@ -105,10 +105,10 @@ def test_what_cannot_be_used_is_on_the_last_screen_and_its_reason_in_the_artifac
 
 def test_a_run_file_without_train_is_told_what_going_on_takes(runner):
     file = runner.folder / "tiny.yaml"
-    whole = yaml.safe_load(file.read_text())
+    whole = yaml.safe_load(file.read_text(encoding="utf-8"))
     for section in ("train", "evaluate"):
         whole["spec"].pop(section)
-    file.write_text(yaml.safe_dump(whole))
+    file.write_text(yaml.safe_dump(whole), encoding="utf-8")
     screen = runner.bricks("run", "tiny.yaml", "--until", "ingest", "--store", "my store").out
     assert "bricks run tiny.yaml --store 'my store'\n" in screen
     assert "left, once the run file has spec.train and spec.evaluate: k8s/runs/quickstart.yaml shows how" in screen

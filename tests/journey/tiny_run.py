@@ -101,7 +101,7 @@ class Runner:
             env=inherited | fixed | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
             start_new_session=True,
         )
 

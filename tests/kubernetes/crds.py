@@ -16,7 +16,7 @@ def kubeflow(*kinds: str) -> list[Object]:
 
 
 def _crd(kind: str) -> Object:
-    found = json.loads((FOLDER / f"{kind.lower()}.json").read_text())
+    found = json.loads((FOLDER / f"{kind.lower()}.json").read_text(encoding="utf-8"))
     group, version = found["apiVersion"].split("/")
     schema = found["schema"]
     schema["properties"]["status"] = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}

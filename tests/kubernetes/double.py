@@ -245,7 +245,7 @@ def write_kubeconfig(file: Path, cluster: dict[str, Any], token: str, namespace:
         "current-context": "test",
     }
     file.parent.mkdir(parents=True, exist_ok=True)
-    with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as to:
+    with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as to:
         yaml.safe_dump(config, to)
     return file
 

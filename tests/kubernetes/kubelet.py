@@ -153,7 +153,7 @@ class Kubelet:
     def said(self, name: str) -> str:
         """All that a pod's containers wrote here."""
         files = sorted((self.folder / name).glob("*/log-*.txt"))
-        return "".join(file.read_text(errors="replace") for file in files)
+        return "".join(file.read_text(errors="replace", encoding="utf-8") for file in files)
 
     def _named(self, name: str) -> Pod:
         return next(pod for pod in self._pods.values() if pod.name == name)
@@ -254,7 +254,7 @@ class Kubelet:
         for key, plural, name in (("configMap", "configmaps", "name"), ("secret", "secrets", "secretName")):
             if key in volume:
                 for file, text in pods.values(plural, self._read(plural, volume[key][name])).items():
-                    (folder / file).write_text(text)
+                    (folder / file).write_text(text, encoding="utf-8")
         return folder
 
     def _start(self, pod: Pod, container: Running) -> None:
@@ -380,7 +380,7 @@ class Kubelet:
 
     def _last_words(self, container: Running) -> str:
         """The last lines of its log, at most 2048 bytes of 80 lines, as a kubelet keeps them."""
-        text = (container.folder / f"log-{container.restarts}.txt").read_text(errors="replace")
+        text = (container.folder / f"log-{container.restarts}.txt").read_text(errors="replace", encoding="utf-8")
         return "\n".join(text.splitlines()[-80:])[-2048:]
 
     def _write(self, pod: str, status: Object) -> None:

@@ -118,14 +118,14 @@ def _answers(server: RealServer) -> bool:
 
 def _stop(folder: Path) -> None:
     for file in folder.glob("*.pid"):
-        _end(int(file.read_text()))
+        _end(int(file.read_text(encoding="utf-8")))
     shutil.rmtree(folder, ignore_errors=True)
 
 
 def _own_controller_manager(folder: Path, ports: list[int]) -> None:
     """The script's listens on its usual ports, and ends where another one does; this one has its own."""
     file = folder / "controller-manager.pid"
-    _end(int(file.read_text()))
+    _end(int(file.read_text(encoding="utf-8")))
     arguments = [
         f"--kubeconfig={folder}/kubeconfig",
         "--leader-elect=false",
@@ -139,7 +139,7 @@ def _own_controller_manager(folder: Path, ports: list[int]) -> None:
         process = subprocess.Popen(
             [str(folder / "kube-controller-manager"), *arguments], stdout=log, stderr=log, start_new_session=True
         )
-    file.write_text(str(process.pid))
+    file.write_text(str(process.pid), encoding="utf-8")
 
 
 def _end(pid: int) -> None:

@@ -160,7 +160,9 @@ def test_kubectl_finds_its_way(double: Double, tmp_path: Path) -> None:
 
     def kubectl(*arguments: str, given: Object | None = None) -> str:
         text = yaml.safe_dump(given) if given else None
-        done = subprocess.run(["kubectl", *arguments], env=env, input=text, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(
+            ["kubectl", *arguments], env=env, input=text, capture_output=True, encoding="utf-8", timeout=120
+        )
         return done.stdout + done.stderr
 
     wanted = job("a", completionMode="Indexed", completions=2, parallelism=2)

@@ -153,7 +153,7 @@ def sharded(folder, weight_map, **shards):
     for name, state in shards.items():
         save_file(state, folder / f"{name}.safetensors")
     index = folder / "model.safetensors.index.json"
-    index.write_text(json.dumps({"weight_map": weight_map}))
+    index.write_text(json.dumps({"weight_map": weight_map}), encoding="utf-8")
     return index
 
 
@@ -188,7 +188,7 @@ def test_an_index_and_shards_that_do_not_belong_together_are_refused(tmp_path, w
 
 def test_an_index_that_is_none_is_refused(tmp_path):
     for content in ("", "<html>", "[1]", '{"weights": {}}'):
-        (tmp_path / "model.safetensors.index.json").write_text(content)
+        (tmp_path / "model.safetensors.index.json").write_text(content, encoding="utf-8")
         with pytest.raises(DataError, match="is no index of shards"):
             open_tensors(tmp_path / "model.safetensors.index.json")
 

@@ -154,7 +154,11 @@ def test_the_same_words_have_the_same_rows_in_every_process():
     expected = "a70434b8ccf41013616a2745b85a7efcd23afbdd375a679c6423d929bf055591"
     for seed in ("0", "1"):
         ran = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": seed}
+            [sys.executable, "-c", code],
+            capture_output=True,
+            encoding="utf-8",
+            check=True,
+            env={"PYTHONHASHSEED": seed},
         )
         assert ran.stdout.strip() == expected
 
@@ -225,7 +229,9 @@ def test_umt5_s_words_are_those_of_the_file_though_its_config_denies_that_they_a
     """As the published config does. Some releases of transformers then left the words at 0, and said nothing."""
     whole = shutil.copytree(wan_folder, tmp_path / "wan")
     config = whole / "text_encoder" / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"tie_word_embeddings": False}))
+    config.write_text(
+        json.dumps(json.loads(config.read_text(encoding="utf-8")) | {"tie_word_embeddings": False}), encoding="utf-8"
+    )
     encoder = UMT5(str(whole))
     stored = load_file(whole / "text_encoder" / "model.safetensors")["shared.weight"]
     assert torch.equal(encoder.network.get_input_embeddings().weight, stored)

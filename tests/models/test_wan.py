@@ -68,13 +68,15 @@ def test_in_bfloat16_the_weights_are_those_that_diffusers_keeps_too(files, tmp_p
 
 def test_weights_of_another_size_are_refused_with_the_first_that_differs(files):
     _, weights, config = files
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"ffn_dim": 64}))
+    config.write_text(json.dumps(json.loads(config.read_text(encoding="utf-8")) | {"ffn_dim": 64}), encoding="utf-8")
     with pytest.raises(SpecError, match=r"blocks\.0\.ffn\.net\.0\.proj\.weight is \(32, 24\) instead of \(64, 24\)"):
         load_wan(weights, config)
 
 
 def test_a_network_that_is_given_an_image_is_refused(files):
     _, weights, config = files
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"image_dim": 1280}))
+    config.write_text(
+        json.dumps(json.loads(config.read_text(encoding="utf-8")) | {"image_dim": 1280}), encoding="utf-8"
+    )
     with pytest.raises(SpecError, match="only text to video is known here"):
         load_wan(weights, config)

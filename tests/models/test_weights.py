@@ -50,7 +50,7 @@ def test_the_file_has_the_published_names_types_and_metadata(small_model, golden
     with safe_open(tmp_path / "weights.safetensors", "pt") as file:
         assert file.metadata() == {"format": "pt"}
     save_config(small_model, tmp_path / "config.json")
-    config = json.loads((tmp_path / "config.json").read_text())
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
     assert config["architectures"] == ["STDiT2"]
     assert config["patch_size"] == [1, 2, 2]
 
@@ -196,7 +196,7 @@ def test_weights_are_in_memory_once_in_the_type_asked_for(tmp_path):
     told = subprocess.run(
         [sys.executable, "-c", PEAKS, tmp_path / "weights.safetensors", tmp_path / "config.json"],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=True,
         cwd=Path(__file__).parents[2],
         env=os.environ | {"OMP_NUM_THREADS": "1"},

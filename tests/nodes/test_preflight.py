@@ -36,7 +36,7 @@ def codes(outcomes):
 
 def reports(store):
     folder = Path(store) / "runs/tiny/preflight"
-    return json.loads((folder / "preflight.json").read_text())["nodes"]
+    return json.loads((folder / "preflight.json").read_text(encoding="utf-8"))["nodes"]
 
 
 def checks_of(node):
@@ -196,7 +196,7 @@ def test_without_rdma_nothing_is_asked_of_it():
 
 def test_rdma_wants_memory_locked_without_limit_and_says_how(tmp_path):
     powerless = tmp_path / "status"
-    powerless.write_text("Name:\tpython\nCapEff:\t0000000000000000\n")
+    powerless.write_text("Name:\tpython\nCapEff:\t0000000000000000\n", encoding="utf-8")
     check = checks.lockable_memory(PreflightProfile(), rdma=True, limit=8 << 20, status=powerless)
     assert (check.state, check.exit_code) == ("failed", 78)
     assert "LimitMEMLOCK=infinity" in check.sentence
@@ -209,9 +209,9 @@ def test_rdma_wants_memory_locked_without_limit_and_says_how(tmp_path):
 
 def test_the_right_to_lock_memory_stands_for_any_limit_where_it_is_effective(tmp_path):
     root = tmp_path / "status"
-    root.write_text("CapInh:\t0000000000000000\nCapEff:\t0000000000004000\n")
+    root.write_text("CapInh:\t0000000000000000\nCapEff:\t0000000000004000\n", encoding="utf-8")
     assert checks.lockable_memory(PreflightProfile(), rdma=True, limit=1 << 16, status=root).state == "passed"
-    root.write_text("CapBnd:\t0000000000004000\nCapEff:\t0000000000000000\n")
+    root.write_text("CapBnd:\t0000000000004000\nCapEff:\t0000000000000000\n", encoding="utf-8")
     assert checks.lockable_memory(PreflightProfile(), rdma=True, limit=1 << 16, status=root).state == "failed"
 
 

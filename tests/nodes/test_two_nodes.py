@@ -97,12 +97,12 @@ def test_each_node_told_where_the_artifact_is_once(journey):
 
 def test_the_preflight_of_both_nodes_is_in_the_store(journey):
     folder = journey.nodes.store / "runs/nodes/preflight"
-    report = json.loads((folder / "preflight.json").read_text())
+    report = json.loads((folder / "preflight.json").read_text(encoding="utf-8"))
     assert report["fit"]
     assert report["exit_codes"] == [0, 0]
     assert [node["node_name"] for node in report["nodes"]] == ["machine-0", "machine-1"]
     for rank, node in enumerate(report["nodes"]):
-        assert json.loads((folder / f"node-{rank}.json").read_text()) == node
+        assert json.loads((folder / f"node-{rank}.json").read_text(encoding="utf-8")) == node
         states = {check["name"]: check["state"] for check in node["checks"]}
         assert states == {
             "clock": "passed",

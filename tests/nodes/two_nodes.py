@@ -79,7 +79,7 @@ class Node:
 
     @property
     def told(self) -> str:
-        return self.log.read_text()
+        return self.log.read_text(encoding="utf-8")
 
     def ended(self) -> int:
         """Its exit code, once it has one."""
@@ -90,7 +90,7 @@ class Node:
         """Its training processes that run."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
         try:
-            found = [int(each) for each in children.read_text().split()]
+            found = [int(each) for each in children.read_text(encoding="utf-8").split()]
         except (FileNotFoundError, ProcessLookupError):
             return []
         return [each for each in found if b"jobs.train_process" in _command(each)]
@@ -111,8 +111,8 @@ class Nodes:
 
     def write(self) -> None:
         """The files that a pod has in /etc/bricks."""
-        (self.folder / "run.yaml").write_text(yaml.safe_dump(self.run))
-        (self.folder / "preflight.yaml").write_text(yaml.safe_dump(self.preflight))
+        (self.folder / "run.yaml").write_text(yaml.safe_dump(self.run), encoding="utf-8")
+        (self.folder / "preflight.yaml").write_text(yaml.safe_dump(self.preflight), encoding="utf-8")
 
     @property
     def store(self) -> Path:
@@ -155,14 +155,14 @@ class Nodes:
         inherited = {name: text for name, text in os.environ.items() if not name.startswith(("AWS_", "BRICKS_"))}
         own = {"BRICKS_STORE": "store", "BRICKS_COMMIT": "tested", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         log = self.folder / f"node-{len(self.started)}.log"
-        with log.open("w") as out:
+        with log.open("w", encoding="utf-8") as out:
             process = subprocess.Popen(
                 [sys.executable, "-m", module, "--run", "run.yaml", *arguments],
                 cwd=self.folder,
                 env=inherited | own | environment,
                 stdout=out,
                 stderr=subprocess.STDOUT,
-                text=True,
+                encoding="utf-8",
                 start_new_session=True,
             )
         node = Node(process, log)

@@ -42,7 +42,9 @@ def networks(upstream, tmp_path_factory):
     exported = export_checkpoint(open_checkpoint(folder), folder / "exported", "open-sora-hub").out
     stdit2 = upstream("opensora.models.stdit.stdit2")
     # qk_norm_legacy is what later versions of upstream call the order of 1.1; 1.1 itself does not know it.
-    config = stdit2.STDiT2Config(**json.loads((exported / "config.json").read_text()), qk_norm_legacy=True)
+    config = stdit2.STDiT2Config(
+        **json.loads((exported / "config.json").read_text(encoding="utf-8")), qk_norm_legacy=True
+    )
     theirs = stdit2.STDiT2(config)
     theirs.load_state_dict(load_file(exported / "model.safetensors"), strict=True)
     return ours.eval(), theirs.eval()

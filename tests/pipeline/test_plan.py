@@ -194,7 +194,7 @@ def test_a_training_is_found_by_what_it_reads_of_the_latents_and_not_by_their_ar
 def test_a_later_stage_needs_no_look_at_weights_that_an_earlier_one_read(store, tmp_path):
     weights = tmp_path / "vae"
     weights.mkdir()
-    (weights / "config.json").write_text(json.dumps({"a": 1}))
+    (weights / "config.json").write_text(json.dumps({"a": 1}), encoding="utf-8")
     run = run_named(latents={"codec": {"kind": "sd-vae", "model": str(weights)}}, train=TRAIN)
     done = finish_data_stages(store, run)
     assert "codec.model" in read_pointer(store, "far", "latents").inputs

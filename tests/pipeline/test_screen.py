@@ -74,7 +74,9 @@ def test_status_says_who_is_at_a_run(store, capsys):
 
 def test_a_run_that_need_not_wait_leaves_and_says_who_is_at_it(store, drawn_films, run_of, tmp_path):
     file = tmp_path / "run.yaml"
-    file.write_text(yaml.safe_dump(run_of(drawn_films).model_dump(mode="json", by_alias=True, exclude_unset=True)))
+    file.write_text(
+        yaml.safe_dump(run_of(drawn_films).model_dump(mode="json", by_alias=True, exclude_unset=True)), encoding="utf-8"
+    )
     with Claims(store, "bricks run films") as claims:
         claims.take("run/films")
         with pytest.raises(TryLater, match=r"Run films is under way: bricks run films \(process \d+ on this machine"):
@@ -194,7 +196,7 @@ def test_tables_fit_sixty_columns(store, done, capsys, narrow):
 
 def test_what_made_an_item_is_told_by_the_key_of_its_file(store, tmp_path, narrow, capsys):
     made = recipe("clip", sha256="ab" * 32, span=[0, 24], encoder={"crf": 20})
-    (tmp_path / "clip.mp4").write_text("a clip")
+    (tmp_path / "clip.mp4").write_text("a clip", encoding="utf-8")
     stored = Items(store).put_file(made.key, tmp_path / "clip.mp4", ".mp4")
     Items(store).put(made, {"width_px": 64}, [stored], cost={"seconds": 1.5})
     for key in (stored.key, made.key.record):
@@ -238,6 +240,6 @@ def test_a_screen_without_arrows_is_no_error():
     script = "from jobs import bricks; bricks.serve = lambda app: print('15 → 18 — ✓…'); bricks.main()"
     asked = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "1"}
     ended = subprocess.run(
-        [sys.executable, "-c", script], env=os.environ | asked, capture_output=True, text=True, check=False
+        [sys.executable, "-c", script], env=os.environ | asked, capture_output=True, encoding="utf-8", check=False
     )
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "15 > 18 - ?.\n", "")

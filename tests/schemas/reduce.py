@@ -31,7 +31,7 @@ SOURCES = {
 def reduced(file: Path) -> dict[str, Any]:
     """What a CRD's file says of the structure of its kind, made strict."""
     repository, tag, version = SOURCES[file.name]
-    crd = yaml.safe_load(file.read_text())["spec"]
+    crd = yaml.safe_load(file.read_text(encoding="utf-8"))["spec"]
     schema = next(each for each in crd["versions"] if each["name"] == version)["schema"]["openAPIV3Schema"]
     strict = _strict(schema)
     strict["properties"]["metadata"] = {"type": "object"}
@@ -67,7 +67,7 @@ def main(folder: Path) -> None:
         (file,) = folder.rglob(name)
         kind = reduced(file)
         text = json.dumps(kind, separators=(",", ":"), sort_keys=True)
-        (CRDS / f"{kind['kind'].lower()}.json").write_text(text + "\n")
+        (CRDS / f"{kind['kind'].lower()}.json").write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ def _errors(validator: Any, obj: Any, where: str) -> Iterator[str]:
 
 @cache
 def _crds() -> dict[tuple[str | None, str | None], Any]:
-    kinds = [json.loads(file.read_text()) for file in sorted(CRDS.glob("*.json"))]
+    kinds = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(CRDS.glob("*.json"))]
     return {(kind["apiVersion"], kind["kind"]): jsonschema.Draft7Validator(kind["schema"]) for kind in kinds}
 
 
@@ -95,14 +95,14 @@ def _kubernetes(version: str, api_version: str, kind: str) -> Any:
     file = _schemas(version) / f"{kind.lower()}-{short}.json"
     if not file.is_file():
         return None
-    schema = json.loads(file.read_text())
+    schema = json.loads(file.read_text(encoding="utf-8"))
     return jsonschema.Draft202012Validator(schema, registry=_definitions(version))
 
 
 @cache
 def _definitions(version: str) -> Registry[Any]:
     definitions: Resource[Any] = Resource.from_contents(
-        json.loads((_schemas(version) / "_definitions.json").read_text())
+        json.loads((_schemas(version) / "_definitions.json").read_text(encoding="utf-8"))
     )
     return definitions @ Registry()
 

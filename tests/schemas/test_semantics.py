@@ -13,7 +13,7 @@ DELETED = object()
 
 
 def objects(file):
-    return {each["kind"]: each for each in documents((ROOT / file).read_text())}
+    return {each["kind"]: each for each in documents((ROOT / file).read_text(encoding="utf-8"))}
 
 
 def wrong(obj, path, value):
@@ -37,7 +37,7 @@ CONFIG = objects("k8s/clip.yaml")["ConfigMap"]
 TRAINING = objects("k8s/train-64f.yaml")["PyTorchJob"]
 QUEUE = next(
     each
-    for each in documents((ROOT / "k8s/cluster/queues.yaml").read_text())
+    for each in documents((ROOT / "k8s/cluster/queues.yaml").read_text(encoding="utf-8"))
     if each["metadata"]["name"] == "bricks-gpu" and each["kind"] == "ClusterQueue"
 )
 POD = "spec/template/spec"

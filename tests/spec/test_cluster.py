@@ -33,7 +33,7 @@ CLAIMED = {"uri": "file:///store/bricks", "claim": "bricks-store"}
 def profile_file(tmp_path):
     def write(document):
         file = tmp_path / "profile.yaml"
-        file.write_text(document if isinstance(document, str) else yaml.safe_dump(document))
+        file.write_text(document if isinstance(document, str) else yaml.safe_dump(document), encoding="utf-8")
         return file
 
     return write
@@ -199,9 +199,9 @@ def test_what_a_profile_leaves_out_of_the_stages_is_the_usual(profile_file):
 def test_thresholds_are_read_from_beside_a_run_file_and_are_the_usual_where_there_are_none(tmp_path):
     file = tmp_path / "preflight.yaml"
     assert load_preflight(file) == PreflightProfile()
-    file.write_text("nodeBusGbps: 380\n")
+    file.write_text("nodeBusGbps: 380\n", encoding="utf-8")
     assert load_preflight(file).node_bus_gbps == 380
-    file.write_text("node_bus: 380\n")
+    file.write_text("node_bus: 380\n", encoding="utf-8")
     with pytest.raises(SpecError, match=r"preflight.yaml: node_bus: "):
         load_preflight(file)
 

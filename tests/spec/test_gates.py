@@ -36,7 +36,7 @@ def run_with(tmp_path):
             | spec,
         }
         file = tmp_path / "run.yaml"
-        file.write_text(yaml.safe_dump(document))
+        file.write_text(yaml.safe_dump(document), encoding="utf-8")
         return load_run(file)
 
     return load

@@ -24,7 +24,7 @@ SMALLEST = {
 def run_file(tmp_path):
     def write(document):
         file = tmp_path / "run.yaml"
-        file.write_text(yaml.safe_dump(document))
+        file.write_text(yaml.safe_dump(document), encoding="utf-8")
         return file
 
     return write
@@ -91,7 +91,7 @@ def test_a_missing_file_says_where_to_start(tmp_path):
 @pytest.mark.parametrize("text", ["a: [", "just words", "- a list"])
 def test_a_file_that_is_no_run_is_refused_in_a_sentence(tmp_path, text):
     file = tmp_path / "run.yaml"
-    file.write_text(text)
+    file.write_text(text, encoding="utf-8")
     assert str(file) in wrong(file)
 
 
@@ -208,7 +208,9 @@ def test_a_cluster_runs_no_stage_that_lacks_the_one_before_it():
 
 
 def test_the_committed_schema_is_fresh():
-    assert (ROOT / "docs/brickrun.schema.json").read_text() == run_schema(), "make generated writes it again"
+    assert (ROOT / "docs/brickrun.schema.json").read_text(encoding="utf-8") == run_schema(), (
+        "make generated writes it again"
+    )
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "k8s/runs").glob("*.yaml")), ids=lambda file: file.stem)

@@ -315,7 +315,7 @@ def test_the_json_schema_shows_every_mark():
 
 
 def test_the_run_files_page_names_every_how_and_no_what():
-    page = (ROOT / "docs" / "run-file.md").read_text()
+    page = (ROOT / "docs" / "run-file.md").read_text(encoding="utf-8")
     section = page.split("## What and how")[1].split("\n## ")[0]
     rows = [row.split("|")[1:3] for row in section.splitlines() if row.startswith("| `")]
     told = {name: rounds.strip() for names, rounds in rows for name in re.findall(r"`([^`]+)`", names)}

@@ -97,10 +97,10 @@ def install(folder: Path) -> Path:
     (folder / "apt" / "status").touch()
     mirror = subprocess.run(
         ["apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages"],
-        check=True, capture_output=True, text=True,
+        check=True, capture_output=True, encoding="utf-8",
     ).stdout.split()[0]  # fmt: skip
     keys = "/usr/share/keyrings/debian-archive-keyring.gpg"
-    (folder / "apt" / "sources.list").write_text(f"deb [signed-by={keys}] {mirror} {SUITE} main\n")
+    (folder / "apt" / "sources.list").write_text(f"deb [signed-by={keys}] {mirror} {SUITE} main\n", encoding="utf-8")
     options = {
         "Dir::State": folder / "apt",
         "Dir::State::status": folder / "apt" / "status",
@@ -124,8 +124,8 @@ def install(folder: Path) -> Path:
         package.unlink()
     for name in ("proc", "dev", "tmp", "etc/ceph"):
         (tree / name).mkdir(parents=True, exist_ok=True)
-    (tree / "etc" / "passwd").write_text("root:x:0:0:root:/:/bin/sh\n")
-    (tree / "etc" / "group").write_text("root:x:0:\n")
+    (tree / "etc" / "passwd").write_text("root:x:0:0:root:/:/bin/sh\n", encoding="utf-8")
+    (tree / "etc" / "group").write_text("root:x:0:\n", encoding="utf-8")
     (folder / "unpacked").touch()
     return tree
 
@@ -135,8 +135,8 @@ def running(tree: Path, log: Path) -> Iterator[dict[str, str]]:
     """Start the gateway; -> the variables a client needs. It is gone, data and all, at the end."""
     words = {"access_key": "bricks", "secret_key": "bricks-on-loopback"}
     ports = dict(zip(("mon", "mon_v1", "gateway"), free_ports(3), strict=True))
-    (tree / "etc" / "ceph" / "ceph.conf").write_text(CONF.format(**ports))
-    (tree / "start.sh").write_text(START.format(**ports, **words))
+    (tree / "etc" / "ceph" / "ceph.conf").write_text(CONF.format(**ports), encoding="utf-8")
+    (tree / "start.sh").write_text(START.format(**ports, **words), encoding="utf-8")
     # In a process space of its own, everything dies with its first process.
     enter = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child"]
     if os.geteuid() != 0:
@@ -171,7 +171,7 @@ def wait_for(endpoint: str, gateway: subprocess.Popen[bytes], log: Path) -> None
             return
         except OSError:
             time.sleep(0.2)
-    tail = "".join(log.read_text(errors="replace").splitlines(keepends=True)[-20:])
+    tail = "".join(log.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)[-20:])
     sys.exit(f"Ceph's gateway did not start; {log} ends with:\n{tail}")
 
 

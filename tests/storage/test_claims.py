@@ -572,7 +572,7 @@ def share(claims, store, tasks, **settings):
 def work_through(place, log_file, num_tasks, num_threads=4, begun=lambda num: None):
     """Do all tasks as a stage does: in threads, each one's answer put when it is there. Every beginning is logged."""
     store, numbers = open_store(place), itertools.count(1)
-    with Claims(store) as claims, log_file.open("a", buffering=1) as log_lines:
+    with Claims(store) as claims, log_file.open("a", buffering=1, encoding="utf-8") as log_lines:
         shared = share(claims, store, [Task(n) for n in range(num_tasks)])
 
         def do(task):
@@ -587,7 +587,7 @@ def work_through(place, log_file, num_tasks, num_threads=4, begun=lambda num: No
 def test_two_processes_do_two_hundred_items_once_each(place, store, tmp_path, all_at_once):
     log_file = tmp_path / "begun"
     all_at_once(2, lambda _: work_through(place, log_file, 200))
-    assert Counter(log_file.read_text().split()) == Counter(map(str, range(200)))
+    assert Counter(log_file.read_text(encoding="utf-8").split()) == Counter(map(str, range(200)))
     assert len(list(store.list("items/"))) == 200
     assert keys(store) == []
 
@@ -608,7 +608,7 @@ def test_a_killed_owner_costs_at_most_what_it_had_in_flight(place, store, tmp_pa
     process.kill()
     process.join()
     work_through(place, log_file, 60)
-    counts = Counter(log_file.read_text().split())
+    counts = Counter(log_file.read_text(encoding="utf-8").split())
     assert set(counts) == set(map(str, range(60)))
     assert sum(counts.values()) == 64
     assert keys(store) == []

@@ -75,7 +75,7 @@ def test_many_processes_share_the_cache(
     monkeypatch.setattr(hashes, "SETTLED_S", -1000.0)
     files = [tmp_path / f"{index}" for index in range(20)]
     for path in files:
-        path.write_text(path.name)
+        path.write_text(path.name, encoding="utf-8")
     assert sha256_of_file(files[0], cache) == true_hash(files[0])  # open before the fork
     results = all_at_once(8, lambda _: [sha256_of_file(path, cache) for path in files])
     assert results == [[true_hash(path) for path in files]] * 8

@@ -133,7 +133,7 @@ def test_a_file_of_an_item_is_named_by_its_content(store, tmp_path):
     key = recipe("clip", sha256="a").key
     stored = []
     for text in ("one", "two", "one"):
-        (tmp_path / "clip.mp4").write_text(text)
+        (tmp_path / "clip.mp4").write_text(text, encoding="utf-8")
         stored.append(Items(store).put_file(key, tmp_path / "clip.mp4", ".mp4").key)
     assert stored[0] == stored[2] != stored[1]
     assert all(each.startswith(f"{key.place}.") and each.endswith(".mp4") for each in stored)

@@ -49,7 +49,8 @@ def test_the_relative_file_is_found_before_the_path_it_had_when_it_was_written(f
         f"/old/place/clips/a.mp4,clips/a.mp4\n"
         f"{folder}/elsewhere/d.mp4,clips/gone.mp4\n"
         f"{folder}/clips/b.mov,clips/a.mp4\n"
-        "/old/place/x.mp4,clips/x.mp4\n"
+        "/old/place/x.mp4,clips/x.mp4\n",
+        encoding="utf-8",
     )
     found = list(MediaTable(str(table)).files())
     assert [file and file.uri for _, file in found] == [
@@ -65,7 +66,7 @@ def test_the_relative_file_is_found_before_the_path_it_had_when_it_was_written(f
 
 def test_a_path_that_is_not_beside_the_table_is_tried_from_the_working_folder_as_open_sora_does(folder, monkeypatch):
     (folder / "tables").mkdir()
-    (folder / "tables" / "meta.csv").write_text("path\nclips/a.mp4\n")
+    (folder / "tables" / "meta.csv").write_text("path\nclips/a.mp4\n", encoding="utf-8")
     monkeypatch.chdir(folder)
     ((_, file),) = MediaTable("tables/meta.csv").files()
     assert file.name == str(folder / "clips/a.mp4")
@@ -78,7 +79,7 @@ def test_a_path_that_is_not_beside_the_table_is_tried_from_the_working_folder_as
     [("train", "train"), ("held_out", "held_out"), ("Validation", "held_out"), (" test ", "held_out"), ("", "")],
 )
 def test_splits_have_the_names_that_people_give_them(folder, told, split):
-    (folder / "meta.csv").write_text(f"path,split\nclips/a.mp4,{told}\n")
+    (folder / "meta.csv").write_text(f"path,split\nclips/a.mp4,{told}\n", encoding="utf-8")
     assert [(row.split, row.problem) for row in MediaTable(str(folder / "meta.csv")).rows()] == [(split, "")]
 
 
@@ -93,7 +94,7 @@ def test_a_path_that_no_file_can_have_is_a_row_with_a_problem(folder, name):
 
 
 def test_a_source_that_is_a_table_is_made_of_the_table_and_the_files_it_names(folder):
-    (folder / "meta.csv").write_text("path\nclips/a.mp4\nclips/gone.mp4\nimages/c.jpg\n")
+    (folder / "meta.csv").write_text("path\nclips/a.mp4\nclips/gone.mp4\nimages/c.jpg\n", encoding="utf-8")
     assert [os.path.basename(file.uri) for file in listed(str(folder / "meta.csv"))] == ["meta.csv", "a.mp4", "c.jpg"]
     assert [file.name for file in listed(str(folder / "clips"))] == ["a.mp4", "b.mov"]
 

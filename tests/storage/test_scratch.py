@@ -19,13 +19,13 @@ with scratch() as folder:
 
 def start(place):
     return subprocess.Popen(
-        [sys.executable, "-c", HOLD], env=os.environ | {"TMPDIR": str(place)}, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", HOLD], env=os.environ | {"TMPDIR": str(place)}, stdout=subprocess.PIPE, encoding="utf-8"
     )
 
 
 def test_a_folder_is_gone_when_its_context_ends():
     with scratch() as folder:
-        (folder / "file").write_text("x")
+        (folder / "file").write_text("x", encoding="utf-8")
     assert not folder.exists()
 
 

@@ -52,7 +52,7 @@ def films():
 
 def do(work: Work, film: str, folder: Path):
     file = folder / f"{film}-{work.shard}.jpg"
-    file.write_text(f"picture of {film}")
+    file.write_text(f"picture of {film}", encoding="utf-8")
     stored = work.items.put_file(made_of(film).key, file, ".jpg")
     work.items.put(made_of(film), {"shots": [0, 20]}, [stored])
     work.progress.advance()
@@ -93,7 +93,7 @@ def test_a_committed_stage_can_be_read_back(store, tmp_path):
     assert {row.video_id for row in artifact.rows("shots", Shot)} == set(FILMS)
     assert list(artifact.rows("images", Image)) == []
     with artifact.local(picture(store, FILMS[0])) as file:
-        assert file.read_text() == f"picture of {FILMS[0]}"
+        assert file.read_text(encoding="utf-8") == f"picture of {FILMS[0]}"
 
 
 def test_a_task_done_before_is_not_done_again(store, tmp_path):

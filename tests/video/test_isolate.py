@@ -26,7 +26,7 @@ def test_a_result_comes_back(isolation):
 
 
 def test_our_own_errors_come_back_as_they_are(isolation, tmp_path):
-    (tmp_path / "page.mp4").write_text("<html>")
+    (tmp_path / "page.mp4").write_text("<html>", encoding="utf-8")
     with pytest.raises(DataError, match=r"page\.mp4 is not a video"):
         isolation.call(read_rgb, tmp_path / "page.mp4")
 

@@ -74,7 +74,7 @@ def cut_before_its_index(path, films):
     ("make", "reason"),
     [
         (lambda path, films: path.write_bytes(b""), "The file is empty."),
-        (lambda path, films: path.write_text("<!DOCTYPE html><title>404</title>"), "web page"),
+        (lambda path, films: path.write_text("<!DOCTYPE html><title>404</title>", encoding="utf-8"), "web page"),
         (lambda path, films: path.write_bytes(bytes(range(256)) * 40), "not a video"),
         (lambda path, films: write_sound(path), "no video stream (only sound)"),
         (cut_before_its_index, "index (moov) is missing"),

@@ -176,6 +176,6 @@ def test_a_frame_that_is_not_there_is_named(films, tmp_path):
 )
 def test_what_only_points_to_films_is_not_opened(films, tmp_path, name, content):
     films.write(tmp_path / "film.mp4", films.numbered(5))
-    (tmp_path / name).write_text(content)
+    (tmp_path / name).write_text(content, encoding="utf-8")
     with pytest.raises(DataError, match="not a video"):
         read_rgb(tmp_path / name)

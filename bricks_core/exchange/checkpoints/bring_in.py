@@ -75,9 +75,9 @@ def import_checkpoint(
         for name, tensors in written.items():
             headings = in_dtype(tensors.headings, type_named(dtype), network.exact)
             write_safetensors(folder.path / name, headings, tensors.read, lambda each: progress.advance(note=each))
-        (folder.path / CONFIG).write_text(json.dumps(network.config, indent=1) + "\n")
+        (folder.path / CONFIG).write_text(json.dumps(network.config, indent=1) + "\n", encoding="utf-8")
         provenance = _provenance(source, commit, checkpoint, network, place, progress.advance)
-        (folder.path / PROVENANCE).write_text(json.dumps(provenance, indent=1) + "\n")
+        (folder.path / PROVENANCE).write_text(json.dumps(provenance, indent=1) + "\n", encoding="utf-8")
     return Imported(checkpoint, network, out, folder.was_there)
 
 

@@ -272,7 +272,7 @@ def _read_json(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        found = json.loads(file.read_text())
+        found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{file} cannot be read ({error}): get it again, or take it away.") from error
     return found if isinstance(found, dict) else {}

@@ -41,7 +41,7 @@ def write_hub_folder(
     write_safetensors(folder / "model.safetensors", headings, weights.read, wrote)
     stored = str(headings["x_embedder.proj.weight"].dtype).removeprefix("torch.")
     text = json.dumps(hub_config(network.shape, stored), indent=2, sort_keys=True)
-    (folder / CONFIG).write_text(text + "\n")
+    (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
 
 
 def hub_config(shape: Mapping[str, Any], torch_dtype: str) -> dict[str, Any]:
@@ -71,8 +71,8 @@ def write_training_folder(
 
     _save({name: whole(name) for name in network.weights.headings}, folder / "ema.pt")
     states = {"epoch": 0, "step": 0, "global_step": 0, "sample_start_index": None} | dict(running)
-    (folder / RUNNING_STATES).write_text(json.dumps(states, indent=4) + "\n")
-    (folder / CONFIG).write_text(json.dumps(network.config, indent=1) + "\n")
+    (folder / RUNNING_STATES).write_text(json.dumps(states, indent=4) + "\n", encoding="utf-8")
+    (folder / CONFIG).write_text(json.dumps(network.config, indent=1) + "\n", encoding="utf-8")
 
 
 def write_shards(
@@ -96,7 +96,7 @@ def write_shards(
         _save(shard, file)
     total = sum(heading.size_bytes for heading in headings.values())
     index = {"metadata": {"total_size": total}, "weight_map": places}
-    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index, indent=2) + "\n")
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 def _shards(headings: Mapping[str, Heading], shard_bytes: int) -> Iterator[list[str]]:

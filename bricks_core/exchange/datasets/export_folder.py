@@ -40,7 +40,10 @@ class ExportFolder:
     def tell(self, **facts: Any) -> None:
         """Say how far the export is."""
         self.about |= facts
-        self.write(MARKER, lambda file: file.write_text(json.dumps(self.about, indent=1, ensure_ascii=False) + "\n"))
+        self.write(
+            MARKER,
+            lambda file: file.write_text(json.dumps(self.about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"),
+        )
 
     def write(self, name: str, write: Callable[[Path], object]) -> Path:
         """Have a file written aside, then give it its name."""
@@ -121,7 +124,7 @@ def _check(folder: ExportFolder, what: str, run: str) -> None:
     earlier: Any = None
     if MARKER in other:
         with suppress(OSError, ValueError):
-            earlier = json.loads((folder.path / MARKER).read_text())
+            earlier = json.loads((folder.path / MARKER).read_text(encoding="utf-8"))
     if not isinstance(earlier, dict):
         raise SpecError(
             f"{folder.path} holds other things, such as {other[0]}: give a new or an empty folder with --out."

@@ -57,7 +57,7 @@ def export_webdataset(dataset: Dataset, folder: ExportFolder, progress: Progress
             file.unlink()
     folder.tell(shards=shards)
     listed = [{key: shard[key] for key in ("file", "split", "num_samples", "size_bytes", "sha256")} for shard in shards]
-    folder.write(TABLE, lambda file: file.write_text(json.dumps(listed, indent=1) + "\n"))
+    folder.write(TABLE, lambda file: file.write_text(json.dumps(listed, indent=1) + "\n", encoding="utf-8"))
     return TABLE
 
 

@@ -130,8 +130,8 @@ class Checkpoints:
             "ema.safetensors": lambda file: save_weights(trainer.ema.model, file),
             "config.json": lambda file: family_of(self._spec.model).save_config(trainer.model, file),
             OPTIMIZER: lambda file: save_file(_optimizer_tensors(trainer), file, metadata={"format": "pt"}),
-            "state.json": lambda file: file.write_text(state.model_dump_json(indent=1) + "\n"),
-            "rows.json": lambda file: file.write_text(rows.model_dump_json(indent=1) + "\n"),
+            "state.json": lambda file: file.write_text(state.model_dump_json(indent=1) + "\n", encoding="utf-8"),
+            "rows.json": lambda file: file.write_text(rows.model_dump_json(indent=1) + "\n", encoding="utf-8"),
         }
         files = []
         with scratch() as place:

@@ -55,7 +55,9 @@ def ours(folder: Path, shape=TINY, dtype=torch.float32, ema: bool = False, **als
     save_file(state_of(shape, dtype), folder / "weights.safetensors")
     if ema:
         save_file(state_of(shape, torch.float32, seed=1), folder / "ema.safetensors")
-    (folder / "config.json").write_text(json.dumps({"architectures": ["STDiT2"], **whole(shape), **also}))
+    (folder / "config.json").write_text(
+        json.dumps({"architectures": ["STDiT2"], **whole(shape), **also}), encoding="utf-8"
+    )
     return folder
 
 
@@ -110,7 +112,7 @@ def test_what_is_exported_in_its_own_types_is_imported_bit_by_bit(tmp_path_facto
     assert (folder / "back/ema.safetensors").exists() == (format == "open-sora-training")
     if format == "open-sora-training" and ema:
         assert same(folder / "back/ema.safetensors", first / "ema.safetensors")
-    back, was = (json.loads((each / "config.json").read_text()) for each in (folder / "back", first))
+    back, was = (json.loads((each / "config.json").read_text(encoding="utf-8")) for each in (folder / "back", first))
     assert shape_of(back) == shape_of(was)
 
 
@@ -144,7 +146,7 @@ def test_a_networks_shape_is_read_from_its_tensors(shape):
 def test_a_hub_export_is_as_published(tmp_path):
     export_checkpoint(open_checkpoint(ours(tmp_path / "first")), tmp_path / "hub", "open-sora-hub")
     assert tree(tmp_path / "hub") == ["config.json", "model.safetensors"]
-    config = json.loads((tmp_path / "hub/config.json").read_text())
+    config = json.loads((tmp_path / "hub/config.json").read_text(encoding="utf-8"))
     assert config == {
         "architectures": ["STDiT2"],
         "model_type": "STDiT2",
@@ -187,8 +189,8 @@ def test_upstreams_file_and_hub_folder_are_imported_with_keys_we_have_no_use_for
         "auto_map": {"AutoModel": "x.Y"},
         "transformers_version": "4.38.2",
     }
-    (tmp_path / "hub/config.json").write_text(json.dumps(published))
-    (tmp_path / "hub/modeling_stdit2.py").write_text("raise SystemExit('upstream code was run')")
+    (tmp_path / "hub/config.json").write_text(json.dumps(published), encoding="utf-8")
+    (tmp_path / "hub/modeling_stdit2.py").write_text("raise SystemExit('upstream code was run')", encoding="utf-8")
     for number, source in enumerate((tmp_path / "hub", tmp_path / "hub/model.safetensors")):
         out = tmp_path / f"out{number}"
         imported = import_checkpoint(str(source), out)
@@ -228,7 +230,7 @@ def test_a_legacy_pt_file_loses_its_positions_and_its_null_caption_gets_the_conf
     torch.save(state | legacy, tmp_path / "old.pt")
     for length in (3, 7):
         config = tmp_path / f"{length}.json"
-        config.write_text(json.dumps(whole(TINY) | {"model_max_length": length}))
+        config.write_text(json.dumps(whole(TINY) | {"model_max_length": length}), encoding="utf-8")
         imported = import_checkpoint(str(tmp_path / "old.pt"), tmp_path / f"out{length}", config=config)
         assert imported.network.dropped == ("pos_embed", "pos_embed_temporal")
         assert imported.network.resized == (f"y_embedder.y_embedding: from 4 rows to {length}",)
@@ -237,7 +239,7 @@ def test_a_legacy_pt_file_loses_its_positions_and_its_null_caption_gets_the_conf
         assert torch.equal(rows, was[[0, 1, 2, 3, 3, 3, 3][:length]])
         assert kept.keys() == state.keys() - {"y_embedder.y_embedding"}
         assert all(torch.equal(tensor, state[name]) for name, tensor in kept.items())
-        provenance = json.loads((tmp_path / f"out{length}/provenance.json").read_text())
+        provenance = json.loads((tmp_path / f"out{length}/provenance.json").read_text(encoding="utf-8"))
         assert (provenance["dropped"], provenance["resized"]) == (
             ["pos_embed", "pos_embed_temporal"],
             list(imported.network.resized),
@@ -248,10 +250,10 @@ def test_without_a_config_the_shape_is_inferred_and_what_was_assumed_is_kept(tmp
     torch.save(state_of(TINY), tmp_path / "model.pth")
     imported = import_checkpoint(str(tmp_path / "model.pth"), tmp_path / "out")
     assert imported.network.inferred
-    provenance = json.loads((tmp_path / "out/provenance.json").read_text())
+    provenance = json.loads((tmp_path / "out/provenance.json").read_text(encoding="utf-8"))
     assert provenance["config"] == "inferred from the tensors"
     assert provenance["assumed"] == ["input_sq_size", "class_dropout_prob"]
-    assert json.loads((tmp_path / "out/config.json").read_text())["num_heads"] == 2
+    assert json.loads((tmp_path / "out/config.json").read_text(encoding="utf-8"))["num_heads"] == 2
 
 
 class Harmful:
@@ -284,7 +286,7 @@ def training(folder: Path, dtype=torch.bfloat16, shard_bytes: int = 20_000) -> P
     write_shards(headings, state.__getitem__, folder / "model", shard_bytes=shard_bytes)
     torch.save(state_of(TINY, torch.float32, seed=1), folder / "ema.pt")
     states = {"epoch": 3, "step": 51, "global_step": 251, "sample_start_index": None}
-    (folder / "running_states.json").write_text(json.dumps(states))
+    (folder / "running_states.json").write_text(json.dumps(states), encoding="utf-8")
     torch.save({"seed": 42, "epoch": 3, "last_micro_batch_access_index": 51}, folder / "sampler")
     return folder
 
@@ -302,8 +304,8 @@ def test_a_training_checkpoint_is_imported_with_its_ema_and_its_step(tmp_path):
     again = open_checkpoint(tmp_path / "out")
     assert again.step == 251
     export_checkpoint(again, tmp_path / "next", "open-sora-training")
-    assert (tmp_path / "next/running_states.json").read_text().split() == (
-        json.dumps(json.loads((folder / "running_states.json").read_text()), indent=4).split()
+    assert (tmp_path / "next/running_states.json").read_text(encoding="utf-8").split() == (
+        json.dumps(json.loads((folder / "running_states.json").read_text(encoding="utf-8")), indent=4).split()
     )
 
 
@@ -321,7 +323,7 @@ def test_a_training_export_is_laid_out_as_upstreams(tmp_path):
     was, ema = load_file(first / "weights.safetensors"), load_file(first / "ema.safetensors")
     assert shard.keys() == was.keys()
     assert all(torch.equal(shard[name], was[name].bfloat16()) for name in was)  # rotary frequencies too, as upstream
-    index = json.loads((tmp_path / "out/model/pytorch_model.bin.index.json").read_text())
+    index = json.loads((tmp_path / "out/model/pytorch_model.bin.index.json").read_text(encoding="utf-8"))
     assert index["metadata"]["total_size"] == sum(2 * tensor.numel() for tensor in was.values())
     assert set(index["weight_map"].values()) == {"pytorch_model-00001.bin"}
     saved = torch.load(tmp_path / "out/ema.pt", weights_only=True)
@@ -393,7 +395,7 @@ def damaged(folder: Path, change) -> Path:
     state = state_of(TINY)
     change(state)
     save_file(state, folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps(whole(TINY)))
+    (folder / "config.json").write_text(json.dumps(whole(TINY)), encoding="utf-8")
     return folder
 
 
@@ -457,7 +459,7 @@ def test_what_holds_no_checkpoint_is_told_so(tmp_path):
     with pytest.raises(DataError, match="holds 2 files of weights, and which is meant cannot be told"):
         open_checkpoint(tmp_path)
     hub = damaged(tmp_path / "hub", lambda state: None)
-    (hub / "config.json").write_text('{"depth": 1000000000}')
+    (hub / "config.json").write_text('{"depth": 1000000000}', encoding="utf-8")
     with pytest.raises(DataError, match="says 1000000000 blocks, and there are"):
         network_of(open_checkpoint(hub))
     for content in (
@@ -469,7 +471,7 @@ def test_what_holds_no_checkpoint_is_told_so(tmp_path):
         '{"num_heads": 0}',
         '{"depth": 1e9}',
     ):
-        (hub / "config.json").write_text(content)
+        (hub / "config.json").write_text(content, encoding="utf-8")
         with pytest.raises(
             (DataError, SpecError), match=r"describes? |description of a network|cannot be built|is that of"
         ):
@@ -513,7 +515,7 @@ def test_a_link_to_a_folder_stays_a_link(tmp_path):
 def test_a_folder_of_other_things_is_not_replaced_even_by_force(tmp_path):
     first = ours(tmp_path / "first")
     (tmp_path / "home").mkdir()
-    (tmp_path / "home/letters.txt").write_text("dear")
+    (tmp_path / "home/letters.txt").write_text("dear", encoding="utf-8")
     for force in (False, True):
         with pytest.raises(UsageError, match=r"is there and holds other things \(letters\.txt\)"):
             import_checkpoint(str(first), tmp_path / "home", force=force)
@@ -527,7 +529,7 @@ def test_a_folder_of_other_things_is_not_replaced_even_by_force(tmp_path):
 @pytest.mark.parametrize("states", [3, [], "x", None])
 def test_a_provenance_that_tells_no_place_in_training_is_passed_over(tmp_path, states):
     import_checkpoint(str(ours(tmp_path / "first")), tmp_path / "out")
-    (tmp_path / "out/provenance.json").write_text(json.dumps({"running_states": states}))
+    (tmp_path / "out/provenance.json").write_text(json.dumps({"running_states": states}), encoding="utf-8")
     assert open_checkpoint(tmp_path / "out").step is None
 
 
@@ -565,7 +567,7 @@ def test_where_it_came_from_is_kept_with_its_hashes(tmp_path):
 
     first = ours(tmp_path / "first", ema=True)
     import_checkpoint(str(first), tmp_path / "out")
-    provenance = json.loads((tmp_path / "out/provenance.json").read_text())
+    provenance = json.loads((tmp_path / "out/provenance.json").read_text(encoding="utf-8"))
     assert provenance["from"] == str(first)
     assert provenance["layout"] == "bricks"
     assert {each["file"]: each["sha256"] for each in provenance["files"]} == {
@@ -610,7 +612,7 @@ def test_wan_goes_in_and_out_through_diffusers_bit_by_bit(wan, tmp_path, capsys)
     assert same(tmp_path / "in/weights.safetensors", was)
     export_checkpoint(open_checkpoint(tmp_path / "in"), tmp_path / "out", "diffusers")
     assert same(tmp_path / "out/transformer/diffusion_pytorch_model.safetensors", was)
-    assert json.loads((tmp_path / "out/model_index.json").read_text())["_class_name"] == "WanPipeline"
+    assert json.loads((tmp_path / "out/model_index.json").read_text(encoding="utf-8"))["_class_name"] == "WanPipeline"
     assert capsys.readouterr().err.count("cannot be saved") == 0  # that parts stay empty is meant
     show_checkpoint(open_checkpoint(tmp_path / "in"), all_tensors=False)
     shown = capsys.readouterr().out
@@ -630,7 +632,7 @@ def test_what_wan_keeps_exact_stays_float32_when_it_becomes_narrower(wan, tmp_pa
     assert "blocks.0.scale_shift_table" in exact
     assert "blocks.0.attn1.to_q.weight" not in exact
     assert all(torch.equal(kept[name], was[name]) for name in exact)
-    config = json.loads((tmp_path / "in/config.json").read_text())
+    config = json.loads((tmp_path / "in/config.json").read_text(encoding="utf-8"))
     network = family_of(config).load(tmp_path / "in/weights.safetensors", config, dtype=torch.bfloat16)
     assert all(torch.equal(tensor, kept[name]) for name, tensor in network.state_dict().items())
 

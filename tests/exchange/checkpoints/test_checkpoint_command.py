@@ -38,7 +38,7 @@ def bricks_checkpoint(*arguments: object, **also) -> subprocess.CompletedProcess
     return subprocess.run(
         [sys.executable, "-m", "jobs.checkpoint", *map(str, arguments)],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         **also,
@@ -138,7 +138,7 @@ def test_the_next_command_can_be_copied_whatever_the_folder_is_called(hub, tmp_p
 def test_a_trained_step_is_told_to_upstream(store, tmp_path):
     with find_checkpoint("film", store) as checkpoint:
         export_checkpoint(checkpoint, tmp_path / "epoch0-global_step4", "open-sora-training")
-    states = json.loads((tmp_path / "epoch0-global_step4/running_states.json").read_text())
+    states = json.loads((tmp_path / "epoch0-global_step4/running_states.json").read_text(encoding="utf-8"))
     assert states == {"epoch": 0, "step": 4, "global_step": 4, "sample_start_index": None}
 
 

@@ -144,10 +144,10 @@ def test_every_row_that_cannot_be_used_is_a_sentence_with_its_number(clips, tmp_
 
 
 def test_what_ingest_finds_wrong_with_a_row_is_in_its_table_and_costs_only_that_row(clips, tools, tmp_path):
-    (clips / "page.mp4").write_text("<html>not found</html>")
+    (clips / "page.mp4").write_text("<html>not found</html>", encoding="utf-8")
     whole = (clips / "walk.mp4").read_bytes()
     (clips / "cut.mp4").write_bytes(whole[: len(whole) - 300])
-    (clips / "text.jpg").write_text("no picture")
+    (clips / "text.jpg").write_text("no picture", encoding="utf-8")
     write_mp4(clips / "one.mp4", tools.shot(14, 1), 8)
     names = ["walk.mp4", "page.mp4", "cut.mp4", "text.jpg", "one.mp4", "gone.mp4", "house.png"]
     rows = [[name, "A thing moves over the ground.", "0" * 64 if name == "house.png" else ""] for name in names]
@@ -179,7 +179,9 @@ def test_a_changed_caption_and_a_changed_clip_are_both_noticed(theirs, clips, to
     write_mp4(clips / "walk.mp4", tools.shot(20, 14), 8)
     assert make_plan(run, store, "ingest")[0].why == ["sources changed"]
     tools.run_file(tmp_path / "run.yaml", store)
-    theirs.write_text(theirs.read_text().replace("A red square crosses.", "A blue square crosses."))
+    theirs.write_text(
+        theirs.read_text(encoding="utf-8").replace("A red square crosses.", "A blue square crosses."), encoding="utf-8"
+    )
     assert make_plan(run, store, "ingest")[0].why == ["sources changed"]
     tools.run_file(tmp_path / "run.yaml", store)
     assert "A blue square crosses." in {row.text for row in rows_of(store, "theirs", "caption", "captions", Caption)}
@@ -216,10 +218,10 @@ def test_a_parquet_file_that_is_none_and_a_name_that_is_none(tmp_path):
 
 def test_a_run_file_is_not_written_over_another(theirs, tmp_path):
     out = tmp_path / "run.yaml"
-    out.write_text("mine")
+    out.write_text("mine", encoding="utf-8")
     with pytest.raises(SpecError, match="is there already"):
         write_run_file(out, "theirs", str(theirs))
-    assert out.read_text() == "mine"
+    assert out.read_text(encoding="utf-8") == "mine"
     out.unlink()
     write_run_file(out, "theirs", str(theirs))
     write_run_file(out, "theirs", str(theirs))
@@ -242,7 +244,7 @@ def bricks(*arguments, cwd):
         [sys.executable, "-c", code, str(ROOT), *map(str, arguments)],
         cwd=cwd,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
 

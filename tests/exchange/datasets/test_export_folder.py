@@ -76,7 +76,7 @@ def test_an_export_again_writes_no_file_again(export, tmp_path, capsys):
 def test_an_earlier_export_of_the_run_is_brought_up_to_date(export, store, tools, made, tmp_path):
     out = tmp_path / "out"
     export(out)
-    (out / "clips" / "my notes.txt").write_text("mine")
+    (out / "clips" / "my notes.txt").write_text("mine", encoding="utf-8")
     num_before = len(pd.read_csv(out / "meta.csv"))
     run = tools.film_run(made / "films", forbidden_words=["red thing moves"])
     run_path(run, store, "caption")
@@ -84,7 +84,7 @@ def test_an_earlier_export_of_the_run_is_brought_up_to_date(export, store, tools
     table = pd.read_csv(out / "meta.csv")
     assert 0 < len(table) < num_before
     assert {file.stem for file in out.rglob("*") if file.suffix in {".mp4", ".jpg"}} == set(table["id"])
-    assert (out / "clips" / "my notes.txt").read_text() == "mine"
+    assert (out / "clips" / "my notes.txt").read_text(encoding="utf-8") == "mine"
 
 
 def test_a_table_names_no_file_that_is_gone_wherever_bringing_it_up_to_date_stops(
@@ -134,11 +134,11 @@ def test_captions_of_clips_that_the_run_has_left_behind_are_not_exported(export,
 def test_a_folder_with_other_things_is_refused_and_left_alone(export, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
-    (out / "thesis.tex").write_text("mine")
+    (out / "thesis.tex").write_text("mine", encoding="utf-8")
     with pytest.raises(SpecError, match=r"out holds other things, such as thesis\.tex"):
         export(out)
     assert files_of(out) == {"thesis.tex": b"mine"}
-    (tmp_path / "file").write_text("a file")
+    (tmp_path / "file").write_text("a file", encoding="utf-8")
     with pytest.raises(SpecError, match="file is a file"):
         export(tmp_path / "file")
 
@@ -147,7 +147,7 @@ def test_the_export_of_another_run_or_format_is_refused(export, tmp_path):
     export(tmp_path / "out")
     with pytest.raises(SpecError, match="holds an export of run films as open-sora"):
         export(tmp_path / "out", "webdataset")
-    marker = json.loads((tmp_path / "out" / "bricks-export.json").read_text())
+    marker = json.loads((tmp_path / "out" / "bricks-export.json").read_text(encoding="utf-8"))
     assert (marker["run"], marker["format"], marker["finished"]) == ("films", "open-sora", True)
 
 
@@ -161,7 +161,7 @@ def test_two_exports_into_one_folder_do_not_mix(tmp_path):
 
 
 def test_a_folder_that_cannot_be_written_is_a_sentence(export, tmp_path):
-    (tmp_path / "file").write_text("mine")
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
     with pytest.raises(SpecError, match="a file is in the way"):
         export(tmp_path / "file" / "out")
-    assert (tmp_path / "file").read_text() == "mine"
+    assert (tmp_path / "file").read_text(encoding="utf-8") == "mine"

@@ -33,7 +33,7 @@ def test_the_screens_command_loads_a_folder_of_any_name(export, tmp_path, capsys
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "load_dataset" in line]
     python, *arguments = shlex.split(line)
     assert python == "python"
-    ended = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=True)
+    ended = subprocess.run([sys.executable, *arguments], capture_output=True, encoding="utf-8", check=True)
     assert "DatasetDict" in ended.stdout
 
 

@@ -40,7 +40,7 @@ def test_the_library_reads_every_sample_with_its_caption_and_facts(export, store
 
 def test_a_shard_is_no_larger_than_asked_and_the_list_says_what_is_in_it(export, tmp_path):
     export(tmp_path / "out", "webdataset", shard_bytes=40_000)
-    listed = json.loads((tmp_path / "out" / "shards.json").read_text())
+    listed = json.loads((tmp_path / "out" / "shards.json").read_text(encoding="utf-8"))
     assert len(listed) > 2
     for shard in listed:
         file = tmp_path / "out" / shard["file"]

@@ -115,7 +115,7 @@ def test_every_frame_is_in_one_shot_and_every_clip_has_a_length_that_is_allowed(
 @pytest.mark.skipif(not VIDEOS.is_dir(), reason="the developer films are not on this machine (../shared/videos)")
 @pytest.mark.parametrize("name", ["montage_dev.mp4", "sintel_excerpt.mp4", "jwst_two_streams.mp4", "brickfilm_s1.mp4"])
 def test_every_labelled_cut_of_real_films_is_found_and_no_clip_holds_one(name):
-    truth = json.loads((VIDEOS / "truth.json").read_text())[name]
+    truth = json.loads((VIDEOS / "truth.json").read_text(encoding="utf-8"))[name]
     with closing(frames(VIDEOS / name)) as film:
         seen = measure(film)
     assert seen.num_frames == truth["frames"]

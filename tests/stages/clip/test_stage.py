@@ -138,7 +138,7 @@ def test_a_film_that_changed_since_it_was_ingested_is_noticed(clip, folder, tmp_
 @pytest.mark.skipif(not VIDEOS.is_dir(), reason="the developer films are not on this machine (../shared/videos)")
 def test_every_developer_film_is_clips_or_a_row_with_a_reason(clip):
     left = clip(source=VIDEOS)
-    truth = json.loads((VIDEOS / "truth.json").read_text())
+    truth = json.loads((VIDEOS / "truth.json").read_text(encoding="utf-8"))
     videos = {video.name: video for video in left.videos}
     assert {path.name for path in VIDEOS.iterdir()} == set(videos)
     clips = {}

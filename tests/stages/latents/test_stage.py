@@ -547,7 +547,7 @@ def test_every_table_is_read_once(world, monkeypatch):
 
 def counted(log: Path) -> tuple[int, int]:
     """Frames and texts that were encoded apart."""
-    lines = Counter(log.read_text().split())
+    lines = Counter(log.read_text(encoding="utf-8").split())
     return lines["frame"], lines["text"]
 
 

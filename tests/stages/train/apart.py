@@ -98,4 +98,4 @@ def left(store: str) -> dict[str, bytes]:
 
 
 if __name__ == "__main__":
-    _train(sys.argv[1], Path(sys.argv[2]).read_text(), ("", 0), 0)
+    _train(sys.argv[1], Path(sys.argv[2]).read_text(encoding="utf-8"), ("", 0), 0)

@@ -28,14 +28,14 @@ def together(latents, tmp_path_factory):
     """A store in which two processes have trained, started by torchrun."""
     store = tmp_path_factory.mktemp("together") / "store"
     shutil.copytree(latents, store)
-    (store.parent / "spec.json").write_text(SPEC.model_dump_json())
+    (store.parent / "spec.json").write_text(SPEC.model_dump_json(), encoding="utf-8")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     ended = subprocess.run(
         [*torchrun, "-m", "tests.stages.train.apart", str(store), str(store.parent / "spec.json")],
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
     assert ended.returncode == 0, ended.stderr
