@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -102,6 +103,15 @@ class Holder:
             return f"an unknown owner ({self.unreadable} cannot be read: delete it if nobody is at {work})"
         where = f"process {self.pid} on {'this machine, ' if self.is_here else ''}{self.host}"
         return f"{self.what} ({where}, since {self.since})" if self.what else f"{where}, since {self.since}"
+
+
+def names_of(holders: Iterable[Holder]) -> str:
+    """The processes that hold claims, each told once, with the earliest time: 'A; B'."""
+    named: dict[tuple[str, ...], Holder] = {}
+    for holder in sorted(holders, key=lambda each: (each.since, str(each))):
+        unknown = (str(holder),)
+        named.setdefault(unknown if holder.owner is None else (holder.host, str(holder.pid)), holder)
+    return "; ".join(sorted(map(str, named.values())))
 
 
 def _printable(text: str, max_length: int) -> str:

@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar, cast
 
-from bricks_core.storage.claim import Holder
+from bricks_core.storage.claim import Holder, names_of
 
 T = TypeVar("T")
 log = logging.getLogger("bricks")
@@ -230,7 +230,7 @@ class Shared(Generic[T]):
     def _wait(self, pause_s: float, say: bool) -> None:
         """Until those that are aside may be tried again: for so long, or until a task of ours fails."""
         if say:
-            names = "; ".join(sorted({str(holder) for _, holder in self._aside}))
+            names = names_of(holder for _, holder in self._aside)
             if names != self._said:
                 log.info("Waiting for %d that others are at: %s.", len(self.left), names)
                 self._said = names

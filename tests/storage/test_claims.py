@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bricks_core.errors import StoreUnavailable
-from bricks_core.storage.claim import Claim, Holder
+from bricks_core.storage.claim import Claim, Holder, names_of
 from bricks_core.storage.claims import Claims, batch_of, batch_of_claim
 from bricks_core.storage.folder import FolderStore
 from bricks_core.storage.in_threads import in_threads
@@ -677,6 +677,18 @@ def test_what_others_hold_comes_last_and_their_answer_is_taken(store, some_claim
         came.append(task.name)
         shared.finished(task)
     assert came == ["c", "b"]
+
+
+def test_a_process_that_is_waited_for_is_named_once_since_its_first_claim():
+    def held(**other):
+        return Holder.of(ELSEWHERE.model_copy(update=other), FIRST)
+
+    many = [held(since=f"2026-01-01T00:00:0{second}+00:00") for second in (2, 1, 3)]
+    others = [held(pid=4712), held(host="node-8"), Holder.of(None, FIRST), Holder.of(None, SECOND)]
+    names = names_of([*many, *others]).split("; ")
+    assert len(names) == 5
+    assert [each for each in names if "4711 on node-7" in each] == [str(many[1])]
+    assert names_of(reversed([*many, *others])).split("; ") == names
 
 
 def test_the_one_who_is_waited_for_is_named(store, some_claims, caplog, monkeypatch):

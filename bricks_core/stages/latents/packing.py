@@ -18,6 +18,7 @@ from bricks_core.spec.items import ItemKey, Recipe
 from bricks_core.spec.latents import LatentsSpec
 from bricks_core.spec.strict import Strict
 from bricks_core.stages.latents.sources import batch_number
+from bricks_core.storage.claim import names_of
 from bricks_core.storage.in_threads import in_threads
 from bricks_core.storage.sharing import Shared
 from bricks_core.storage.work import Work
@@ -64,7 +65,7 @@ def packs(
         others = [each for each, _ in shared.left]
         left = [each for each, done in zip(others, _done(work, others), strict=True) if not done]
         if left:
-            names = "; ".join(sorted({str(holder) for _, holder in shared.left}))
+            names = names_of(holder for _, holder in shared.left)
             if names != said:
                 log.info("%s: waiting for %d that others are at: %s.", work.stage.name, len(left), names)
                 said = names
