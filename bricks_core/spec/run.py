@@ -260,13 +260,15 @@ def _override(document: dict[str, Any], override: str) -> None:
     for depth, name in enumerate(names):
         last = depth == len(names) - 1
         if isinstance(place, list):
-            if not name.isdigit() or int(name) >= len(place):
+            if not name.isdecimal() or int(name) >= len(place):
                 raise SpecError(
                     f"--set {override}: {'.'.join(names[:depth])} has places 0 to {len(place) - 1}, not {name}."
                 )
             if last:
                 place[int(name)] = value
             else:
+                if _is_source(names[: depth + 1]) and isinstance(place[int(name)], str):
+                    place[int(name)] = {"path": place[int(name)]}  # as `Source` understands a mere path
                 place = place[int(name)]
         elif isinstance(place, dict):
             if last:
@@ -275,6 +277,10 @@ def _override(document: dict[str, Any], override: str) -> None:
                 place = place.setdefault(name, {})
         else:
             raise SpecError(f"--set {override}: {'.'.join(names[:depth])} is a value and has nothing below it.")
+
+
+def _is_source(names: list[str]) -> bool:
+    return names[:-1] in (["ingest", "sources"], ["spec", "ingest", "sources"])
 
 
 def _sentences(error: ValidationError) -> list[str]:

@@ -100,9 +100,29 @@ def test_set_overrides_any_field_also_inside_lists(run_file):
     assert (run.spec.clip.min_frames, run.spec.ingest.sources[0].path, run.name) == (20, "other", "again")
 
 
+def test_set_reaches_below_a_source_that_is_written_as_a_bare_path(run_file):
+    file = run_file(SMALLEST)
+    assert (
+        load_run(file, ["ingest.sources.0.path=other"]).spec.ingest
+        == load_run(file, ["ingest.sources.0=other"]).spec.ingest
+    )
+    source = load_run(file, ["spec.ingest.sources.0.licence=CC-BY-4.0"]).spec.ingest.sources[0]
+    assert (source.path, source.licence) == ("films", "CC-BY-4.0")
+    assert 'unknown key "spec.ingest.sources.0.pat" (did you mean "path"?)' in wrong(file, "ingest.sources.0.pat=x")
+
+
 @pytest.mark.parametrize(
     "override",
-    ["clip.min_frames", "=3", "ingest.sources.7=x", "metadata.name.x=3", "clip.min_frames=[", "clip.min_frame=3"],
+    [
+        "clip.min_frames",
+        "=3",
+        "ingest.sources.7=x",
+        "ingest.sources.²=x",
+        "ingest.sources.0.path.x=y",
+        "metadata.name.x=3",
+        "clip.min_frames=[",
+        "clip.min_frame=3",
+    ],
 )
 def test_an_override_that_says_nothing_is_refused_in_a_sentence(run_file, override):
     assert wrong(run_file(SMALLEST), override)
