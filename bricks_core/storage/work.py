@@ -6,7 +6,7 @@ after everything. A kill at any moment leaves either nothing of an item or files
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -116,30 +116,65 @@ class Work:
         """Whether a task belongs to this shard: by its id alone, so that its neighbours do not matter."""
         return int(task[:8], 16) % self.num_shards == self.shard
 
-    def todo(self, tasks: Iterable[T], unit: str = "items") -> Iterator[T]:
-        """The pending tasks of this shard, each set of items once, with progress told.
+    def todo(self, tasks: Iterable[T], unit: str = "items") -> list[T]:
+        """The pending tasks of this shard, each set of items once; progress is told from here on.
 
         All the shard's tasks are held in memory, so they should be small: ids and a few numbers, not rows with texts.
         """
         mine = [task for task in tasks if self.is_mine(task.id)]
         pending = self.pending(mine)
         self.progress.begin(len(mine), done=len(mine) - len(pending), unit=unit)
-        yield from pending
+        return pending
+
+    def share(
+        self,
+        pending: Sequence[T],
+        do: Callable[[T], None],
+        at_once: Callable[[Callable[[T], None], Iterable[T]], None],
+        *,
+        are_done: Callable[[list[T]], list[bool]] | None = None,
+    ) -> None:
+        """Do pending tasks, each claimed while it is done: what other runs, shards and clusters are at is left to them,
+        and waited for when nothing else is left.
+
+        `at_once(do, tasks)`: does several at once, such as `in_threads`. `are_done`: which tasks another has done
+        since; by default those of which no item is pending.
+        """
+
+        def seen(tasks: list[T]) -> list[bool]:
+            done = (are_done or self.are_done)(tasks)
+            if any(done):
+                self.progress.advance(sum(done))
+            return done
+
+        shared = self.claims.each(pending, lambda task: task.keys[:1], seen)
+
+        def do_one(task: T) -> None:
+            with shared.doing(task):
+                do(task)
+
+        with shared.coming() as coming:
+            at_once(do_one, coming)
 
     def pending(self, tasks: Iterable[T]) -> list[T]:
         """Tasks of which an item is missing, and not because of a limit that is still the same. Of tasks that are to
         leave the same items the first."""
+        tasks = list(tasks)
+        pending: dict[tuple[ItemKey, ...], T] = {}
+        for task, is_done in zip(tasks, self.are_done(tasks), strict=True):
+            if not is_done:
+                pending.setdefault(task.keys, task)
+        return list(pending.values())
+
+    def are_done(self, tasks: Iterable[T]) -> list[bool]:
+        """Of each task, whether none of its items is missing, unless a limit stopped it that is still the same."""
         tasks = list(tasks)
         there = self.items.load(key for task in tasks for key in task.keys)
         missing = {key for task in tasks for key in task.keys if key not in there}
         given_up = (
             {key for key, each in self.items.tries(missing).items() if self.is_settled(each)} if missing else set()
         )
-        pending: dict[tuple[ItemKey, ...], T] = {}
-        for task in tasks:
-            if any(key in missing and key not in given_up for key in task.keys):
-                pending.setdefault(task.keys, task)
-        return list(pending.values())
+        return [not any(key in missing and key not in given_up for key in task.keys) for task in tasks]
 
     def is_settled(self, each: Try) -> bool:
         """Whether a try need not be repeated: every limit that it was made under is still the same."""

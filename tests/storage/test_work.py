@@ -3,7 +3,9 @@
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
@@ -22,6 +24,7 @@ from bricks_core.storage.artifacts import (
     problems,
     reopen,
 )
+from bricks_core.storage.in_threads import in_threads
 from bricks_core.storage.items import Items
 from bricks_core.storage.work import Joined, Work
 
@@ -103,6 +106,38 @@ def test_a_task_done_before_is_not_done_again(store, tmp_path):
 
 def test_two_tasks_that_leave_the_same_items_are_done_once(store, tmp_path):
     assert [film.id for film in work_on(store).todo(films() + films())] == FILMS
+
+
+def test_two_processes_that_come_to_the_same_tasks_do_each_once(store, tmp_path):
+    done, both_began = [], Barrier(2)
+
+    def run_one(number):
+        work = work_on(store)
+        pending = work.todo(films())
+        both_began.wait()  # both have found all of them pending
+
+        def do_one(film):
+            done.append(film.id)
+            do(work, film.id, tmp_path)
+
+        with work.claims:
+            work.share(pending, do_one, partial(in_threads, num_threads=2))
+        assert work.progress.done == work.progress.total == len(FILMS)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(run_one, range(2)))
+    assert sorted(done) == sorted(FILMS)
+
+
+def test_what_a_limit_stopped_at_another_process_is_left_here_too(store, tmp_path):
+    slow, limits = FILMS[2], {"ingest.decode_timeout_s": 5.0}
+    work, other = work_on(store, limits=limits), work_on(store, limits=limits)
+    pending = work.todo(films())
+    other.tried(made_of(slow).key, "no frame for 5 s", limits)
+    done = []
+    with work.claims:
+        work.share(pending, lambda film: done.append(film.id), partial(in_threads, num_threads=1))
+    assert sorted(done) == sorted(set(FILMS) - {slow})
 
 
 @pytest.mark.parametrize("num_shards", [1, 2, 3, 16])

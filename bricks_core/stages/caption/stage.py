@@ -64,10 +64,11 @@ def run(spec: CaptionSpec, work: Work) -> None:
     """
     cv2.setNumThreads(1)
     found = list(tasks(spec, work))
-    pending = list(work.todo(found, unit="clips"))
+    pending = work.todo(found, unit="clips")
     if spec.provider == "measured":
         recipes = Recipes.of(spec)
-        in_threads(lambda task: _measure(task, recipes, spec, work), pending, num_cores())
+        at_once = partial(in_threads, num_threads=num_cores())
+        work.share(pending, lambda task: _measure(task, recipes, spec, work), at_once)
     elif spec.provider == "openai" and pending:
         from bricks_core.stages.caption.asking import ask_about  # the model's client takes a second to import
 

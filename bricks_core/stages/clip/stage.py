@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -109,8 +109,8 @@ def run(spec: ClipSpec, work: Work) -> None:
     """Cut the videos, as many at once as there are CPUs, each in a process of its own."""
     with Isolation(silence_s=SILENCE_S, memory_bytes=MEMORY_BYTES) as isolation:
 
-        def cut_one(found: tuple[FilmTask, SourceFile]) -> None:
-            film, file = found
+        def cut_one(film: FilmTask) -> None:
+            file = files[film.source, film.name]
             with file.local() as path:
                 if file.sha256() != film.sha256:
                     raise DataError(
@@ -123,7 +123,13 @@ def run(spec: ClipSpec, work: Work) -> None:
                     work.items.put(_given_file(film.sha256, film.name), {}, [stored])
                     work.progress.advance(note=film.name)
 
-        isolation.each(cut_one, _found(work.todo(tasks(spec, work), unit="videos")))
+        def are_done(films: list[FilmTask]) -> list[bool]:
+            there = work.items.load(_shots_of(film.sha256, spec).key for film in films if film.kind == "film")
+            return work.are_done(replace(film, keys=tuple(_keys(film, spec, work, there))) for film in films)
+
+        pending = work.todo(tasks(spec, work), unit="videos")
+        files = _files_of(pending)
+        work.share(pending, cut_one, isolation.each, are_done=are_done)
 
 
 def join(spec: ClipSpec, work: Work) -> Joined:
@@ -181,7 +187,7 @@ def _given_file(sha256: str, name: str) -> Recipe:
     return recipe("file", sha256=sha256, suffix=Path(name).suffix.lower())
 
 
-def _keys(video: Video, spec: ClipSpec, work: Work, there: set[ItemKey]) -> Iterator[ItemKey]:
+def _keys(video: Video | FilmTask, spec: ClipSpec, work: Work, there: set[ItemKey]) -> Iterator[ItemKey]:
     if video.kind != "film":
         yield _given_file(video.sha256, video.name).key
         return
@@ -197,18 +203,18 @@ def _split(shots: ItemKey, spec: ClipSpec, work: Work) -> list[scenes.Shot]:
     return list(scenes.split_shots(found, min_frames=spec.min_frames, max_frames=spec.max_frames))
 
 
-def _found(films: Iterator[FilmTask]) -> Iterator[tuple[FilmTask, SourceFile]]:
-    """The files of the videos, found again in their sources."""
-    wanted: dict[tuple[str, str], list[FilmTask]] = {}  # a table can name a file twice
-    for film in films:
-        wanted.setdefault((film.source, film.name), []).append(film)
+def _files_of(films: Iterable[FilmTask]) -> dict[tuple[str, str], SourceFile]:
+    """The files of the videos, by source and name, found again in their sources."""
+    wanted = {(film.source, film.name) for film in films}
+    found = {}
     for source in sorted({source for source, _ in wanted}):
         names = [name for path, name in wanted if path == source]
         for file in MediaTable(source).named(names) if is_table(source) else list_source(source):
-            for film in wanted.pop((source, file.name), ()):
-                yield film, file
-    for (source, name), _ in wanted.items():
+            if (source, file.name) in wanted:
+                found[source, file.name] = file
+    for source, name in sorted(wanted - found.keys()):
         raise DataError(f"{name} is not in {source} any more: put it back, or run again from ingest.")
+    return found
 
 
 def _clips_of_images(work: Work) -> dict[str, str]:

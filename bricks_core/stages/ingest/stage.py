@@ -87,7 +87,7 @@ def run(spec: IngestSpec, work: Work) -> None:
                     _probe(found, sha256, path, isolation, spec, work)
             work.progress.advance(note=file.name)
 
-        isolation.each(look, work.todo(tasks(spec, work), unit="files"))
+        work.share(work.todo(tasks(spec, work), unit="files"), look, isolation.each)
 
 
 def _probe(found: FoundFile, sha256: str, path: Path, isolation: Isolation, spec: IngestSpec, work: Work) -> None:

@@ -56,7 +56,7 @@ def run(spec: LatentsSpec, work: Work) -> None:
     recipes = Recipes.of(spec, work.fingerprints)
     with closing(_captions(work, recipes)) as captions:
         everything = _plan(spec, work, recipes, captions).tasks(captions, recipes)
-        pending = list(work.todo(everything, unit="latents and texts"))
+        pending = work.todo(everything, unit="latents and texts")
         latents = [each for each in pending if isinstance(each, LatentTask)]
         texts = [each for each in pending if isinstance(each, TextTask)]
         # One after the other: while one encoder works, the other's weights need no memory.

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -77,7 +78,8 @@ def tasks(spec: ScoreSpec, work: Work) -> Iterator[ScoreTask]:
 def run(spec: ScoreSpec, work: Work) -> None:
     """Measure every clip: one thread per core."""
     cv2.setNumThreads(1)
-    in_threads(lambda task: _measure(task, work), work.todo(tasks(spec, work), unit="clips"), num_cores())
+    pending = work.todo(tasks(spec, work), unit="clips")
+    work.share(pending, partial(_measure, work=work), partial(in_threads, num_threads=num_cores()))
 
 
 def join(spec: ScoreSpec, work: Work) -> Joined:
