@@ -153,7 +153,7 @@ def status_screen(store: Store, name: str | None) -> None:
 
 
 def artifact_screen(store: Store, wanted: str, num_rows: int, thorough: bool) -> None:
-    """An artifact's facts, counts and table heads, and whether all its objects are what its manifest says. Or what made
+    """An artifact's facts, counts and table heads, and whether all its objects are what was committed. Or what made
     an item, of which the record's or a file's key is given."""
     if wanted.startswith("items/"):
         _item_screen(store, wanted)
@@ -197,12 +197,12 @@ def artifact_screen(store: Store, wanted: str, num_rows: int, thorough: bool) ->
     if wrong:
         listed = "\n".join(str(each) for each in wrong[:20])
         raise DataError(
-            f"{len(wrong)} objects are not what the manifest says; the next bricks run rebuilds them.\n{listed}"
+            f"{len(wrong)} objects are not what was committed; the next bricks run rebuilds them.\n{listed}"
         )
     if manifest.num_item_objects and not thorough:
         whole = "Its own objects are what its manifest says; --thorough reads the files of its items, too."
     else:
-        whole = "Every object is there and has the size and content its manifest says."
+        whole = "Every object is there, and is what was committed."
     console.print(f"\n{whole}", style="green", soft_wrap=True)
 
 

@@ -115,7 +115,7 @@ class Artifact:
         else:
             known, full = self._objects.get(key), self.prefix + key
         if known is None:
-            raise AlteredObject(full, "is not in its artifact's manifest.")
+            raise AlteredObject(full, f"is not in {self.prefix}{ITEMS if key.startswith(FROM_ROOT) else MANIFEST}.")
         return self.store.local(full, sha256=known)
 
     def rows(self, table: str, row: type[R]) -> Iterator[R]:
@@ -217,7 +217,7 @@ def _problem(
     if entry is None:
         return AlteredObject(key, "is missing.")
     if entry.size_bytes != size_bytes:
-        return AlteredObject(key, f"has {entry.size_bytes} bytes, its manifest says {size_bytes}.")
+        return AlteredObject(key, f"has {entry.size_bytes} bytes instead of {size_bytes}.")
     now = store.sha256(key) if thorough else store.known_sha256(entry)
     if now is not None and now != sha256:
         return AlteredObject(key, f"was altered: sha256 {now[:12]}… instead of {sha256[:12]}….")

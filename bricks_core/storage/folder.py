@@ -89,7 +89,7 @@ class FolderStore(Store):
         if self.head(key) is None:
             raise NoSuchObject(key)
         if sha256 is not None and self.sha256(key) != sha256:
-            raise AlteredObject(key, "does not have the content its manifest says (its sha256 differs).")
+            raise AlteredObject(key, f"was altered: its sha256 is not {sha256[:12]}….")
         yield self._path(key)
 
     def list(self, prefix: str = "") -> Iterator[Entry]:

@@ -48,11 +48,13 @@ class Items:
         self.store = store
         self._bundles = list(bundles)
         self._spool = _Spool()
+        self._damaged: set[str] = set()
+        """Objects that were told to be damaged: once is enough, however often they are asked for."""
 
     def load(self, keys: Iterable[ItemKey]) -> set[ItemKey]:
         """Have the records of these items at hand; returns those that there are.
 
-        A record that cannot be read counts as none, and is told.
+        A record that cannot be read counts as none, and is told once.
         """
         wanted = list(dict.fromkeys(keys))
         missing = self._spool.missing(wanted)
@@ -161,7 +163,7 @@ class Items:
                 if data is not None:
                     found[by_place[place]] = Try.model_validate_json(data)
             except ValidationError:
-                log.warning("%s cannot be read, so the work is tried again.", place)
+                self._tell_damaged(place, "cannot be read, so the work is tried again.")
         return found
 
     def _from_store(self, keys: Iterable[ItemKey]) -> Iterator[tuple[ItemKey, str]]:
@@ -172,9 +174,15 @@ class Items:
             try:
                 item = Item.opened(data, by_place[place])
             except ValueError as error:
-                log.warning("%s cannot be used (%s), so its item is made again.", place, str(error).splitlines()[0])
+                why = str(error).splitlines()[0]
+                self._tell_damaged(place, f"cannot be used ({why}), so its item is made again.")
                 continue
             yield by_place[place], item.model_dump_json()
+
+    def _tell_damaged(self, place: str, what: str) -> None:
+        if place not in self._damaged:
+            self._damaged.add(place)
+            log.warning("%s %s", place, what)
 
 
 class Bundle:

@@ -90,7 +90,7 @@ class S3Store(Store):
     def local(self, key: str, *, sha256: str | None = None) -> Iterator[Path]:
         with self._bucket.downloaded(self._full(key), key) as path:
             if sha256 is not None and sha256_of_file(path) != sha256:
-                raise AlteredObject(key, "does not have the content its manifest says (its sha256 differs).")
+                raise AlteredObject(key, f"was altered: its sha256 is not {sha256[:12]}….")
             yield path
 
     def list(self, prefix: str = "") -> Iterator[Entry]:

@@ -155,7 +155,7 @@ def test_with_thorough_an_altered_file_of_an_item_is_told(store, done):
     data[100] ^= 1
     store.put(clip, bytes(data))
     artifact_screen(store, "films/clip", 0, False)
-    with pytest.raises(DataError, match="1 objects are not what the manifest says"):
+    with pytest.raises(DataError, match="1 objects are not what was committed"):
         artifact_screen(store, "films/clip", 0, True)
 
 

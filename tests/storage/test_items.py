@@ -110,6 +110,18 @@ def test_of_many_that_are_not_there_none_is_asked_for_one_by_one(store, monkeypa
     assert counting.num["list"] == 2
 
 
+def test_a_damaged_record_or_try_is_told_once_however_often_it_is_asked_for(store, caplog):
+    keys = put_some(store)
+    store.put(keys[0].record, b"{}")
+    store.put(keys[0].attempt, b"{}")
+    known = Items(store)
+    for _ in range(3):
+        assert known.load(keys) == set(keys[1:])
+        assert known.get(keys[0]) is None
+        assert known.tries(keys) == {}
+    assert [each.split()[0] for each in caplog.messages] == [keys[0].record, keys[0].attempt]
+
+
 def test_what_is_forgotten_is_made_again(store):
     keys = put_some(store, 3)
     known = Items(store)
