@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from bricks_core.spec.strict import How, HowRounded, Row, Strict, What
 
+_FLOAT_BYTES = 2
+
 
 class CodecSpec(Strict):
     """What turns pixels (3, num_frames, height_px, width_px) into latents.
@@ -76,6 +78,44 @@ class LatentsSpec(Strict):
     """A pack is closed when it is this large: also the work a kill can lose."""
 
 
+def num_latents(num_frames: int, time_stride: int) -> int:
+    """Latents in time: one for the first frame, then one for every `time_stride`."""
+    return 1 + (num_frames - 1) // time_stride
+
+
+class LatentAnswer(Strict):
+    """Where a clip's latents lie in their pack, and what they are: the answer of an item of kind latent."""
+
+    offset_bytes: int
+    num_frames: int
+    time_stride: int
+    channels: int
+    height: int
+    width: int
+    codec: str
+    """What encoded it: kind, weights and scale."""
+
+    @property
+    def num_bytes(self) -> int:
+        """How long its latents are."""
+        return num_latents(self.num_frames, self.time_stride) * self.channels * self.height * self.width * _FLOAT_BYTES
+
+
+class TextAnswer(Strict):
+    """Where a text's features lie in their pack, and what they are: the answer of an item of kind text."""
+
+    offset_bytes: int
+    num_tokens: int
+    width: int
+    encoder: str
+    """What encoded it: kind, weights and type."""
+
+    @property
+    def num_bytes(self) -> int:
+        """How long its features are."""
+        return self.num_tokens * self.width * _FLOAT_BYTES
+
+
 class Latent(Row):
     """Where a clip's latents and its caption's features lie in packs."""
 
@@ -125,4 +165,4 @@ class Latent(Row):
     @property
     def num_latents(self) -> int:
         """Latents in time: one for the first frame, then one for every `time_stride`."""
-        return 1 + (self.num_frames - 1) // self.time_stride
+        return num_latents(self.num_frames, self.time_stride)

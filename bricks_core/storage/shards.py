@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bricks_core.errors import AlteredObject, DataError
+from bricks_core.spec.items import ItemKey
 from bricks_core.spec.latents import Latent
 from bricks_core.storage.os_errors import told
 
@@ -33,6 +34,12 @@ ALIGNMENT_BYTES = 64
 HEADING = b"bricks pack 1, float16 little-endian\n".ljust(ALIGNMENT_BYTES, b"\0")
 
 Floats = NDArray[np.float16]
+
+
+def pack_key(keys: Iterable[ItemKey]) -> ItemKey:
+    """What a pack of these items, in this order, is stored as."""
+    names = "\n".join(each.key for each in keys)
+    return ItemKey("pack", hashlib.sha256(names.encode()).hexdigest()[:32])
 
 
 class PackWriter:
@@ -74,6 +81,12 @@ class PackWriter:
             self._texts[digest] = self._align()
             self._append(half.data)
         return self._texts[digest]
+
+    def add_bytes(self, piece: NDArray[np.uint8]) -> int:
+        """Append a piece of another pack as it is. Returns where it begins, in bytes."""
+        offset = self._align()
+        self._append(piece.data)
+        return offset
 
     @property
     def size_bytes(self) -> int:
@@ -172,18 +185,24 @@ class Packs:
                 )
 
     def _piece(self, pack: str, offset: int, shape: tuple[int, ...]) -> Floats:
+        piece: Floats = self.piece(pack, offset, int(np.prod(shape)) * FLOAT.itemsize).view(FLOAT).reshape(shape)
+        return piece
+
+    def piece(self, pack: str, offset: int, size: int) -> NDArray[np.uint8]:
+        """The bytes of a piece, not copied: valid as long as the pack's file.
+
+        Raises AlteredObject: the pack is damaged.
+        """
         data = self._maps.get(pack)
         if data is None:
             data = self._maps[pack] = _open(self._locate(pack), pack)
-        size = int(np.prod(shape)) * FLOAT.itemsize
         if offset < len(HEADING) or offset % ALIGNMENT_BYTES or offset + size > len(data):
             raise AlteredObject(
                 pack,
                 f"is damaged or not the pack of its index: it has {len(data)} bytes, and a piece of {size} should "
                 f"begin at {offset}. Run the latents stage again: it makes anew what is damaged.",
             )
-        piece: Floats = data[offset : offset + size].view(FLOAT).reshape(shape)
-        return piece
+        return data[offset : offset + size]
 
 
 def one_encoder(rows: Iterable[Latent]) -> tuple[str, str]:

@@ -201,7 +201,7 @@ class Work:
         stored = list(joined.objects)
         described = {}
         used = list(dict.fromkeys(joined.items))
-        totals = [0, 0]
+        files = ItemFiles()
         with scratch() as folder:
             for name, row in self.stage.tables.items():
                 file = folder / f"{name}.parquet"
@@ -210,11 +210,8 @@ class Work:
                 described[name] = Table(key=file.name, row=row.__name__, num_rows=num_rows)
             records = None
             if used:
-                used.sort()
-                write_rows(folder / ITEMS, ItemRow, self._item_rows(used, totals))
+                files = write_items(folder, self.items, used)
                 stored.append(self.put_file(ITEMS, folder / ITEMS))
-                texts = (RecordRow(id="/".join(each), record=text) for each, text in self.items.texts(used))
-                write_rows(folder / RECORDS, RecordRow, texts)
                 records = self.put_file(RECORDS, folder / RECORDS)
         manifest = Manifest(
             stage=self.stage.name,
@@ -228,8 +225,8 @@ class Work:
             counts=joined.counts,
             objects=sorted(stored, key=lambda each: each.key),
             num_items=len(used),
-            num_item_objects=totals[0],
-            item_bytes=totals[1],
+            num_item_objects=files.num,
+            item_bytes=files.size_bytes,
             records=records,
             read_as=joined.read_as,
             pending=joined.pending,
@@ -245,18 +242,36 @@ class Work:
             return theirs
         return manifest
 
-    def _item_rows(self, keys: Iterable[ItemKey], totals: list[int]) -> Iterator[ItemRow]:
-        counted = set()
-        for key, text in self.items.texts(keys):
-            objects = Item.model_validate_json(text).objects
-            for number, each in enumerate(objects):
-                if each.key not in counted:
-                    counted.add(each.key)
-                    totals[0] += 1
-                    totals[1] += each.size_bytes
-                name = "/".join(key) + (f"/{number}" if number else "")
-                yield ItemRow(
-                    id=name, kind=key.kind, key=key.key, object=each.key, size_bytes=each.size_bytes, sha256=each.sha256
-                )
-            if not objects:
-                yield ItemRow(id="/".join(key), kind=key.kind, key=key.key)
+
+@dataclass
+class ItemFiles:
+    """Files of items, each counted once."""
+
+    num: int = 0
+    size_bytes: int = 0
+
+
+def write_items(folder: Path, items: Items, keys: Iterable[ItemKey]) -> ItemFiles:
+    """Write the two files of an artifact that tell of its items: ITEMS and RECORDS. Their records are at hand."""
+    used, files = sorted(keys), ItemFiles()
+    write_rows(folder / ITEMS, ItemRow, _item_rows(items, used, files))
+    texts = (RecordRow(id="/".join(each), record=text) for each, text in items.texts(used))
+    write_rows(folder / RECORDS, RecordRow, texts)
+    return files
+
+
+def _item_rows(items: Items, keys: Iterable[ItemKey], files: ItemFiles) -> Iterator[ItemRow]:
+    counted = set()
+    for key, text in items.texts(keys):
+        objects = Item.model_validate_json(text).objects
+        for number, each in enumerate(objects):
+            if each.key not in counted:
+                counted.add(each.key)
+                files.num += 1
+                files.size_bytes += each.size_bytes
+            name = "/".join(key) + (f"/{number}" if number else "")
+            yield ItemRow(
+                id=name, kind=key.kind, key=key.key, object=each.key, size_bytes=each.size_bytes, sha256=each.sha256
+            )
+        if not objects:
+            yield ItemRow(id="/".join(key), kind=key.kind, key=key.key)

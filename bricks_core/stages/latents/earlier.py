@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bricks_core.spec.latents import LatentsSpec
+from bricks_core.spec.latents import LatentAnswer, LatentsSpec, TextAnswer
 from bricks_core.spec.manifest import StoredObject, content_id
-from bricks_core.stages.latents.encode import LatentAnswer, TextAnswer
 from bricks_core.stages.latents.sources import Recipes, Source
 from bricks_core.storage.earlier import Cut, Derived, Earlier, Left
 from bricks_core.video.buckets import Size

@@ -17,7 +17,7 @@ import numpy as np
 from bricks_core.errors import DataError
 from bricks_core.models.text_encoder import TextEncoder
 from bricks_core.models.vae import LatentCodec
-from bricks_core.spec.strict import Strict
+from bricks_core.spec.latents import LatentAnswer, TextAnswer
 from bricks_core.stages.latents.sources import Source
 from bricks_core.storage.in_threads import num_cores
 from bricks_core.storage.shards import PackWriter
@@ -31,29 +31,6 @@ MAX_THREADS = 8
 
 T = TypeVar("T")
 Locate = Callable[[Source], AbstractContextManager[Path]]
-
-
-class LatentAnswer(Strict):
-    """Where a clip's latents lie in their pack, and what they are: the answer of an item of kind latent."""
-
-    offset_bytes: int
-    num_frames: int
-    time_stride: int
-    channels: int
-    height: int
-    width: int
-    codec: str
-    """What encoded it: kind, weights and scale."""
-
-
-class TextAnswer(Strict):
-    """Where a text's features lie in their pack, and what they are: the answer of an item of kind text."""
-
-    offset_bytes: int
-    num_tokens: int
-    width: int
-    encoder: str
-    """What encoded it: kind, weights and type."""
 
 
 def encode_latents(

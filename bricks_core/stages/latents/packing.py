@@ -6,7 +6,6 @@ made of what is in it: more work makes another pack, and no pack that is there i
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
@@ -20,6 +19,7 @@ from bricks_core.spec.strict import Strict
 from bricks_core.stages.latents.sources import batch_number
 from bricks_core.storage.claim import names_of
 from bricks_core.storage.in_threads import in_threads
+from bricks_core.storage.shards import pack_key
 from bricks_core.storage.sharing import Shared
 from bricks_core.storage.work import Work
 
@@ -124,8 +124,7 @@ def store_pack(
 
     `by`: the encoder. `seconds`: what all of it took.
     """
-    names = "\n".join(each.key for each in keys)
-    stored = work.items.put_file(ItemKey("pack", hashlib.sha256(names.encode()).hexdigest()[:32]), file, ".bin")
+    stored = work.items.put_file(pack_key(keys), file, ".bin")
     cost = {"seconds": round(seconds / len(keys), 6)}
 
     def put(each: tuple[Recipe, Strict]) -> None:

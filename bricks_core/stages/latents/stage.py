@@ -22,10 +22,10 @@ from bricks_core.models.vae import load_codec
 from bricks_core.spec.caption import Caption
 from bricks_core.spec.clip import Clip, Image
 from bricks_core.spec.items import ItemKey
-from bricks_core.spec.latents import Latent, LatentsSpec
+from bricks_core.spec.latents import Latent, LatentAnswer, LatentsSpec, TextAnswer
 from bricks_core.spec.manifest import content_id
 from bricks_core.spec.score import Score
-from bricks_core.stages.latents.encode import LatentAnswer, TextAnswer, encode_latents, encode_texts
+from bricks_core.stages.latents.encode import encode_latents, encode_texts
 from bricks_core.stages.latents.packing import packs, store_pack
 from bricks_core.stages.latents.sources import (
     Captions,
