@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
-import io
-import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -76,9 +73,9 @@ def show(
 ) -> None:
     """Show an artifact: its counts and reasons, the head of its tables, whether it is whole. Or what made an item."""
     from bricks_core.pipeline.screen import artifact_screen
-    from bricks_core.storage.places import open_store
+    from bricks_core.storage.places import open_existing
 
-    artifact_screen(open_store(store), artifact, rows, thorough)
+    artifact_screen(open_existing(store), artifact, rows, thorough)
 
 
 @app.command()
@@ -93,9 +90,9 @@ def gc(
     """Find what nothing reaches any more: no run, no work under way, and not written within the last days."""
     from bricks_core.pipeline.garbage import collect
     from bricks_core.pipeline.screen import garbage_command, garbage_screen
-    from bricks_core.storage.places import open_store
+    from bricks_core.storage.places import open_existing
 
-    opened = open_store(store)
+    opened = open_existing(store)
     garbage = collect(opened, delete=delete, paid=paid, keep_days=keep_days)
     garbage_screen(garbage, deleted=delete, command=garbage_command(opened, paid=paid, keep_days=keep_days))
 
@@ -127,17 +124,7 @@ def schema(
 
 
 def main() -> NoReturn:
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # Where the output has no arrows and ticks (LC_ALL=C with PYTHONIOENCODING=ascii, latin-1), plain signs do.
-        codecs.register_error("plain signs", _plain_signs)
-        sys.stdout.reconfigure(errors="plain signs")
     serve(app)
-
-
-def _plain_signs(error: UnicodeError) -> tuple[str, int]:
-    assert isinstance(error, UnicodeEncodeError)
-    signs = {"→": ">", "—": "-", "…": "."}  # of one character each, so that tables stay straight
-    return "".join(signs.get(each, "?") for each in error.object[error.start : error.end]), error.end
 
 
 if __name__ == "__main__":

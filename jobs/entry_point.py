@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
+import io
 import os
 import resource
 import signal
@@ -53,6 +55,7 @@ def commands(help: str | None) -> typer.Typer:
 def serve(app: typer.Typer) -> NoReturn:
     """Run a command line and leave with its exit code: one sentence for what a user can mend, a trace for our bugs."""
     name = Path(sys.argv[0]).stem
+    _in_utf8()
     try:
         for each in (signal.SIGTERM, signal.SIGINT):
             signal.signal(each, _stop)
@@ -83,6 +86,27 @@ def serve(app: typer.Typer) -> NoReturn:
         traceback.print_exc()
         _leave(70, f"{name}: this is a bug in Bricks. Please report it with the lines above.")
     _leave(0)
+
+
+def _in_utf8() -> None:
+    """Text is UTF-8 in all we read, write and name, whatever the locale; only the terminal keeps its own encoding.
+
+    Files name their encoding where they are opened. What cannot be named there are names in the file system: under
+    another locale, `für.mp4` of the run file is no film on the disk, or cannot be asked for at all. So Python starts
+    again in its UTF-8 mode, which becomes its default in 3.15 (PEP 686).
+    """
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        terminal = {"PYTHONIOENCODING": f"{sys.stdout.encoding}:{sys.stdout.errors}"} if sys.stdout else {}
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | terminal | {"PYTHONUTF8": "1"})
+    codecs.register_error("plain signs", _plain_signs)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # standard error writes escapes by itself
+        sys.stdout.reconfigure(errors="plain signs")
+
+
+def _plain_signs(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    signs = {"→": ">", "—": "-", "–": "-", "…": ".", "✓": "+", "▸": ">"}  # of one character each: tables stay straight
+    return "".join(signs.get(each, "?") for each in error.object[error.start : error.end]), error.end
 
 
 def stage_entry_point(stage: str, what: str | None) -> Callable[[], NoReturn]:

@@ -208,8 +208,10 @@ def load_run(file: Path, overrides: list[str] | None = None) -> BrickRun:
         document = yaml.safe_load(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SpecError(f"{file} is not there; k8s/runs/quickstart.yaml is a run file to start from.") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise SpecError(f"{file} cannot be read: {error}.") from None
+    except UnicodeDecodeError as error:
+        raise SpecError(f"{file} is not UTF-8 text (byte {error.start}): save it as UTF-8.") from None
     except yaml.YAMLError as error:
         raise SpecError(f"{file} is not YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(document, dict):

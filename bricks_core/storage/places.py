@@ -8,10 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
-from bricks_core.errors import SpecError
+from bricks_core.errors import SpecError, StoreDenied
 from bricks_core.storage.folder import FolderStore, source_files
+from bricks_core.storage.os_errors import told
 from bricks_core.storage.store import SourceFile, Store, check_prefix
 
+_ROOTS = ("runs", "artifacts", "items", "tries", "claims")
+"""What a store holds; beside it weights that were imported under other names."""
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 
 
@@ -22,6 +25,10 @@ def open_store(uri: str) -> Store:
     region come from the standard AWS_* settings. SpecError: the URI is no such thing.
     """
     scheme, rest = split_uri(uri)
+    try:
+        rest.encode()
+    except UnicodeEncodeError:
+        raise SpecError(f"{uri!r} is no place for a store: its name is not UTF-8. Name it otherwise.") from None
     if scheme == "s3":
         from bricks_core.storage.s3 import S3Store  # boto3 takes most of a second to import
 
@@ -29,6 +36,30 @@ def open_store(uri: str) -> Store:
         check_prefix(prefix)
         return S3Store(uri, bucket, prefix)
     return FolderStore(uri, Path(rest))
+
+
+def open_existing(uri: str) -> Store:
+    """The store at `uri`, for whoever would only look at what is there. It may be empty.
+
+    StoreDenied: there is no such folder, or what is there is something else. SpecError: the URI is no place.
+    """
+    scheme, rest = split_uri(uri)
+    if scheme == "file":
+        with told(Path(rest), "read"):
+            if not Path(rest).exists():
+                raise StoreDenied(f"There is no store {uri}: correct its address (--store), or bricks run makes one.")
+    store = open_store(uri)
+    if not any(_begins(store, f"{root}/") for root in _ROOTS) and (other := _begins(store, "")):
+        raise StoreDenied(
+            f"No run has been in {uri}: it has none of {', '.join(f'{root}/' for root in _ROOTS)}, but other files, "
+            f"such as {other}. Correct the address (--store)."
+        )
+    return store
+
+
+def _begins(store: Store, prefix: str) -> str:
+    """The first key that begins so; empty when there is none."""
+    return next((entry.key for entry in store.list(prefix)), "")
 
 
 def list_source(uri: str) -> Iterator[SourceFile]:

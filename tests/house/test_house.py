@@ -1,5 +1,6 @@
 """The house (docs/house.md), checked: every stage has all its packages and files, and no name says nothing."""
 
+import ast
 import re
 import subprocess
 import sys
@@ -46,6 +47,20 @@ def test_a_stage_has_its_place_on_every_floor(stage):
 def test_no_package_has_a_name_that_says_nothing():
     parts = {part.removesuffix(".py") for file in python_files() for part in file.parts}
     assert parts & NAMES_THAT_SAY_NOTHING == set()
+
+
+def test_every_text_names_its_encoding():
+    """ruff's PLW1514 says so of what it knows to be a path; here, of everything that is called like one's methods."""
+    found = []
+    for file in python_files():
+        for call in ast.walk(ast.parse((ROOT / file).read_text(encoding="utf-8"))):
+            if isinstance(call, ast.Call) and all(each.arg != "encoding" for each in call.keywords):
+                method = call.func.attr if isinstance(call.func, ast.Attribute) else ""
+                is_text = len(call.args) <= {"read_text": 0, "write_text": 1}.get(method, -1)
+                asks_text = any(each.arg == "text" and ast.unparse(each.value) == "True" for each in call.keywords)
+                if is_text or asks_text:
+                    found.append(f"{file}:{call.lineno}")
+    assert found == []
 
 
 def test_the_command_line_starts_without_anything_heavy():

@@ -50,6 +50,12 @@ def test_a_key_in_the_address_of_a_source_is_refused_and_not_repeated(run_file, 
     assert "AKIA" not in said
 
 
+def test_a_run_file_that_is_not_utf_8_is_refused_with_the_place(run_file):
+    file = run_file(SMALLEST)
+    file.write_bytes(file.read_bytes() + "# schön".encode("latin-1"))
+    assert f"{file} is not UTF-8 text (byte {len(file.read_bytes()) - 2}): save it as UTF-8." in wrong(file)
+
+
 def test_an_unknown_key_is_refused_with_the_nearest_right_one(run_file):
     document = SMALLEST | {"spec": SMALLEST["spec"] | {"captoin": {}}}
     assert 'unknown key "spec.captoin" (did you mean "caption"?)' in wrong(run_file(document))
