@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import groupby
+from math import inf
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
@@ -36,6 +37,7 @@ _UNDER_WAY_DAYS = 1.0
 """With fewer days kept than this, work under way could lose what it has just found."""
 _WITH_FILES = ("clip", "file", "latent", "text", "sample")
 """Kinds whose files may lie elsewhere than beside their records."""
+_IN_PACKS = ("latent", "text")
 
 
 @dataclass
@@ -76,7 +78,7 @@ class Garbage:
     paid: dict[str, Swept] = field(default_factory=dict)
     """What cost money, and is kept unless that is asked for."""
     rest: dict[str, Swept] = field(default_factory=dict)
-    """Tries, older points, and claims that nobody holds any more."""
+    """Tries, older points, tables from before artifacts were compacted, and claims that nobody holds any more."""
     num_artifacts: int = 0
     """Reached."""
     num_items: int = 0
@@ -161,6 +163,7 @@ class _Tried(BaseModel):
 class _Records(BaseModel):
     """The file of an artifact's records."""
 
+    key: str = Field(RECORDS, pattern=rf"^([0-9a-z-]+/)?{re.escape(RECORDS)}$", max_length=1024)
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
 
@@ -168,6 +171,17 @@ class _Spec(BaseModel):
     """Who was asked."""
 
     provider: _Name = ""
+
+
+class _Object(BaseModel):
+    key: _Name
+
+
+class _Named(BaseModel):
+    """The objects that a manifest names."""
+
+    objects: list[_Object]
+    records: _Object | None = None
 
 
 class _Made(BaseModel):
@@ -201,6 +215,14 @@ class _Marks:
         self.objects: set[str] = set()
         """Files of reached items that do not lie beside their records."""
         self.old_points: list[Entry] = []
+        self.old_tables: list[Entry] = []
+        """Of artifacts that were compacted: see `_tables_of`."""
+        self._tables: dict[tuple[str, str], list[str]] = {}
+        """Tables of items of all artifacts."""
+        self._compacted: dict[tuple[str, str], list[Entry]] = {}
+        """All objects of artifacts with several such tables."""
+        self._indexed_s: dict[tuple[str, str], float] = {}
+        """When the indices of packs were made."""
         self._batches: list[tuple[str, str]] = []
         self._young: list[ItemKey] = []
 
@@ -258,6 +280,8 @@ class _Marks:
         left: list[Group] = []
         for place, group in groupby(self.store.list("artifacts/"), lambda entry: tuple(entry.key.split("/")[1:3])):
             entries = list(group)
+            if len(place) == 2:
+                self._look_into((place[0], place[1]), entries)
             if len(place) == 2 and self.is_young(entries):
                 self.wanted.append((place[0], place[1]))
             elif len(place) == 2:
@@ -265,6 +289,14 @@ class _Marks:
             garbage.num_artifacts += 1
         self.follow()
         yield from (each for each in left if each[:2] not in self.artifacts)
+
+    def _look_into(self, place: tuple[str, str], entries: list[Entry]) -> None:
+        self._tables[place] = [entry.key for entry in entries if entry.key.rpartition("/")[2] == ITEMS]
+        if len(self._tables[place]) > 1:
+            self._compacted[place] = entries
+        if place[0] == "latents":
+            manifest = artifact_prefix(*place) + MANIFEST
+            self._indexed_s[place] = next((entry.modified_s for entry in entries if entry.key == manifest), 0.0)
 
     def follow(self) -> None:
         """All that the wanted artifacts were made from, and the items that are in them.
@@ -281,10 +313,37 @@ class _Marks:
             if manifest is not None:
                 self._want(manifest.inputs)
                 self.tries.update(ItemKey(each.kind, each.key) for each in manifest.pending)
-            self._items_of(*place)
+            for table, is_needed in self._tables_of(place):
+                self._items_of(table, is_needed)
 
-    def _items_of(self, stage: str, digest: str) -> None:
-        key = artifact_prefix(stage, digest) + ITEMS
+    def _tables_of(self, place: tuple[str, str]) -> Iterator[tuple[str, bool]]:
+        """The tables of items of an artifact, each with whether its manifest names it.
+
+        Those from before it was compacted count, too, while whoever began before may still read them: until the
+        manifest that took their place is old. Then they go.
+        """
+        tables, entries, key = (
+            self._tables.get(place, []),
+            self._compacted.get(place),
+            artifact_prefix(*place) + MANIFEST,
+        )
+        manifest = next((entry for entry in entries or [] if entry.key == key), None)
+        if entries is None or manifest is None:
+            yield from ((table, True) for table in tables)
+            return
+        try:
+            named = _Named.model_validate_json(self.store.get(key))
+        except (NoSuchObject, ValidationError):
+            yield from ((table, False) for table in tables)
+            return
+        objects = [*named.objects, *filter(None, [named.records])]
+        now = {key} | {artifact_prefix(*place) + each.key for each in objects}
+        is_young = self.is_young([manifest])
+        yield from ((table, table in now) for table in tables if table in now or is_young)
+        if not is_young:
+            self.old_tables += [entry for entry in entries if entry.key not in now]
+
+    def _items_of(self, key: str, is_needed: bool) -> None:
         try:
             with self.store.local(key) as file:
                 for row in read_columns(file, ["kind", "key", "object"]):
@@ -300,12 +359,17 @@ class _Marks:
             TypeError,
             AttributeError,
         ) as error:  # the last two: columns of other types
+            if not is_needed:
+                return
             raise DataError(
                 f"{key} says what items a run needs, and cannot be read ({error}): bricks run mends it, before gc."
             ) from None
 
     def items_to_sweep(self) -> Iterator[Group]:
         """Items that are not reached, and are old; those that are young have their files marked."""
+        indexed_s = min(
+            (self._indexed_s.get(each, 0.0) for each in self.artifacts if each[0] == "latents"), default=inf
+        )
         for kind in [*KINDS, "pack"]:
             known = self.items[kind]
             prefixes = tuple(name for claimed, name in self._batches if claimed == kind)
@@ -313,13 +377,16 @@ class _Marks:
                 entries = list(group)
                 reached = kind != "pack" and _bytes_of(name) in known
                 if reached or self.is_young(entries) or name.startswith(prefixes or ("-",)):
-                    if not reached and kind in _WITH_FILES:
+                    # Of what was compacted, a record leads elsewhere than the tables that were made before it.
+                    is_newer = kind in _IN_PACKS and any(entry.modified_s >= indexed_s for entry in entries)
+                    if is_newer or (not reached and kind in _WITH_FILES):
                         self._young.append(ItemKey(kind, name))
                     continue
                 yield kind, name, entries
 
     def elsewhere(self) -> None:
-        """Marks the files of young items that no artifact holds yet: they may lie in packs or in older artifacts."""
+        """Marks the files of young items that no artifact holds yet, and of items that may have moved since: they may
+        lie in packs or in older artifacts."""
         for key, data in self.store.get_many([key.record for key in self._young]):
             if data is None:
                 continue
@@ -372,6 +439,7 @@ def _sum_rest(store: Store, garbage: Garbage, marks: _Marks, dead: list[Entry]) 
     for what, entries in {
         "tries": [entry for entry in tries if ItemKey(*_kind_and_name(entry.key)) not in marks.tries],
         "points": marks.old_points,
+        "tables": [entry for entry in marks.old_tables if entry.key not in marks.objects],
         "claims": dead,
     }.items():
         for entry in entries:
@@ -394,7 +462,9 @@ def _tell_costs(store: Store, garbage: Garbage) -> None:
         for prefix in swept.names:
             manifest = _read(store, prefix + MANIFEST)
             if manifest is not None and manifest.records is not None and wanted:
-                for key, text in list(Bundle(store, prefix + RECORDS, manifest.records.sha256).records(wanted)):
+                for key, text in list(
+                    Bundle(store, prefix + manifest.records.key, manifest.records.sha256).records(wanted)
+                ):
                     if (to := wanted.pop(key, None)) is not None:
                         try:
                             to.costs(Item.model_validate_json(text).cost)

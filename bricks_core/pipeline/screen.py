@@ -244,7 +244,12 @@ def garbage_screen(garbage: Garbage, *, deleted: bool, command: str = "bricks gc
     rows: list[tuple[str, Swept]] = [(KINDS[kind].what, each) for kind, each in garbage.items.items() if kind in KINDS]
     rows += [("packs", each) for kind, each in garbage.items.items() if kind not in KINDS]
     rows += [(f"{stage} artifacts", each) for stage, each in garbage.artifacts.items()]
-    words = {"tries": "tries", "points": "what runs pointed to", "claims": "claims of the dead"}
+    words = {
+        "tries": "tries",
+        "points": "what runs pointed to",
+        "tables": "tables from before packs were compacted",
+        "claims": "claims of the dead",
+    }
     rows += [(words[what], each) for what, each in garbage.rest.items()]
     if rows:
         console.print(_swept_grid(rows))

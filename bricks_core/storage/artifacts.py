@@ -14,7 +14,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from bricks_core.errors import AlteredObject, CorruptManifest, DataError, NoSuchObject
-from bricks_core.spec.items import ItemKey
+from bricks_core.spec.items import Item, ItemKey
 from bricks_core.spec.manifest import SCHEMA_VERSION, Manifest
 from bricks_core.spec.strict import Row
 from bricks_core.storage.items import Bundle
@@ -54,6 +54,11 @@ class RecordRow(Row):
 def artifact_prefix(stage: str, digest: str) -> str:
     """Where an artifact lies in its store."""
     return f"artifacts/{stage}/{digest}/"
+
+
+def table_of_items(manifest: Manifest) -> str | None:
+    """The key of its table of items, if it has one: in a folder of its own once the artifact was compacted."""
+    return next((each.key for each in manifest.objects if each.key.rpartition("/")[2] == ITEMS), None)
 
 
 def find_manifest(store: Store, stage: str, digest: str, *, earlier: bool = False) -> Manifest | None:
@@ -125,9 +130,10 @@ class Artifact:
 
     def item_rows(self) -> Iterator[ItemRow]:
         """The items that its tables were made from, and their files."""
-        if ITEMS not in self._objects:
+        table = table_of_items(self.manifest)
+        if table is None:
             return
-        with self.local(ITEMS) as file:
+        with self.local(table) as file:
             for each in read_columns(file, _ITEM_COLUMNS):
                 yield ItemRow.model_construct(id="", **each)
 
@@ -163,7 +169,7 @@ def problems(store: Store, manifest: Manifest, *, items: bool = False, thorough:
     wanted = {artifact.prefix + each.key: (each.size_bytes, each.sha256) for each in own}
     checks = (_problem(store, key, found.get(key), *known, thorough) for key, known in wanted.items())
     wrong = [each for each in checks if each is not None]
-    if (items or thorough) and artifact.prefix + ITEMS not in {each.key for each in wrong}:
+    if (items or thorough) and f"{artifact.prefix}{table_of_items(manifest)}" not in {each.key for each in wrong}:
         wrong += _item_problems(store, artifact, thorough)
     return wrong
 
@@ -172,20 +178,34 @@ def reopen(store: Store, stage: str, digest: str, wrong: Iterable[str]) -> list[
     """Make a broken artifact unfinished again, so that its stage rebuilds just what is broken.
 
     Takes the manifest away first, then the records of items that own one of the `wrong` keys, then those objects.
-    Returns the items that will be made again.
+    Returns the items that will be made again: not those whose records have led elsewhere since.
     """
     broken = set(wrong)
     prefix = artifact_prefix(stage, digest)
     items: list[ItemKey] = []
+    copies: set[str] = set()
     if any(key.startswith(FROM_ROOT) and not key.startswith(prefix) for key in broken):
         artifact = open_artifact(store, stage, digest)
-        items = [ItemKey(row.kind, row.key) for row in artifact.item_rows() if row.object in broken]
-        items = list(dict.fromkeys(items))
+        owners = dict.fromkeys(ItemKey(row.kind, row.key) for row in artifact.item_rows() if row.object in broken)
+        items = [key for key, objects in _recorded(store, owners) if objects is None or not broken.isdisjoint(objects)]
+        if owners and artifact.manifest.records is not None:
+            # The records in one file would bring back what is just taken away.
+            copies = {prefix + artifact.manifest.records.key}
     store.delete([prefix + MANIFEST])
     store.delete([key.record for key in items])
-    # The records in one file would bring back what has just been taken away.
-    store.delete(sorted(broken | ({prefix + RECORDS} if items else set())))
+    store.delete(sorted(broken | copies))
     return items
+
+
+def _recorded(store: Store, keys: Iterable[ItemKey]) -> Iterator[tuple[ItemKey, list[str] | None]]:
+    """The files of items, as their records tell now; None where no record can be read."""
+    by_place = {key.record: key for key in keys}
+    for place, data in store.get_many(by_place):
+        try:
+            item = Item.opened(data, by_place[place]) if data is not None else None
+        except ValueError:
+            item = None
+        yield by_place[place], [each.key for each in item.objects] if item is not None else None
 
 
 def _item_problems(store: Store, artifact: Artifact, thorough: bool) -> Iterator[AlteredObject]:

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from bricks_core.errors import AlteredObject, CorruptManifest, NoSuchObject
-from bricks_core.spec.items import Item, ItemKey, Recipe
+from bricks_core.spec.items import Item, ItemKey, Recipe, sealed
 from bricks_core.spec.manifest import StoredObject, Try
 from bricks_core.storage.code_version import code_version
 from bricks_core.storage.hashes import sha256_of_file
@@ -124,14 +124,24 @@ class Items:
             cost=dict(cost or {}),
             code_version=code_version(),
         )
-        if not self.store.put(recipe.key.record, item.sealed(), if_absent=True):
+        text = item.model_dump_json()
+        if not self.store.put(recipe.key.record, sealed(text), if_absent=True):
             theirs = dict(self._from_store([recipe.key])).get(recipe.key)
             if theirs is not None:
-                item = Item.model_validate_json(theirs)
+                item, text = Item.model_validate_json(theirs), theirs
             else:  # it cannot be read
-                self.store.put(recipe.key.record, item.sealed())
-        self._spool.add([(recipe.key, item.model_dump_json())])
+                self.store.put(recipe.key.record, sealed(text))
+        self._spool.add([(recipe.key, text)])
         return item
+
+    def replace(self, item: Item) -> None:
+        """Record where an item's files lie now, once they are there; what it is made of and says is the same."""
+        self.store.put(item.item_key.record, item.sealed())
+        self._spool.add([(item.item_key, item.model_dump_json())])
+
+    def add_bundles(self, bundles: Iterable[Bundle]) -> None:
+        """Have these read, too, for what is not at hand from here on."""
+        self._bundles += bundles
 
     def forget(self, keys: Iterable[ItemKey]) -> None:
         """Take records away, so that their items are made again."""
@@ -238,38 +248,48 @@ class _Spool:
         self._table.execute("PRAGMA journal_mode = MEMORY")
         self._table.execute(f"PRAGMA cache_size = -{_CACHE_KB}")
         self._table.execute("CREATE TABLE items (id TEXT PRIMARY KEY, record TEXT)")
+        self._new: dict[str, str] = {}
+        """By name: not in the table yet, since a transaction for each would cost more than its record."""
         self._lock = threading.Lock()
 
     def add(self, records: Iterable[tuple[ItemKey, str]]) -> None:
         rest = iter(records)
         while some := [(_name(key), record) for key, record in islice(rest, _AT_ONCE)]:
-            with self._lock, self._table:  # one transaction
-                self._table.execute("BEGIN")
-                self._table.executemany("INSERT OR REPLACE INTO items VALUES (?, ?)", some)
+            with self._lock:
+                self._new.update(some)
+                if len(self._new) >= _AT_ONCE:
+                    with self._table:  # one transaction
+                        self._table.execute("BEGIN")
+                        self._table.executemany("INSERT OR REPLACE INTO items VALUES (?, ?)", self._new.items())
+                    self._new.clear()
 
     def get(self, key: ItemKey) -> str | None:
-        with self._lock:
-            row = self._table.execute("SELECT record FROM items WHERE id = ?", (_name(key),)).fetchone()
-        return None if row is None else str(row[0])
+        return self.some([key]).get(key)
 
     def some(self, keys: Sequence[ItemKey]) -> dict[ItemKey, str]:
         by_name = {_name(key): key for key in keys}
-        return {by_name[name]: record for name, record in self._select("id, record", list(by_name))}
+        return {by_name[name]: record for name, record in self._select("record", list(by_name))}
 
     def missing(self, keys: Sequence[ItemKey]) -> list[ItemKey]:
         names = [_name(key) for key in keys]
-        there = {row[0] for row in self._select("id", names)}
+        there = {name for name, _ in self._select("NULL", names)}
         return [key for key, name in zip(keys, names, strict=True) if name not in there]
 
     def drop(self, keys: Iterable[ItemKey]) -> None:
         with self._lock:
-            self._table.executemany("DELETE FROM items WHERE id = ?", ((_name(key),) for key in keys))
+            for name in map(_name, keys):
+                self._new.pop(name, None)
+                self._table.execute("DELETE FROM items WHERE id = ?", (name,))
 
-    def _select(self, columns: str, names: Sequence[str]) -> Iterator[tuple[str, ...]]:
-        select = f"SELECT {columns} FROM items WHERE id IN (SELECT value FROM json_each(?))"
+    def _select(self, column: str, names: Sequence[str]) -> Iterator[tuple[str, str]]:
+        select = f"SELECT id, {column} FROM items WHERE id IN (SELECT value FROM json_each(?))"
         for first in range(0, len(names), _AT_ONCE):
+            some = names[first : first + _AT_ONCE]
             with self._lock:
-                rows = self._table.execute(select, (json.dumps(names[first : first + _AT_ONCE]),)).fetchall()
+                rows = [(name, self._new[name]) for name in some if name in self._new]
+                if len(rows) < len(some):
+                    rest = [name for name in some if name not in self._new]
+                    rows += self._table.execute(select, (json.dumps(rest),)).fetchall()
             yield from rows
 
 
