@@ -70,9 +70,9 @@ def status(
     asks_cluster = in_cluster or namespace is not None or context is not None
     if not asks_cluster and (store is not None or _here_is(name)):
         from bricks_core.pipeline.screen import status_screen
-        from bricks_core.storage.places import open_store
+        from bricks_core.storage.places import open_existing
 
-        status_screen(open_store(store or DEFAULT_STORE), name)
+        status_screen(open_existing(store or DEFAULT_STORE), name)
         return
     try:
         cluster = _connect(context, namespace)

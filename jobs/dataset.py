@@ -33,10 +33,10 @@ def export(
     """Write a run's kept clips and images that have an accepted caption. Stopped, the same command goes on."""
     from bricks_core.exchange.datasets.export import export_dataset
     from bricks_core.progress import configure_logging
-    from bricks_core.storage.places import open_store
+    from bricks_core.storage.places import open_existing
 
     configure_logging(verbose)
-    export_dataset(open_store(store), run, what.value, out, shard_bytes=shard_bytes)
+    export_dataset(open_existing(store), run, what.value, out, shard_bytes=shard_bytes)
 
 
 @app.command("import")

@@ -32,9 +32,9 @@ def upgrade(
     from bricks_core.pipeline.screen import upgrade_screen
     from bricks_core.pipeline.upgrade import upgrade as make_items
     from bricks_core.progress import configure_logging
-    from bricks_core.storage.places import open_store
+    from bricks_core.storage.places import open_existing
 
     configure_logging(verbose)
-    opened = open_store(store)
+    opened = open_existing(store)
     made = make_items(opened, dry_run=dry_run, decode=not no_decode, tell=lambda line: typer.echo(line, err=True))
     upgrade_screen(made, dry_run=dry_run)

@@ -47,12 +47,12 @@ def open_existing(uri: str) -> Store:
     if scheme == "file":
         with told(Path(rest), "read"):
             if not Path(rest).exists():
-                raise StoreDenied(f"There is no store {uri}: correct its address (--store), or bricks run makes one.")
+                raise StoreDenied(f"There is no store {uri}: correct --store, or make one with bricks run FILE.")
     store = open_store(uri)
     if not any(_begins(store, f"{root}/") for root in _ROOTS) and (other := _begins(store, "")):
         raise StoreDenied(
             f"No run has been in {uri}: it has none of {', '.join(f'{root}/' for root in _ROOTS)}, but other files, "
-            f"such as {other}. Correct the address (--store)."
+            f"such as {other}. Correct --store."
         )
     return store
 

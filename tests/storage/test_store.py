@@ -21,8 +21,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from bricks_core.errors import AlteredObject, NoSuchObject, SpecError
-from bricks_core.storage.places import open_store
+from bricks_core.errors import AlteredObject, NoSuchObject, SpecError, StoreDenied
+from bricks_core.storage.places import open_existing, open_store
 from bricks_core.storage.store import MAX_KEY_BYTES, Store, check_key
 
 MIB = 1 << 20
@@ -374,6 +374,29 @@ def test_what_is_no_place_is_refused_in_one_sentence(uri: str, why: str) -> None
     with pytest.raises(SpecError, match=why) as caught:
         open_store(uri)
     assert "secret" not in str(caught.value)
+
+
+def test_whoever_would_only_look_is_told_that_nothing_is_there(tmp_path: Path) -> None:
+    place = tmp_path / "store"
+    for uri in (str(place), f"file://{place}", f"{place}/deeper"):
+        with pytest.raises(StoreDenied, match=r"There is no store .*store.*--store.*bricks run FILE"):
+            open_existing(uri)
+    assert not place.exists()
+    place.write_text("a file", encoding="utf-8")
+    with pytest.raises(SpecError, match="is a file"):
+        open_existing(str(place))
+
+
+def test_an_empty_place_is_a_store_and_one_with_other_files_alone_is_none(place: str) -> None:
+    store = open_store(place)
+    store.put("runs/tiny/run.json", b"")
+    store.delete(["runs/tiny/run.json"])
+    assert keys(open_existing(place)) == []
+    store.put("photos/beach.jpg", b"")
+    with pytest.raises(StoreDenied, match=r"No run has been in .*items/.*such as photos/beach\.jpg"):
+        open_existing(place)
+    store.put("claims/run/tiny-000001.json", b"")  # a run that begins
+    assert keys(open_existing(place)) == ["claims/run/tiny-000001.json", "photos/beach.jpg"]
 
 
 def test_a_folder_may_be_written_as_a_url(tmp_path: Path) -> None:
