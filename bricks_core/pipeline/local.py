@@ -11,9 +11,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from bricks_core.errors import AlteredObject, BricksError, CorruptManifest, DataError, StoreUnavailable, TryLater
+from bricks_core.errors import (
+    AlteredObject,
+    BricksError,
+    CorruptManifest,
+    DataError,
+    StoreDenied,
+    StoreUnavailable,
+    TryLater,
+)
 from bricks_core.pipeline.plan import Step, make_plan, plan_stage
-from bricks_core.pipeline.points import point, read_pointer
+from bricks_core.pipeline.points import point, read_pointer, read_points
 from bricks_core.pipeline.resolve import Address, Found, Resolver, address_alone, pending_again
 from bricks_core.progress import Progress
 from bricks_core.spec.manifest import Manifest
@@ -43,12 +51,19 @@ def run_path(
     """Run every stage that is not done, in order, mending what is broken on the way. Returns the manifests by stage.
 
     `tell` hears of every stage before it runs or is found done. Where another process is at the same run already, it is
-    waited for, and said who it is.
+    waited for, and said who it is. A run with nothing to do needs no store that can be written.
 
     Raises:
-        TryLater: `wait` is False, and another process is at it.
+        TryLater: `wait` is False, and another process is at it; or the disk is full.
+        StoreDenied: there is something to do, and the store cannot be written.
     """
-    with Claims(store, f"bricks run {run.name}") as claims, _alone(run, claims, wait=wait):
+    with Claims(store, f"bricks run {run.name}") as claims:
+        try:
+            holder = _claim(run, claims, wait=wait)
+        except (StoreDenied, TryLater) as error:  # a store to read only, or a full disk: is there anything to write?
+            return _found_done(run, store, stop_after, tell, error)
+        if holder is not None:
+            raise TryLater(f"Run {run.name} is under way: {holder}. Leave --no-wait out to wait for it.")
         _keep_run_file(run, store)
         for _ in range(MAX_REPAIRS):
             try:
@@ -62,9 +77,20 @@ def run_path(
 
 def _keep_run_file(run: BrickRun, store: Store) -> None:
     """The run's settings, resolved. Written only when they are others, so that nothing to do writes nothing."""
-    key, data = f"runs/{run.name}/run.json", run.model_dump_json(indent=1).encode()
-    if store.head(key) is None or store.get(key) != data:
-        store.put(key, data)
+    if not _is_kept(run, store):
+        store.put(_run_file(run), _resolved(run))
+
+
+def _is_kept(run: BrickRun, store: Store) -> bool:
+    return store.head(_run_file(run)) is not None and store.get(_run_file(run)) == _resolved(run)
+
+
+def _run_file(run: BrickRun) -> str:
+    return f"runs/{run.name}/run.json"
+
+
+def _resolved(run: BrickRun) -> bytes:
+    return run.model_dump_json(indent=1).encode()
 
 
 def run_alone(
@@ -147,9 +173,8 @@ def _mend_all(run: BrickRun, store: Store, stop_after: str | None) -> None:
             return
 
 
-@contextmanager
-def _alone(run: BrickRun, claims: Claims, *, wait: bool) -> Iterator[None]:
-    """One process at a time is at a run; the others wait for it, or leave."""
+def _claim(run: BrickRun, claims: Claims, *, wait: bool) -> Holder | None:
+    """One process at a time is at a run; the others wait for it, or leave: then who is at it is returned."""
     batch = f"run/{run.name}"
 
     def told(holder: Holder) -> None:
@@ -157,12 +182,33 @@ def _alone(run: BrickRun, claims: Claims, *, wait: bool) -> Iterator[None]:
 
     if wait:
         claims.take_or_wait(batch, lambda: False, told)
-    elif (holder := claims.take(batch)) is not None:
-        raise TryLater(f"Run {run.name} is under way: {holder}. Leave --no-wait out to wait for it.")
-    try:
-        yield
-    finally:
-        claims.release(batch)
+        return None
+    return claims.take(batch)
+
+
+def _found_done(
+    run: BrickRun, store: Store, stop_after: str | None, tell: Callable[[Step], None], denied: BricksError
+) -> dict[str, Manifest]:
+    """A run in a store that cannot be written, if all of it is done. Only looks, so that no claim is needed.
+
+    Raises:
+        `denied`, with what is to be written: not all is done.
+    """
+
+    def refused(why: str) -> BricksError:
+        return type(denied)(f"{why}, and the store {store.uri} cannot be written. {denied}")
+
+    resolver, found = Resolver(run, store), Found()
+    for stage in until(stop_after):
+        step = plan_stage(run, store, resolver, stage, found)
+        if step.state != "cached" or step.address is None or step.manifest is None:
+            raise refused(f"Run {run.name} is not done ({stage.name}: {'; '.join(step.why[:3]).rstrip('.')})")
+        tell(step)
+        found[stage.name] = step.address, step.manifest
+    pointers = {name: address.pointer() for name, (address, _) in found.items()}
+    if not _is_kept(run, store) or not pointers.items() <= read_points(store, run.name).stages.items():
+        raise refused(f"Of run {run.name} only runs/{run.name}/ is to be written: its settings, and what it points to")
+    return {name: manifest for name, (_, manifest) in found.items()}
 
 
 @contextmanager

@@ -42,6 +42,16 @@ def test_a_full_disk_is_told_and_more_room_lets_the_run_go_on(finished, runner, 
     assert differing(store, finished.folder / "bricks-store") == []
 
 
+def test_a_finished_run_is_done_in_a_store_that_cannot_be_written_and_work_there_is_refused(runner, small_disk):
+    store = small_disk / "store"
+    runner.bricks("run", "tiny.yaml", "--store", str(store), "--until", "ingest")
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    ended = runner.bricks("run", "tiny.yaml", "--store", str(store), "--until", "ingest")
+    assert "Run tiny is done up to ingest" in ended.out
+    ended = runner.bricks("run", "tiny.yaml", "--store", str(store), code=78)
+    one_sentence(ended, "Run tiny is not done (clip: first time), and the store", str(store), "read-only")
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="root alone can become somebody without permission")
 def test_a_store_without_permission_is_told(runner, tmp_path):
     store = tmp_path / "store"

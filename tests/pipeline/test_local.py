@@ -4,9 +4,11 @@ import pytest
 
 from bricks_core.errors import StoreDenied, StoreUnavailable, TryLater
 from bricks_core.pipeline import local
+from bricks_core.pipeline.local import run_path
 from bricks_core.pipeline.resolve import Address
 from bricks_core.spec.stages import STAGES
 from bricks_core.spec.train import TrainSpec
+from bricks_core.storage.folder import FolderStore
 
 STAGE = STAGES["train"]
 ADDRESS = Address(STAGE, TrainSpec.model_construct(), "d", {})
@@ -37,3 +39,52 @@ def test_it_does_not_wait_for_a_store_that_refuses_it(monkeypatch):
     finds(monkeypatch, None, StoreDenied("no"))
     with pytest.raises(StoreDenied):
         local._wait_for_commit(None, ADDRESS)
+
+
+class NotWritable(FolderStore):
+    """A store that cannot be written, and why."""
+
+    why = StoreDenied("Cannot write that: the file system is read-only.")
+
+    def put(self, key, data, *, if_absent=False):
+        raise self.why
+
+    def put_file(self, key, path):
+        raise self.why
+
+    def delete(self, keys):
+        raise self.why
+
+
+@pytest.fixture
+def done(drawn_films, run_of, tmp_path):
+    """A run up to score, its manifests, and its store, which can be written and no more."""
+    run, root = run_of(drawn_films), tmp_path / "store"
+    return run, run_path(run, FolderStore(str(root), root), "score"), NotWritable(str(root), root)
+
+
+@pytest.mark.parametrize("why", [NotWritable.why, TryLater("Cannot write that: the disk is full.")])
+def test_a_finished_run_is_found_done_in_a_store_that_cannot_be_written(done, why, monkeypatch):
+    run, manifests, store = done
+    monkeypatch.setattr(NotWritable, "why", why)
+    for wait in (True, False):
+        told = []
+        assert run_path(run, store, "score", tell=told.append, wait=wait) == manifests
+        assert [(step.stage.name, step.state) for step in told] == [(name, "cached") for name in manifests]
+
+
+def test_work_to_do_in_a_store_that_cannot_be_written_is_refused_with_what_it_is(done, run_of, drawn_films):
+    run, _, store = done
+
+    def refused(other, until="score"):
+        with pytest.raises(StoreDenied) as caught:
+            run_path(other, store, until)
+        end = f", and the store {store.uri} cannot be written. Cannot write that: the file system is read-only."
+        assert str(caught.value).endswith(end)
+        return str(caught.value).removesuffix(end)
+
+    assert refused(run, "caption") == "Run films is not done (caption: first time)"
+    assert refused(run_of(drawn_films, clip={"crf": 30})).startswith("Run films is not done (clip: clip.crf: ")
+    only = "Of run {0} only runs/{0}/ is to be written: its settings, and what it points to"
+    assert refused(run_of(drawn_films, name="other")) == only.format("other")
+    assert refused(run_of(drawn_films, ingest={"decode_timeout_s": 240})) == only.format("films")
