@@ -111,8 +111,7 @@ class Item(Strict):
 
     def sealed(self) -> bytes:
         """The record as it is stored, with a checksum of all of it."""
-        text = self.model_dump_json()
-        return json.dumps({"sha256": hashlib.sha256(text.encode()).hexdigest(), "item": text}).encode() + b"\n"
+        return sealed(self.model_dump_json())
 
     @classmethod
     def opened(cls, data: bytes | str, key: ItemKey) -> Self:
@@ -121,6 +120,15 @@ class Item(Strict):
         Raises:
             ValueError: it was altered, or is another item's.
         """
+        return cls._opened(data, key)[0]
+
+    @classmethod
+    def text_of(cls, data: bytes | str, key: ItemKey) -> str:
+        """A stored record as JSON, checked as `opened` does."""
+        return cls._opened(data, key)[1]
+
+    @classmethod
+    def _opened(cls, data: bytes | str, key: ItemKey) -> tuple[Self, str]:
         envelope = json.loads(data)
         if not isinstance(envelope, dict) or not isinstance(text := envelope.get("item"), str):
             raise ValueError("it is no record of an item")
@@ -129,4 +137,9 @@ class Item(Strict):
         item = cls.model_validate_json(text)
         if item.item_key != key:
             raise ValueError(f"it is the record of {item.kind}/{item.key}")
-        return item
+        return item, text
+
+
+def sealed(text: str) -> bytes:
+    """A record, as JSON, as it is stored: see `Item.sealed`."""
+    return json.dumps({"sha256": hashlib.sha256(text.encode()).hexdigest(), "item": text}).encode() + b"\n"

@@ -137,11 +137,11 @@ class Items:
     def replace(self, item: Item) -> None:
         """Record where an item's files lie now, once they are there; what it is made of and says is the same."""
         self.store.put(item.item_key.record, item.sealed())
-        self._spool.add([(item.item_key, item.model_dump_json())])
+        self.hold(item)
 
-    def add_bundles(self, bundles: Iterable[Bundle]) -> None:
-        """Have these read, too, for what is not at hand from here on."""
-        self._bundles += bundles
+    def hold(self, item: Item) -> None:
+        """Have this record at hand, whatever the store has."""
+        self._spool.add([(item.item_key, item.model_dump_json())])
 
     def forget(self, keys: Iterable[ItemKey]) -> None:
         """Take records away, so that their items are made again."""
@@ -182,12 +182,12 @@ class Items:
             if data is None:
                 continue
             try:
-                item = Item.opened(data, by_place[place])
+                text = Item.text_of(data, by_place[place])
             except ValueError as error:
                 why = str(error).splitlines()[0]
                 self._tell_damaged(place, f"cannot be used ({why}), so its item is made again.")
                 continue
-            yield by_place[place], item.model_dump_json()
+            yield by_place[place], text
 
     def _tell_damaged(self, place: str, what: str) -> None:
         if place not in self._damaged:

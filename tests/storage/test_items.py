@@ -110,6 +110,23 @@ def test_of_many_that_are_not_there_none_is_asked_for_one_by_one(store, monkeypa
     assert counting.num["list"] == 2
 
 
+@pytest.mark.parametrize("num_kept_back", [1, 3, 100])
+def test_what_is_put_is_at_hand_whether_or_not_it_is_on_disk_yet(store, monkeypatch, num_kept_back):
+    monkeypatch.setattr(storage, "_AT_ONCE", num_kept_back)
+    made = [recipe("shots", sha256=str(number)) for number in range(8)]
+    counting = Counting(store)
+    known = Items(counting)
+    for number, each in enumerate(made):
+        assert known.put(each, {"number": number}) == known.get(each.key)
+    keys = [each.key for each in made]
+    absent = recipe("shots", sha256="absent").key
+    assert known.load([absent, *keys]) == set(keys)
+    assert [json.loads(text)["answer"]["number"] for _, text in known.texts(keys)] == list(range(8))
+    assert counting.num["get"] == 1  # that which is not there
+    known.forget(keys[::2])
+    assert known.load(keys) == set(keys[1::2])
+
+
 def test_a_damaged_record_or_try_is_told_once_however_often_it_is_asked_for(store, caplog):
     keys = put_some(store)
     store.put(keys[0].record, b"{}")

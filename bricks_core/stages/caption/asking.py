@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from functools import cache
+from functools import cached_property
 from pathlib import Path
 
 from bricks_core.errors import TryLater
 from bricks_core.spec.caption import CaptionSpec
 from bricks_core.spec.items import ItemKey, Recipe
-from bricks_core.stages.caption.pictures import read_picture, see, shows_nothing, to_jpeg
+from bricks_core.stages.caption.pictures import STILL, Pixels, read_picture, see, see_moving, shows_nothing, to_jpeg
 from bricks_core.stages.caption.sources import CaptionTask, Question, Recipes, Sight
 from bricks_core.stages.caption.vision_model import Answer, VisionModel
 from bricks_core.storage.in_threads import in_threads
@@ -96,45 +96,34 @@ class _Asking:
         """Look at it, if nobody has, and ask what is not answered."""
         note = ""
         with ExitStack() as opened:
-            clip = cache(lambda: opened.enter_context(self._work.local("clip", task.key, sha256=task.sha256)))
+            shown = _Shown(task, self._work, opened)
             sight = self.recipes.sight(task)
             if not self._is_there(sight.key):
                 if self._is_spent():
                     self._is_stopped = True
                     return
-                self._look(task, sight, clip)
+                self._look(task, sight, shown)
             for question in self._questions(task, sight.key):
                 if self._is_there(question.recipe.key):
                     continue
                 if not self._may_call(question.recipe.key):
                     self._is_stopped = True
                     return
-                answer = self._model.ask(question.prompt, self._jpegs(task, question, clip))
+                jpegs = [to_jpeg(picture, self._spec.max_side_px) for picture in shown.pictures(question)]
+                answer = self._model.ask(question.prompt, jpegs)
                 note = note or answer.text[:60] or answer.refused[:60]
                 self._put(question, answer)
         self._work.progress.advance(note=note)
 
-    def _look(self, task: CaptionTask, made: Recipe, clip: Callable[[], Path]) -> None:
+    def _look(self, task: CaptionTask, made: Recipe, shown: _Shown) -> None:
         """Choose the frames that stand for a clip, and tell what can be told without a model."""
         began_s = time.monotonic()
         sight = Sight()
         if task.kind == "video":
-            seen = see(clip(), task.num_frames, task.fps, self._spec.frame_shares)
-            frames = [task.first_frame + frame for frame in seen.chosen]
-            sight = Sight(frames=frames, status=seen.status, reason=seen.reason)
+            sight = shown.look(self._spec.frame_shares)
         if task.image_id:
-            with self._work.local("clip", task.image_key, sha256=task.image_sha256) as path:
-                sight.image_is_plain = shows_nothing(read_picture(path))
+            sight.image_is_plain = shows_nothing(shown.image)
         self._work.items.put(made, sight, cost=seconds_since(began_s))
-
-    def _jpegs(self, task: CaptionTask, question: Question, clip: Callable[[], Path]) -> list[bytes]:
-        """The pictures that a question shows."""
-        if question.kind == "video":
-            pictures = list(read_rgb(clip(), [frame - task.first_frame for frame in question.frames]))
-        else:
-            with self._work.local("clip", task.image_key, sha256=task.image_sha256) as path:
-                pictures = [read_picture(path)[..., ::-1]]
-        return [to_jpeg(picture, self._spec.max_side_px) for picture in pictures]
 
     def _put(self, question: Question, answer: Answer) -> None:
         cost = {"calls": 1, "prompt_tokens": answer.prompt_tokens, "output_tokens": answer.output_tokens}
@@ -169,3 +158,43 @@ class _Asking:
             f"caption.max_calls, {self._spec.max_calls}, is reached with {progress.total - progress.done} clips left "
             "to caption. What is done is kept: the same command goes on with the next."
         )
+
+
+class _Shown:
+    """The pictures of one task, each file read and decoded as seldom as can be. For one thread."""
+
+    def __init__(self, task: CaptionTask, work: Work, opened: ExitStack):
+        self._task, self._work, self._opened = task, work, opened
+        self._frames: dict[int, Pixels] = {}
+        """By their place in the clip, RGB: those that were found when it was looked at."""
+
+    def look(self, shares: list[float]) -> Sight:
+        """Which frames stand for the clip; counted in its source."""
+        task = self._task
+        # Its motion was measured from the same pictures, and rounded: near the edge it is measured again.
+        found = see_moving(self._clip, task.num_frames, shares) if task.motion > STILL + 0.001 else None
+        if found is not None:
+            chosen, self._frames = found
+            return Sight(frames=[task.first_frame + frame for frame in chosen])
+        seen = see(self._clip, task.num_frames, task.fps, shares)
+        chosen = [task.first_frame + frame for frame in seen.chosen]
+        return Sight(frames=chosen, status=seen.status, reason=seen.reason)
+
+    def pictures(self, question: Question) -> Iterable[Pixels]:
+        """What a question shows, RGB."""
+        if question.kind == "image":
+            return [self.image[..., ::-1]]
+        places = [frame - self._task.first_frame for frame in question.frames]
+        if self._frames.keys() >= set(places):
+            return [self._frames[place] for place in places]
+        return read_rgb(self._clip, places)
+
+    @cached_property
+    def image(self) -> Pixels:
+        """(height, width, 3) BGR."""
+        with self._work.local("clip", self._task.image_key, sha256=self._task.image_sha256) as path:
+            return read_picture(path)
+
+    @cached_property
+    def _clip(self) -> Path:
+        return self._opened.enter_context(self._work.local("clip", self._task.key, sha256=self._task.sha256))

@@ -49,7 +49,7 @@ def see(path: Path, num_frames: int, fps: float, shares: Iterable[float]) -> See
     Raises:
         DataError: it cannot be read.
     """
-    wanted = [round(share * (num_frames - 1)) for share in shares]
+    wanted = _at(shares, num_frames)
     kept = {*np.linspace(0, num_frames - 1, min(NUM_PICTURES, num_frames)).round().astype(int).tolist(), *wanted}
     small: dict[int, Pixels] = {}
     meter = MotionMeter()
@@ -60,6 +60,30 @@ def see(path: Path, num_frames: int, fps: float, shares: Iterable[float]) -> See
             if frame.index in kept:
                 small[frame.index] = picture
     return seen(small, [index for index in wanted if index in small], meter.result(fps))
+
+
+def see_moving(path: Path, num_frames: int, shares: Iterable[float]) -> tuple[list[int], dict[int, Pixels]] | None:
+    """Of a clip that is known to move: the frames that `see` would choose, and these in full, (height, width, 3) RGB.
+
+    One pass that ends with the last of them, and measures nothing. None: what to choose takes all of `see`.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    wanted = _at(shares, num_frames)
+    small: dict[int, Pixels] = {}
+    pictures: dict[int, Pixels] = {}
+    with closing(frames(path)) as film:
+        for frame in film:
+            if frame.index in wanted:
+                small[frame.index] = frame.small_bgr(*small_size(frame.picture.width, frame.picture.height))
+                pictures[frame.index] = frame.rgb()
+            if frame.index >= max(wanted, default=-1):
+                break
+    if not wanted or not pictures.keys() >= set(wanted) or all(map(shows_nothing, small.values())):
+        return None
+    lumas = {index: _luma(picture) for index, picture in small.items()}
+    return (wanted, pictures) if _differ(wanted, lumas) else None
 
 
 def see_picture(path: Path) -> Seen:
@@ -105,7 +129,7 @@ def differing(wanted: list[int], lumas: dict[int, Pixels]) -> list[int]:
 
     A walk can be back at its first pose at 20, 50 and 80 %: one picture three times, of a clip that moves.
     """
-    if len(wanted) < 2 or not all(_same(lumas[wanted[0]], lumas[index]) for index in wanted[1:]):
+    if _differ(wanted, lumas):
         return wanted
     middle = len(wanted) // 2
     after = wanted[middle + 1] if middle + 1 < len(wanted) else max(lumas) + 1
@@ -114,6 +138,15 @@ def differing(wanted: list[int], lumas: dict[int, Pixels]) -> list[int]:
         if not _same(lumas[wanted[0]], lumas[index]):
             return [*wanted[:middle], index, *wanted[middle + 1 :]]
     return wanted
+
+
+def _at(shares: Iterable[float], num_frames: int) -> list[int]:
+    return [round(share * (num_frames - 1)) for share in shares]
+
+
+def _differ(wanted: list[int], lumas: dict[int, Pixels]) -> bool:
+    """Whether the wanted frames are one, or do not all show the same pose."""
+    return len(wanted) < 2 or not all(_same(lumas[wanted[0]], lumas[index]) for index in wanted[1:])
 
 
 def shows_nothing(bgr: Pixels) -> bool:

@@ -69,6 +69,8 @@ class CaptionTask(NamedTuple):
     """Counted in the source, as the others."""
     end_frame: int = 1
     fps: float = 0.0
+    motion: float = 0.0
+    """Of the clip, as it was measured for the filter: what `Motion.change` is."""
     image_id: str = ""
     """The clip's middle image; empty where there is none. Of an image: its own."""
     image_frame: int = -1
@@ -166,7 +168,7 @@ class Recipes:
 
 def kept_media(work: Work) -> Iterator[CaptionTask]:
     """The clips that the filter kept with the images of these, and the images that it kept by themselves."""
-    kept = kept_ids(work)
+    kept = {score.id: score.motion for score in _kept(work)}
     images: dict[str, Image] = {}
     alone: list[Image] = []
     for image in work.rows("clip", "images", Image):
@@ -176,16 +178,20 @@ def kept_media(work: Work) -> Iterator[CaptionTask]:
             images[image.clip_id] = image
     for clip in work.rows("clip", "clips", Clip):
         if clip.id in kept:
-            yield _of_clip(clip, images.pop(clip.id, None))
+            yield _of_clip(clip, images.pop(clip.id, None), kept[clip.id])
     yield from map(_of_image, alone)
 
 
 def kept_ids(work: Work) -> set[str]:
     """Clips, and images that stand for themselves, that the filter kept."""
-    return {score.id for score in work.rows("score", "scores", Score) if score.state == "kept"}
+    return {score.id for score in _kept(work)}
 
 
-def _of_clip(clip: Clip, image: Image | None) -> CaptionTask:
+def _kept(work: Work) -> Iterator[Score]:
+    return (score for score in work.rows("score", "scores", Score) if score.state == "kept")
+
+
+def _of_clip(clip: Clip, image: Image | None, motion: float) -> CaptionTask:
     task = CaptionTask(
         id="",
         keys=(),
@@ -197,6 +203,7 @@ def _of_clip(clip: Clip, image: Image | None) -> CaptionTask:
         first_frame=clip.first_frame,
         end_frame=clip.end_frame,
         fps=clip.fps,
+        motion=motion,
     )
     if image is None:
         return task
