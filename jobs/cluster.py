@@ -220,7 +220,7 @@ def _here_is(name: str | None) -> bool:
         return False
     if name is None:
         return True
-    from bricks_core.pipeline.screen import run_names
+    from bricks_core.pipeline.points import run_names
     from bricks_core.storage.places import open_store
 
     return name in run_names(open_store(DEFAULT_STORE))

@@ -23,8 +23,8 @@ from bricks_core.errors import DataError, SpecError, UsageError, nearest
 from bricks_core.models.pretrained import explained
 from bricks_core.models.tensor_files import open_tensors
 from bricks_core.models.weights import find_weights, read_config
-from bricks_core.pipeline.points import read_pointer
-from bricks_core.pipeline.screen import find_artifact, run_names
+from bricks_core.pipeline.points import read_pointer, run_names
+from bricks_core.pipeline.screen import find_artifact
 from bricks_core.spec.latents import CodecSpec, LatentsSpec, TextSpec
 from bricks_core.spec.train import CheckpointRow, TrainSpec, WanSpec
 from bricks_core.storage.artifacts import Artifact, open_artifact

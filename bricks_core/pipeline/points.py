@@ -62,6 +62,11 @@ def points_place(run: str) -> str:
     return f"runs/{run}/points/"
 
 
+def run_names(store: Store) -> list[str]:
+    """All runs of a store."""
+    return sorted({entry.key.split("/")[1] for entry in store.list("runs/")})
+
+
 def read_points(store: Store, run: str) -> Points:
     """The newest set of a run; an empty one when it has none that can be read."""
     return _newest(store, run)[0]

@@ -17,10 +17,11 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from bricks_core.errors import DataError, NoSuchObject, UsageError, nearest
+from bricks_core.pipeline.compact import Compacted
 from bricks_core.pipeline.coverage import bucket_coverage
 from bricks_core.pipeline.garbage import KEEP_DAYS, Garbage, Swept
 from bricks_core.pipeline.plan import Step
-from bricks_core.pipeline.points import Pointer, read_pointer, read_points
+from bricks_core.pipeline.points import Pointer, read_pointer, read_points, run_names
 from bricks_core.pipeline.upgrade import Upgraded
 from bricks_core.spec.ingest import Video
 from bricks_core.spec.items import KINDS, ItemKey
@@ -301,6 +302,24 @@ def upgrade_screen(upgraded: Upgraded, *, dry_run: bool) -> None:
         console.print("bricks run of the same files goes on from here.", soft_wrap=True)
 
 
+def compact_screen(done: Compacted, *, dry_run: bool) -> None:
+    """How many packs became how many."""
+    console, copied = _console(), _bytes(done.copied_bytes)
+    if not done.is_changed:
+        packs = f"{done.num_after:,} pack{'s' if done.num_after != 1 else ''}, {_bytes(done.num_bytes)}"
+        console.print(f"Nothing to compact: {done.prefix} leads to {packs}.", highlight=False, soft_wrap=True)
+        return
+    copied += " would be copied" if dry_run else " copied"
+    packs = f"{done.num_before:,} packs → {done.num_after:,}"
+    console.print(f"{packs}, {copied}, nothing encoded.", highlight=False, soft_wrap=True)
+    if not dry_run:
+        console.print(
+            f"The old packs stay while anybody may read them: bricks gc takes them after {KEEP_DAYS:g} days.",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
 def _swept_grid(rows: list[tuple[str, Swept]]) -> Grid:
     grid = _grid("what", "number", "size", "cost to make")
     for what, swept in rows:
@@ -454,11 +473,6 @@ def find_artifact(store: Store, wanted: str) -> tuple[str, str]:
         how_many = "no artifact" if not digests else f"{len(digests)} artifacts"
         raise DataError(f"{store.uri} has {how_many} of {stage} whose digest begins with {second}.")
     return stage, digests.pop()
-
-
-def run_names(store: Store) -> list[str]:
-    """All runs of a store."""
-    return sorted({entry.key.split("/")[1] for entry in store.list("runs/")})
 
 
 def _head(dumped: list[dict[str, Any]], width: int) -> Iterator[Grid]:
