@@ -20,12 +20,13 @@ from bricks_core.errors import DataError, NoSuchObject, UsageError, nearest
 from bricks_core.pipeline.compact import Compacted
 from bricks_core.pipeline.coverage import bucket_coverage
 from bricks_core.pipeline.garbage import KEEP_DAYS, Garbage, Swept
+from bricks_core.pipeline.pending import TRY_AGAIN, in_short, limits_of, to_try_again, tries_of
 from bricks_core.pipeline.plan import Step
 from bricks_core.pipeline.points import Pointer, read_pointer, read_points, run_names
 from bricks_core.pipeline.upgrade import Upgraded
 from bricks_core.spec.ingest import Video
 from bricks_core.spec.items import KINDS, ItemKey
-from bricks_core.spec.manifest import SCHEMA_VERSION, Manifest
+from bricks_core.spec.manifest import SCHEMA_VERSION, Manifest, Try
 from bricks_core.spec.run import BrickRun
 from bricks_core.spec.stages import STAGES, Stage, stage_named
 from bricks_core.spec.train import HeldOutRow
@@ -65,7 +66,9 @@ def plan_screen(
     grid = _grid("stage", "state", "why", "artifact")
     colours = {"cached": "green", "to run": "yellow", "broken": "red"}
     for step in steps:
-        what = _counts(step.manifest.counts) if step.state == "cached" and step.manifest else "\n".join(step.why)
+        what = "\n".join(step.why)
+        if step.state == "cached" and step.manifest:
+            what = "\n".join(filter(None, [_counts(step.manifest.counts), in_short(step.manifest.pending)]))
         where = step.address.digest[:12] if step.address is not None else "—"
         grid.add_row(step.stage.name, Text(step.state, colours[step.state]), what, where)
     console = _console()
@@ -111,6 +114,8 @@ def final_screen(
     flag = _store_flag(store)
     look = "caption" if "caption" in manifests else last
     nexts = [(f"bricks show {run.name}/{look}{flag}", "look into an artifact")]
+    if again := to_try_again(each for manifest in manifests.values() for each in manifest.pending):
+        nexts.append((f"bricks run {_flags(file, [*overrides, *again], store)}", TRY_AGAIN))
     counts = manifests["ingest"].counts
     if num_unused := counts.get("unreadable", 0) + counts.get("unusable", 0):
         nexts.append((f"bricks show {run.name}/ingest{flag}", f"why {num_unused:,} of the files cannot be used"))
@@ -128,29 +133,37 @@ def final_screen(
 
 
 def status_screen(store: Store, name: str | None) -> None:
-    """Every run's stages: done, stale with why, running (as they last told), or pending; and who is at a run now."""
+    """Every run's stages: done (with what is pending in it), stale with why, running (as they last told), or pending;
+    and who is at a run now."""
     runs = [name] if name else run_names(store)
     if not runs:
         _console().print(f"{store.uri} holds no runs yet: bricks run k8s/runs/quickstart.yaml makes one.")
         return
     grid = _grid("run", "stage", "state", "what")
-    claims, at_work = Claims(store), []
+    claims, at_work, nexts = Claims(store), [], []
     for run in runs:
-        known = False
+        known, stopped = False, list[Try]()
         points = read_points(store, run)
         stale = points.stale()
         for stage in STAGES.values():
-            state, what = _stage_status(store, run, stage, points.stages.get(stage.name), stale.get(stage.name))
+            pointer, why = points.stages.get(stage.name), stale.get(stage.name)
+            tries = tries_of(store, pointer) if pointer is not None and why is None else []
+            state, what = _stage_status(store, run, stage, pointer, why or in_short(tries), is_stale=why is not None)
+            stopped += tries
             known = known or state.plain != "pending"
             grid.add_row(run if stage.name == "ingest" else "", stage.name, state, what)
         if name and not known and name not in run_names(store):
             raise DataError(f"{store.uri} has no run {name}{nearest(name, run_names(store))}.")
         if (holder := claims.holder(f"run/{run}")) is not None:
             at_work.append(f"Run {run} is under way: {holder}.")
+        elif again := to_try_again(stopped):
+            nexts.append((f"bricks run {_flags(Path('FILE'), again, store)}", f"{TRY_AGAIN}, of run {run}"))
     console = _console()
     console.print(grid)
     for line in at_work:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if nexts:
+        _next_screen(console, nexts)
 
 
 def artifact_screen(store: Store, wanted: str, num_rows: int, thorough: bool) -> None:
@@ -193,7 +206,7 @@ def artifact_screen(store: Store, wanted: str, num_rows: int, thorough: bool) ->
                     console.print(part)
         if STAGES[stage].tables.get(name) is Video:
             _reasons_screen(console, artifact, max(num_rows, NUM_REASONS))
-    _pending_screen(console, manifest, max(num_rows, NUM_REASONS))
+    _pending_screen(console, store, manifest, max(num_rows, NUM_REASONS))
     wrong = problems(store, manifest, thorough=thorough)
     if wrong:
         listed = "\n".join(str(each) for each in wrong[:20])
@@ -360,19 +373,20 @@ def _next_screen(console: Console, nexts: Iterable[tuple[str, str]]) -> None:
         console.print(f"      {what}", style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
-def _pending_screen(console: Console, manifest: Manifest, most: int) -> None:
+def _pending_screen(console: Console, store: Store, manifest: Manifest, most: int) -> None:
     """What a limit stopped, and why."""
     if not manifest.pending:
         return
     title = f"\n{len(manifest.pending):,} pending: a limit stopped them, and they are tried again when it is another"
     console.print(title, style="bold", highlight=False, soft_wrap=True)
     for each in manifest.pending[:most]:
-        limits = ", ".join(f"{name} {limit:g}" for name, limit in each.limits.items())
-        line = f"{each.kind}/{each.key[:12]}  {each.reason} ({limits})"
+        line = f"{each.kind}/{each.key[:12]}  {each.reason} ({limits_of(each)})"
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if len(manifest.pending) > most:
         more = f"... and {len(manifest.pending) - most:,} more: --rows {len(manifest.pending)} shows all."
         console.print(more, highlight=False, soft_wrap=True)
+    if again := to_try_again(manifest.pending):
+        _next_screen(console, [(f"bricks run {_flags(Path('FILE'), again, store)}", TRY_AGAIN)])
 
 
 def _coverage_screen(console: Console, run: BrickRun, store: Store, steps: list[Step]) -> None:
@@ -428,19 +442,22 @@ def _held_out_screen(console: Console, train: Artifact) -> None:
         )
 
 
-def _stage_status(store: Store, run: str, stage: Stage, pointer: Pointer | None, stale: str | None) -> tuple[Text, str]:
+def _stage_status(
+    store: Store, run: str, stage: Stage, pointer: Pointer | None, note: str, *, is_stale: bool
+) -> tuple[Text, str]:
     beats = sorted(_heartbeats(store, run, stage.name), key=lambda beat: str(beat.get("time", "")))
     if pointer is not None and not any(beat.get("state") == "running" for beat in beats):
         where = f"{stage.name}/{pointer.digest[:12]}"
-        return (Text("stale", "yellow"), f"{stale}: {where}") if stale else (Text("done", "green"), where)
+        state = Text("stale", "yellow") if is_stale else Text("done", "green")
+        return state, f"{note}: {where}" if note else where
     if not beats:
         return Text("pending", "dim"), ""
     done, total = (sum(int(beat.get(key, 0)) for beat in beats) for key in ("done", "total"))
     last = beats[-1]
-    note = f", {last['note']}" if last.get("note") else ""
+    told = f", {last['note']}" if last.get("note") else ""
     return (
         Text(str(last.get("state", "?")), "yellow"),
-        f"{done}/{total} {last.get('unit', 'items')}{note}, as of {last.get('time', '?')}",
+        f"{done}/{total} {last.get('unit', 'items')}{told}, as of {last.get('time', '?')}",
     )
 
 

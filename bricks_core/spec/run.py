@@ -293,7 +293,7 @@ def _sentence(detail: ErrorDetails) -> str:
     """One mistake of the run file in words a person can act on."""
     place = ".".join(str(part) for part in detail["loc"] if part not in _DISCRIMINATORS)
     if detail["type"] == "extra_forbidden":
-        known = _fields_at(detail["loc"][:-1])
+        known = fields_at(detail["loc"][:-1])
         name = str(detail["loc"][-1])
         return f'unknown key "{place}"{nearest(name, known)}; known here: {", ".join(known)}.'
     if detail["loc"][-1:] == ("[key]",):  # of a mapping whose keys are names, such as cluster.stages
@@ -318,7 +318,7 @@ def _is_short(value: Any) -> bool:
     return isinstance(value, str | int | float | bool) and len(str(value)) <= 60
 
 
-def _fields_at(place: tuple[int | str, ...]) -> list[str]:
+def fields_at(place: tuple[int | str, ...]) -> list[str]:
     """The keys a run file may have at a place, found by walking the JSON schema."""
     schema = BrickRun.model_json_schema()
     node: dict[str, Any] = schema

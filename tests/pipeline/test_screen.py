@@ -14,13 +14,15 @@ from bricks_core.exchange.datasets.dataset import Dataset
 from bricks_core.pipeline import screen as screens
 from bricks_core.pipeline.garbage import Garbage, Swept
 from bricks_core.pipeline.local import run_path
+from bricks_core.pipeline.pending import to_try_again
 from bricks_core.pipeline.plan import Step, make_plan
 from bricks_core.pipeline.points import Pointer, point
+from bricks_core.pipeline.resolve import pending_again
 from bricks_core.pipeline.screen import artifact_screen, final_screen, garbage_screen, plan_screen, status_screen
 from bricks_core.spec.items import recipe
 from bricks_core.spec.manifest import Manifest, Try
 from bricks_core.spec.stages import STAGES
-from bricks_core.storage.artifacts import MANIFEST, artifact_prefix
+from bricks_core.storage.artifacts import MANIFEST, artifact_prefix, find_manifest
 from bricks_core.storage.claims import Claims
 from bricks_core.storage.items import Bundle, Items
 from bricks_core.storage.places import open_store
@@ -156,26 +158,69 @@ def test_with_thorough_an_altered_file_of_an_item_is_told(store, done):
         artifact_screen(store, "films/clip", 0, True)
 
 
-def test_what_a_limit_stopped_is_shown_with_its_reason(store, capsys):
-    pending = Try(kind="film", key="a" * 32, reason="It took longer than 60 s.", limits={"ingest.decode_timeout_s": 60})
+def stopped(store, digest, *limits):
+    """An artifact of ingest in which so many films are pending, each for its limits."""
+    pending = [
+        Try(kind="film", key="a" * 32, reason="It took longer than 60 s.", limits={f"ingest.{name}": limit})
+        for each in limits
+        for name, limit in each.items()
+    ]
     manifest = Manifest(
         stage="ingest",
         stage_version=3,
-        digest="a" * 32,
+        digest=digest,
         spec={},
         inputs={},
         code_version="test",
         tables={},
-        pending=[pending],
+        pending=pending,
         started_at=datetime.now(UTC),
         finished_at=datetime.now(UTC),
     )
-    store.put(artifact_prefix("ingest", "a" * 32) + MANIFEST, manifest.model_dump_json().encode())
+    store.put(artifact_prefix("ingest", digest) + MANIFEST, manifest.model_dump_json().encode())
+
+
+def test_what_a_limit_stopped_is_shown_with_its_reason_and_how_to_try_again(store, capsys):
+    stopped(store, "a" * 32, {"decode_timeout_s": 60}, {"decode_memory_bytes": float(4 << 30)})
     pointed(store, "ingest", "a" * 32)
     artifact_screen(store, "films/ingest", 5, False)
     screen = capsys.readouterr().out
-    assert "1 pending" in screen
+    assert "2 pending" in screen
     assert "film/aaaaaaaaaaaa  It took longer than 60 s. (ingest.decode_timeout_s 60)" in screen
+    assert "(ingest.decode_memory_bytes 4294967296)" in screen
+    again = "--set ingest.decode_timeout_s=120 --set ingest.decode_memory_bytes=8589934592"
+    assert f"bricks run FILE {again} --store {store.uri}\n" in screen
+
+
+def test_status_says_what_is_pending_in_what_is_done_and_how_to_try_again(store, capsys):
+    stopped(store, "a" * 32, {"decode_timeout_s": 60}, {"decode_timeout_s": 90.5}, {"not_in_the_file_s": 1})
+    pointed(store, "ingest", "a" * 32)
+    status_screen(store, None)
+    screen = capsys.readouterr().out
+    told = r"ingest +done +3 pending: ingest\.decode_timeout_s, ingest\.not_in_the_file_s: ingest/aaaaaaaaaaaa"
+    assert re.search(told, screen)
+    again = f"bricks run FILE --set ingest.decode_timeout_s=181 --store {store.uri}\n"
+    assert again in screen
+    with Claims(store, "bricks run films") as claims:
+        claims.take("run/films")
+        status_screen(store, "films")
+    assert "Next" not in capsys.readouterr().out  # somebody is at it
+
+
+@pytest.mark.parametrize("manifest", [b"", b"{}", b"[1]"])
+def test_status_outlasts_a_manifest_that_cannot_be_read(store, capsys, manifest):
+    store.put(artifact_prefix("ingest", "a" * 32) + MANIFEST, manifest)
+    pointed(store, "ingest", "a" * 32)
+    status_screen(store, None)
+    assert re.search(r"ingest +done +ingest/aaaaaaaaaaaa", capsys.readouterr().out)
+
+
+def test_an_override_to_try_again_is_one_under_which_it_is_tried_again(store, run_of, drawn_films):
+    stopped(store, "a" * 32, {"decode_timeout_s": 60}, {"decode_timeout_s": 90.5, "decode_memory_bytes": 2.0**30})
+    manifest = find_manifest(store, "ingest", "a" * 32)
+    overrides = dict(each.removeprefix("ingest.").split("=") for each in to_try_again(manifest.pending))
+    fields = {name: yaml.safe_load(value) for name, value in overrides.items()}
+    assert pending_again(run_of(drawn_films, ingest=fields), manifest) == manifest.pending
 
 
 def test_tables_fit_sixty_columns(store, done, capsys, narrow):
@@ -218,13 +263,17 @@ def test_the_head_of_a_table_names_its_columns_however_narrow_it_is(store, done,
     assert max(map(len, screen.splitlines()[6:-1])) <= width
 
 
-def test_the_end_of_a_run_says_what_is_pending(store, done, capsys):
+def test_the_end_of_a_run_and_a_plan_say_what_is_pending(store, done, capsys):
     run, manifests = done
     stopped = Try(kind="film", key="a" * 32, reason="No frame for 60 s.", limits={"ingest.decode_timeout_s": 60})
     ingest = manifests["ingest"].model_copy(update={"pending": [stopped]})
     final_screen(Path("run.yaml"), run, store, manifests | {"ingest": ingest})
-    told = "1 of ingest is pending: a limit stopped it; bricks show films/ingest --store"
-    assert told in capsys.readouterr().out
+    screen = capsys.readouterr().out
+    assert "1 of ingest is pending: a limit stopped it; bricks show films/ingest --store" in screen
+    assert f"bricks run run.yaml --set ingest.decode_timeout_s=120 --store {store.uri}\n" in screen
+    cached = Step(STAGES["ingest"], "cached", [], manifest=ingest)
+    plan_screen(run, store, [cached])
+    assert "1 pending: ingest.decode_timeout_s" in capsys.readouterr().out
 
 
 def test_a_stage_is_announced_in_one_line_that_holds_what_looks_like_markup(capsys):
