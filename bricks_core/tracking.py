@@ -10,7 +10,9 @@ whatever goes wrong with W&B (not installed, no network, a full disk) is said on
     off       nowhere
 
 Files lie in `wandb/offline-run-*` below the store's folder, or below the working directory when the store is a bucket.
-`wandb sync FOLDER/wandb/offline-run-*` sends them later.
+`wandb sync FOLDER/wandb/offline-run-*` sends them later. A stage that was interrupted and started again leaves a folder
+for every start, all of one run: each says the run's id and that it goes on with it (W&B keeps that since 0.31), and
+`wandb sync` sends them in the order of their starts, each behind what the server has.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from __future__ import annotations
 import logging
 import netrc
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +32,9 @@ log = logging.getLogger("bricks")
 
 PUBLIC_HOST = "api.wandb.ai"
 """Where `wandb login` used to keep its keys for; W&B still takes them."""
+HEAD_BYTES = 7
+BLOCK_BYTES = 32768
+"""Of a file of W&B's: its own head, and the blocks that its log is written in."""
 INIT_TIMEOUT_S = 30.0
 """W&B itself would wait 90 s for a server that does not answer."""
 
@@ -85,7 +91,7 @@ def open_tracker(run: BrickRun, stage: str, folder: Path, *, digest: str = "") -
     """A tracker as the run file wants it; one that does nothing when that is impossible.
 
     folder   `wandb/` is made in it (see tracking_folder)
-    digest   the artifact's; with it, a resumed stage continues its run on the server instead of beginning one
+    digest   the artifact's; with it, a resumed stage continues its W&B run instead of beginning one
     """
     tracking = run.spec.tracking
     if tracking.wandb == "off":
@@ -104,7 +110,7 @@ def open_tracker(run: BrickRun, stage: str, folder: Path, *, digest: str = "") -
             _warn(error)
             return Tracker()
         log.warning("W&B's server cannot be used (%s): its numbers go to files, for `wandb sync`.", _sentence(error))
-        return _offline_instead(run, stage, folder)
+        return _offline_instead(run, stage, folder, digest)
     if mode == "offline":
         log.info("wandb: offline, to %s; `wandb sync` sends it.", folder / "wandb")
     return Tracker(exporter)
@@ -144,7 +150,9 @@ def _begin(run: BrickRun, stage: str, folder: Path, mode: str, digest: str) -> A
     wandb = _wandb()
     folder.mkdir(parents=True, exist_ok=True)
     own_server = {"base_url": url} if (url := os.environ.get("WANDB_BASE_URL")) else {}
-    continued = {"id": f"{stage}-{digest[:16]}", "resume": "allow"} if digest and mode == "online" else {}
+    continued = {"id": f"{stage}-{digest[:16]}", "resume": "allow"} if digest else {}
+    if digest:
+        _mend_killed(folder / "wandb", continued["id"])
     exporter = wandb.init(
         project=run.spec.tracking.wandb_project,
         name=f"{run.name}-{stage}",
@@ -171,9 +179,40 @@ def _begin(run: BrickRun, stage: str, folder: Path, mode: str, digest: str) -> A
     return exporter
 
 
-def _offline_instead(run: BrickRun, stage: str, folder: Path) -> Tracker:
+def _mend_killed(folder: Path, run_id: str) -> None:
+    """Make what starts of this run that were killed left such that `wandb sync` takes it, and what came after.
+
+    W&B writes 32 KiB at once, so such a file ends within a record, or has no record at all. There `wandb sync` stops.
+    """
+    for file in folder.glob(f"offline-run-*-{run_id}/run-{run_id}.wandb"):
+        if whole := _whole_bytes(file.read_bytes()):
+            os.truncate(file, whole)
+        else:
+            shutil.rmtree(file.parent)
+
+
+def _whole_bytes(data: bytes) -> int:
+    """Up to where a file of W&B's holds whole records; 0 where it holds none.
+
+    After 7 bytes it is LevelDB's log: blocks of 32 KiB, with pieces of records behind heads of 7 bytes (checksum, two
+    bytes of length, kind: 1 whole, 2 first, 3 middle, 4 last).
+    """
+    position, whole = HEAD_BYTES, 0
+    while position + 7 <= len(data):
+        left_in_block = BLOCK_BYTES - position % BLOCK_BYTES
+        if left_in_block < 7:
+            position += left_in_block
+            continue
+        kind = data[position + 6]
+        position += 7 + int.from_bytes(data[position + 4 : position + 6], "little")
+        if kind in (1, 4) and position <= len(data):
+            whole = position
+    return whole
+
+
+def _offline_instead(run: BrickRun, stage: str, folder: Path, digest: str) -> Tracker:
     try:
-        return Tracker(_begin(run, stage, folder, "offline", ""))
+        return Tracker(_begin(run, stage, folder, "offline", digest))
     except Exception as error:
         _warn(error)
         return Tracker()

@@ -3,6 +3,9 @@
 import json
 import logging
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,7 @@ from PIL import Image
 from bricks_core import tracking
 from bricks_core.spec.run import BrickRun
 from bricks_core.tracking import open_tracker, tracking_folder
+from tests.wandb_server import WandbServer
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +57,45 @@ def test_after_a_resume_earlier_steps_are_logged_again_and_none_is_dropped(tmp_p
         tracker.log(step, {"loss": float(step)})
     tracker.finish()
     assert [row["step"] for row in wandb_history(tmp_path)] == [0, 10, 20, 10, 20, 30]
+
+
+KILLED = """
+import os, sys, time
+from pathlib import Path
+from bricks_core.tracking import open_tracker
+from tests.test_tracking import a_run
+tracker = open_tracker(a_run("offline"), "train", Path(sys.argv[1]), digest="a" * 32)
+for step in range(int(sys.argv[2])):
+    tracker.log(step, {"loss": 1 / (step + 1)})
+(file,) = Path(sys.argv[1]).glob("wandb/offline-run-*/*.wandb")
+while step > 100 and file.stat().st_size <= 7:
+    time.sleep(0.05)
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_offline_a_stage_that_was_killed_and_started_again_is_synced_as_one_run(tmp_path):
+    place, root = tmp_path / "store", Path(__file__).parents[1]
+    for num_steps in (3, 2000):  # of the first, nothing reaches the disk
+        ended = subprocess.run([sys.executable, "-c", KILLED, str(place), str(num_steps)], cwd=root, check=False)
+        assert ended.returncode == -9
+    tracker = open_tracker(a_run("offline"), "train", place, digest="a" * 32)
+    for step in (5000, 5001):
+        tracker.log(step, {"loss": 0.5})
+    tracker.finish()
+    open_tracker(a_run("offline"), "evaluate", place, digest="b" * 32).finish()
+    tracking._wandb().teardown()  # its own process writes the last block
+
+    folders = sorted(map(str, place.glob("wandb/offline-run-*")))
+    with WandbServer() as server:
+        env = os.environ | {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": "k" * 40, "WANDB_ERROR_REPORTING": "false"}
+        command = [sys.executable, "-m", "wandb", "sync", *folders]
+        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, encoding="utf-8", check=False)
+    assert "ERROR" not in done.stderr, done.stderr
+    assert set(server.histories) == {f"train-{'a' * 16}", f"evaluate-{'b' * 16}"}
+    steps = [line["step"] for line in server.histories[f"train-{'a' * 16}"]]
+    assert len(steps) > 100
+    assert steps == [*range(len(steps) - 2), 5000, 5001]
 
 
 def test_pictures_are_copied_so_that_theirs_may_go(tmp_path, wandb_history):
