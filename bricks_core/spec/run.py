@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from bricks_core.errors import SpecError, nearest
@@ -40,6 +41,14 @@ class TrackingSpec(Strict):
     wandb: How[Literal["auto", "offline", "off"]] = "auto"
     """auto: to W&B when logged in, else to files that `wandb sync` sends later."""
     wandb_project: How[str] = "bricks"
+
+    @field_validator("wandb", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, given: Any) -> Any:
+        """For YAML 1.1, `off` and `no` are false, `on` and `yes` true."""
+        if given is True:
+            raise ValueError("on, yes and true do not say where to: write auto or offline.")
+        return "off" if given is False else given
 
 
 class RunSpec(Strict):
@@ -308,6 +317,9 @@ def _sentence(detail: ErrorDetails) -> str:
     message = detail["msg"].removeprefix("Value error, ")
     if detail["type"] == HOLDS_SECRET:
         return f"{place}: {message}"
+    wants_text = detail["type"] == "string_type" or "'" in str(detail.get("ctx", {}).get("expected"))
+    if wants_text and isinstance(detail["input"], bool | int | float | date):
+        message = "for YAML, what is written there is no text: put it into quotes."
     return f"{place} = {detail['input']!r}: {message}" if _is_short(detail["input"]) else f"{place}: {message}"
 
 

@@ -1,12 +1,15 @@
 """The run file: what it takes, and what it says when it is wrong."""
 
 from pathlib import Path
+from typing import Literal, get_args, get_origin
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
 from bricks_core.errors import SpecError
-from bricks_core.spec.run import load_run, run_of, run_schema
+from bricks_core.spec.cluster import ClusterProfile, PreflightProfile
+from bricks_core.spec.run import BrickRun, load_run, run_of, run_schema
 from bricks_core.spec.train import MaskRatios, STDiT2Spec, WanSpec
 from bricks_core.video.buckets import resolution
 
@@ -48,6 +51,47 @@ def test_a_key_in_the_address_of_a_source_is_refused_and_not_repeated(run_file, 
     assert "spec.ingest.sources.0.path: an address must not hold keys" in said
     assert "hunter2" not in said
     assert "AKIA" not in said
+
+
+def words(kind, path=""):
+    """Every word that a field may be, as ("spec.tracking.wandb", "off")."""
+    if get_origin(kind) is Literal:
+        return {(path, each) for each in get_args(kind) if isinstance(each, str)}
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        fields = ((f"{path}.{name}".lstrip("."), field.annotation) for name, field in kind.model_fields.items())
+        return {found for place, annotation in fields for found in words(annotation, place)}
+    return {found for each in get_args(kind) for found in words(each, path)}
+
+
+def test_of_all_words_only_one_is_something_else_for_yaml_and_it_is_taken(run_file):
+    assert ("spec.caption.provider", "measured") in words(BrickRun)
+    kinds = (BrickRun, ClusterProfile, PreflightProfile)
+    assert {each for kind in kinds for each in words(kind) if yaml.safe_load(each[1]) != each[1]} == {
+        ("spec.tracking.wandb", "off")
+    }
+    file = run_file(SMALLEST)
+    for written in ("off", "no", "false", "Off", '"off"'):
+        assert load_run(file, [f"tracking.wandb={written}"]).spec.tracking.wandb == "off"
+        file.write_text(yaml.safe_dump(SMALLEST) + f"  tracking: {{wandb: {written}}}\n", encoding="utf-8")
+        assert load_run(file).spec.tracking.wandb == "off"
+        run_file(SMALLEST)
+
+
+def test_on_is_refused_as_it_does_not_say_where_to(run_file):
+    said = wrong(run_file(SMALLEST), "tracking.wandb=on")
+    assert "spec.tracking.wandb = True: on, yes and true do not say where to: write auto or offline." in said
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        *("evaluate.aspect=16:9", "metadata.name=no", "latents.codec.revision=1234567", "caption.provider=yes"),
+        *("caption.style_words=[no]", "tracking.wandb=0", "inputs_of=2026-01-31"),
+    ],
+)
+def test_what_is_no_text_for_yaml_is_to_be_put_into_quotes(run_file, written):
+    document = SMALLEST | {"spec": SMALLEST["spec"] | {"evaluate": {"prompts": ["a"]}}}
+    assert "for YAML, what is written there is no text: put it into quotes." in wrong(run_file(document), written)
 
 
 def test_a_run_file_that_is_not_utf_8_is_refused_with_the_place(run_file):
