@@ -36,7 +36,8 @@ from bricks_core.spec.stages import STAGES
 from bricks_core.spec.strict import Strict
 from bricks_core.stages.caption import asking, stage
 from bricks_core.stages.caption.pictures import see
-from bricks_core.stages.caption.vision_model import Answer, VisionModel
+from bricks_core.stages.caption.sources import Answer
+from bricks_core.stages.caption.vision_model import VisionModel
 from bricks_core.storage.artifacts import open_artifact
 from bricks_core.storage.places import open_store
 from bricks_core.storage.store import Store

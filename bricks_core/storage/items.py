@@ -92,10 +92,11 @@ class Items:
             AlteredObject: it is not.
             CorruptManifest: it is no such answer.
         """
-        try:
-            return model.model_validate(self.need(key).answer)
-        except ValidationError as error:
-            raise CorruptManifest(f"{key.record} is no {model.__name__}: {error.errors()[0]['msg']}.") from None
+        return _answer(self.need(key), model)
+
+    def answers(self, keys: Iterable[ItemKey], model: type[M]) -> Iterator[M]:
+        """The answers of items that were loaded, in the order of the keys; raises as `answer` does."""
+        return (_answer(Item.model_validate_json(text), model) for _, text in self.texts(keys))
 
     def put_file(self, key: ItemKey, path: Path, suffix: str) -> StoredObject:
         """Store a file of an item, before its record. Its name tells its content, so two makers are never in each
@@ -234,6 +235,13 @@ def _present(store: Store, root: str, keys: Sequence[ItemKey]) -> list[str]:
     return places
 
 
+def _answer(item: Item, model: type[M]) -> M:
+    try:
+        return model.model_validate(item.answer)
+    except ValidationError as error:
+        raise CorruptManifest(f"{item.item_key.record} is no {model.__name__}: {error.errors()[0]['msg']}.") from None
+
+
 def _key_of(each: Try) -> ItemKey:
     return ItemKey(each.kind, each.key)
 
@@ -264,7 +272,12 @@ class _Spool:
                     self._new.clear()
 
     def get(self, key: ItemKey) -> str | None:
-        return self.some([key]).get(key)
+        name = _name(key)
+        with self._lock:
+            if name in self._new:
+                return self._new[name]
+            row = self._table.execute("SELECT record FROM items WHERE id = ?", (name,)).fetchone()
+        return None if row is None else str(row[0])
 
     def some(self, keys: Sequence[ItemKey]) -> dict[ItemKey, str]:
         by_name = {_name(key): key for key in keys}

@@ -13,9 +13,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from pydantic import BaseModel
+
 from bricks_core.errors import TryLater
 from bricks_core.progress import Progress
-from bricks_core.spec.items import Item, ItemKey
+from bricks_core.spec.items import ItemKey
 from bricks_core.spec.manifest import Manifest, StoredObject, Table, Try, artifact_digest
 from bricks_core.spec.run import BrickRun
 from bricks_core.spec.stages import Stage
@@ -95,6 +97,8 @@ class Work:
     limits: dict[str, float] = field(default_factory=dict)
     """The limits of now (see `Try`)."""
     claims: Claims = None  # type: ignore[assignment]
+    tasks: Sequence[Any] | None = None
+    """All the stage's tasks, where it keeps them once it knows of each what it is to leave."""
 
     def __post_init__(self) -> None:
         self.items = self.items or Items(self.store)
@@ -263,7 +267,7 @@ def write_items(folder: Path, items: Items, keys: Iterable[ItemKey]) -> ItemFile
 def _item_rows(items: Items, keys: Iterable[ItemKey], files: ItemFiles) -> Iterator[ItemRow]:
     counted = set()
     for key, text in items.texts(keys):
-        objects = Item.model_validate_json(text).objects
+        objects = _Files.model_validate_json(text).objects
         for number, each in enumerate(objects):
             if each.key not in counted:
                 counted.add(each.key)
@@ -275,3 +279,9 @@ def _item_rows(items: Items, keys: Iterable[ItemKey], files: ItemFiles) -> Itera
             )
         if not objects:
             yield ItemRow(id="/".join(key), kind=key.kind, key=key.key)
+
+
+class _Files(BaseModel):
+    """What is wanted of a record here."""
+
+    objects: list[StoredObject] = []

@@ -13,8 +13,8 @@ from bricks_core.errors import TryLater
 from bricks_core.spec.caption import CaptionSpec
 from bricks_core.spec.items import ItemKey, Recipe
 from bricks_core.stages.caption.pictures import STILL, Pixels, read_picture, see, see_moving, shows_nothing, to_jpeg
-from bricks_core.stages.caption.sources import CaptionTask, Question, Recipes, Sight
-from bricks_core.stages.caption.vision_model import Answer, VisionModel
+from bricks_core.stages.caption.sources import Answer, CaptionTask, Question, Recipes, Sight
+from bricks_core.stages.caption.vision_model import VisionModel
 from bricks_core.storage.in_threads import in_threads
 from bricks_core.storage.items import seconds_since
 from bricks_core.storage.work import Work

@@ -16,8 +16,7 @@ from bricks_core.errors import BricksError
 from bricks_core.spec.caption import CaptionSpec
 from bricks_core.stages.caption.pictures import see
 from bricks_core.stages.caption.prompt import image_prompt, video_prompt
-from bricks_core.stages.caption.sources import PICTURES, CaptionTask, Description, Recipes, Sight
-from bricks_core.stages.caption.vision_model import Answer
+from bricks_core.stages.caption.sources import PICTURES, Answer, CaptionTask, Description, Recipes, Sight
 from bricks_core.storage.earlier import Cut, Derived, Earlier, Left
 from bricks_core.storage.in_threads import in_threads, num_cores
 from bricks_core.storage.store import Store

@@ -45,6 +45,11 @@ _ONE_BY_ONE = (
     r"\bacross (?:all|the) (?:\w+ )?(?:pictures|photos|stills|snapshots|screenshots|panels)\b",
     r"^\s*(?:1[.)]|\(1\)|[-*•]) ",
 )
+_NO_WORD = r"(?<!\w)"
+_ENDS = ".!?…"
+_END = re.compile(rf"[{_ENDS}]+[\"'”’)]*(?:\s+|$)")
+_NO_END = re.compile(r"\b(?:[A-Za-z]|mr|mrs|ms|dr|st|vs|e\.g|i\.e|approx|no)\.(?=\s)", re.IGNORECASE)
+_IN_WORD = re.compile(r"\w")
 
 
 def judge(text: str, spec: CaptionSpec) -> tuple[CaptionStatus, str]:
@@ -67,8 +72,8 @@ def tidied(text: str) -> str:
 
 def num_sentences(text: str) -> int:
     """Ends of sentences, and what follows the last; initials, decimals and abbreviations do not end one."""
-    shortened = re.sub(r"\b(?:[A-Za-z]|mr|mrs|ms|dr|st|vs|e\.g|i\.e|approx|no)\.(?=\s)", "", text, flags=re.IGNORECASE)
-    return len([part for part in re.split(r"[.!?…]+[\"'”’)]*(?:\s+|$)", shortened) if re.search(r"\w", part)])
+    parts = _END.split(_NO_END.sub("", text))
+    return sum(1 for part in parts if _IN_WORD.search(part))
 
 
 def num_words(text: str) -> int:
@@ -80,14 +85,16 @@ def _broken(text: str, spec: CaptionSpec) -> list[tuple[CaptionStatus, str]]:
     broken: list[tuple[CaptionStatus, str]] = []
 
     def rule(patterns: tuple[str, ...], reason: str) -> None:
-        if found := _any(patterns).search(text):
+        found = min(filter(None, (each.search(text) for each in _any(patterns))), key=re.Match.start, default=None)
+        if found:
             broken.append(("rejected", f'{reason}: "{found[0].strip()}"'))
 
     rule(_REFUSALS, "the model refused")
     rule(_LEFTOVERS, "it is not a description")
     rule(tuple(map(_word, spec.forbidden_words)), "it has a forbidden word")
     rule(_ONE_BY_ONE, "it goes through the pictures one by one")
-    if (count := num_sentences(text)) > spec.max_sentences:
+    # A text has one sentence more than it has ends, at most: most need no counting.
+    if sum(map(text.count, _ENDS)) >= spec.max_sentences and (count := num_sentences(text)) > spec.max_sentences:
         broken.append(("rejected", f"it has {count} sentences, {spec.max_sentences} are allowed"))
     if (count := num_words(text)) < MIN_WORDS:
         broken.append(("rejected", f"it has {count} words, too few to describe anything"))
@@ -97,8 +104,13 @@ def _broken(text: str, spec: CaptionSpec) -> list[tuple[CaptionStatus, str]]:
 
 
 @cache
-def _any(patterns: tuple[str, ...]) -> re.Pattern[str]:
-    return re.compile("|".join(patterns) or r"(?!)", re.IGNORECASE)
+def _any(patterns: tuple[str, ...]) -> list[re.Pattern[str]]:
+    """Those that begin alike as one: its beginning fails at most places, and what follows is not tried there."""
+    rests: dict[str, list[str]] = {}
+    for each in patterns:
+        beginning = next(start for start in (_NO_WORD, r"\b", "^", "") if each.startswith(start))
+        rests.setdefault(beginning, []).append(each.removeprefix(beginning))
+    return [re.compile(rf"{start}(?:{'|'.join(some)})", re.IGNORECASE) for start, some in rests.items()]
 
 
 @cache
@@ -109,4 +121,4 @@ def _word(forbidden: str) -> str:
         return r"(?!)"
     last = parts[-1]
     endings = rf"{last[:-1]}(?:y(?:s|es)?|ies)" if last.endswith("y") else rf"{last}(?:s|es)?"
-    return r"(?<!\w)" + r"[\s-]*".join([*parts[:-1], endings]) + r"(?:'s)?(?!\w)"
+    return _NO_WORD + r"[\s-]*".join([*parts[:-1], endings]) + r"(?:'s)?(?!\w)"

@@ -52,6 +52,18 @@ class Description(BaseModel):
     reason: str = ""
 
 
+class Answer(BaseModel):
+    """What the model said to one question."""
+
+    text: str = ""
+    model: str = ""
+    """Its name as the server gives it."""
+    refused: str = ""
+    """Why there is no usable text, when the server says so itself."""
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+
+
 class CaptionTask(NamedTuple):
     """A kept clip with its middle image; or an image that is a file of its own."""
 
@@ -76,6 +88,8 @@ class CaptionTask(NamedTuple):
     image_frame: int = -1
     image_key: str = ""
     image_sha256: str = ""
+    sight: Sight | None = None
+    """What is seen of it, once that is known. Not of captions by measuring."""
 
     @property
     def num_frames(self) -> int:
@@ -128,10 +142,8 @@ class Recipes:
 
     def questions(self, task: CaptionTask, sight: Sight) -> Iterator[Question]:
         """What has to be asked: nothing that can be told without a model, since it would have to answer the same."""
-        if task.kind == "video" and sight.status == "ok":
-            yield self._question(task, "video", tuple(sight.frames))
-        if task.image_id and not sight.image_is_plain:
-            yield self._question(task, "image", (task.image_frame,))
+        for kind in asked(task, sight):
+            yield self._question(task, kind, tuple(sight.frames) if kind == "video" else (task.image_frame,))
 
     def stretches(self, task: CaptionTask) -> tuple[ItemKey, ...]:
         """What is to be claimed before a task is begun: the parts of its source that its questions begin in.
@@ -164,6 +176,12 @@ class Recipes:
             sampling=self.sampling,
         )
         return Question(made, kind, frames, self.prompts[kind])
+
+
+def asked(task: CaptionTask, sight: Sight) -> list[Kind]:
+    """What a model is asked of a task, in the order of its keys."""
+    video: list[Kind] = ["video"] if task.kind == "video" and sight.status == "ok" else []
+    return [*video, "image"] if task.image_id and not sight.image_is_plain else video
 
 
 def kept_media(work: Work) -> Iterator[CaptionTask]:

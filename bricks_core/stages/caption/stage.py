@@ -16,6 +16,7 @@ from typing import Any, cast
 
 import cv2
 
+from bricks_core.errors import AlteredObject
 from bricks_core.spec.caption import Caption, CaptionSpec, CaptionStatus
 from bricks_core.spec.clip import Clip, Image
 from bricks_core.spec.ingest import Given
@@ -24,11 +25,13 @@ from bricks_core.stages.caption import measured
 from bricks_core.stages.caption.gate import judge, num_words, tidied
 from bricks_core.stages.caption.pictures import NOTHING, see, see_picture
 from bricks_core.stages.caption.sources import (
+    Answer,
     CaptionTask,
     Description,
     Kind,
     Recipes,
     Sight,
+    asked,
     kept_ids,
     kept_media,
 )
@@ -43,16 +46,25 @@ def tasks(spec: CaptionSpec, work: Work) -> Iterator[CaptionTask]:
     tables give are no work."""
     if spec.provider == "given":
         return
+    if work.tasks is None:
+        found = list(_tasks(spec, work))
+        if spec.provider == "openai" and any(task.sight is None for task in found):
+            yield from found
+            return
+        work.tasks = found  # nothing that could come moves their keys any more
+    yield from work.tasks
+
+
+def _tasks(spec: CaptionSpec, work: Work) -> Iterator[CaptionTask]:
     recipes = Recipes.of(spec)
     first_of = recipes.description if spec.provider == "measured" else recipes.sight
     found = [(task, first_of(task).key) for task in kept_media(work)]
-    there = work.items.load(key for _, key in found)
+    there = work.items.load(key for _, key in found) if spec.provider == "openai" else set()
+    sights = work.items.answers((key for _, key in found if key in there), Sight)
     for task, key in found:
-        questions: tuple[ItemKey, ...] = ()
-        if spec.provider == "openai" and key in there:
-            sight = work.items.answer(key, Sight)
-            questions = tuple(each.recipe.key for each in recipes.questions(task, sight))
-        yield task._replace(id=recipes.task_id(task, key), keys=(key, *questions))
+        sight = next(sights) if key in there else None
+        questions = () if sight is None else tuple(each.recipe.key for each in recipes.questions(task, sight))
+        yield task._replace(id=recipes.task_id(task, key), keys=(key, *questions), sight=sight)
 
 
 def run(spec: CaptionSpec, work: Work) -> None:
@@ -113,14 +125,18 @@ def _rows(spec: CaptionSpec, work: Work, used: list[ItemKey]) -> Iterator[Captio
         return
     found = list(tasks(spec, work))
     work.items.load(key for task in found for key in task.keys)
-    recipes = Recipes.of(spec)
-    for task in found:
-        used += task.keys
-        yield from (_measured_rows if spec.provider == "measured" else _asked_rows)(task, recipes, spec, work)
+    used += [key for task in found for key in task.keys]
+    if spec.provider == "measured":
+        described = work.items.answers((task.keys[0] for task in found), Description)
+        for task, description in zip(found, described, strict=True):
+            yield from _measured_rows(task, description, spec)
+    else:
+        answers = work.items.answers((key for task in found for key in task.keys[1:]), Answer)
+        for task in found:
+            yield from _asked_rows(task, answers, spec)
 
 
-def _measured_rows(task: CaptionTask, recipes: Recipes, spec: CaptionSpec, work: Work) -> Iterator[Caption]:
-    found = work.items.answer(task.keys[0], Description)
+def _measured_rows(task: CaptionTask, found: Description, spec: CaptionSpec) -> Iterator[Caption]:
     make = partial(_row, task, spec, by="measured")
     if task.kind == "video":
         yield make("video", text=found.video, status=found.status, reason=found.reason)
@@ -130,31 +146,32 @@ def _measured_rows(task: CaptionTask, recipes: Recipes, spec: CaptionSpec, work:
         yield make("image", text=found.image, status=status, reason="" if is_seen else found.reason)
 
 
-def _asked_rows(task: CaptionTask, recipes: Recipes, spec: CaptionSpec, work: Work) -> Iterator[Caption]:
-    sight = work.items.answer(task.keys[0], Sight)
+def _asked_rows(task: CaptionTask, answers: Iterator[Answer], spec: CaptionSpec) -> Iterator[Caption]:
+    """`answers`: those to the task's questions come next."""
+    sight = task.sight
+    if sight is None:
+        raise AlteredObject(task.keys[0].record, "is missing.")
     make = partial(_row, task, spec)
-    answers = {
-        question.kind: work.items.need(question.recipe.key).answer for question in recipes.questions(task, sight)
-    }
-    if "video" in answers:
-        yield make("video", **_said(answers["video"]))
+    said = {kind: next(answers) for kind in asked(task, sight)}
+    if "video" in said:
+        yield make("video", **_said(said["video"]))
     elif task.kind == "video":
         yield make("video", by="measured", status=sight.status, reason=sight.reason)
-    if "image" in answers:
-        yield make("image", **_said(answers["image"]))
+    if "image" in said:
+        yield make("image", **_said(said["image"]))
     elif task.image_id:
         yield make("image", by="measured", status="not_enough_information", reason=NOTHING)
 
 
-def _said(answer: dict[str, Any]) -> dict[str, Any]:
+def _said(answer: Answer) -> dict[str, Any]:
     """The fields of a caption that an answer fills."""
     return {
-        "text": answer["text"],
-        "by": answer["model"],
-        "status": "failed" if answer["refused"] else "ok",
-        "reason": answer["refused"],
-        "prompt_tokens": answer["prompt_tokens"],
-        "output_tokens": answer["output_tokens"],
+        "text": answer.text,
+        "by": answer.model,
+        "status": "failed" if answer.refused else "ok",
+        "reason": answer.refused,
+        "prompt_tokens": answer.prompt_tokens,
+        "output_tokens": answer.output_tokens,
     }
 
 

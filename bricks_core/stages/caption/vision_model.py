@@ -12,25 +12,13 @@ from types import TracebackType
 from typing import Any, Self
 
 import openai
-from pydantic import BaseModel
 
 from bricks_core.errors import BricksError, ServiceUnavailable, SpecError, TryLater
 from bricks_core.spec.caption import CaptionSpec
+from bricks_core.stages.caption.sources import Answer
 
 TIMEOUT_S = 90.0
 """Of one try. A page of words takes a large model seconds; a server that is silent for longer has lost us."""
-
-
-class Answer(BaseModel):
-    """What the model said to one question."""
-
-    text: str = ""
-    model: str = ""
-    """Its name as the server gives it."""
-    refused: str = ""
-    """Why there is no usable text, when the server says so itself."""
-    prompt_tokens: int = 0
-    output_tokens: int = 0
 
 
 class VisionModel:
