@@ -113,9 +113,7 @@ class _Found:
     """Where everything lies that an artifact's index leads to, and which small packs are to be joined."""
 
     def __init__(self, artifact: Artifact, pack_bytes: int):
-        rows = {
-            ItemKey(row.kind, row.key): row.object for row in artifact.item_rows() if row.kind in ("latent", "text")
-        }
+        rows = {ItemKey(row.kind, row.key): row.object for row in artifact.item_rows()}
         self.items = Items(artifact.store)
         self._load(artifact, rows)
         self.places: dict[ItemKey, _Place] = {}
@@ -223,7 +221,7 @@ def _join(store: Store, pieces: list[_Piece], found: _Found, run: str) -> None:
     with store.local(stored.key, sha256=stored.sha256) as path:
         pack = Packs(lambda key: path)
         for (offset, num_bytes), digest in copied.items():
-            if hashlib.sha256(pack.piece(stored.key, offset, num_bytes)).digest() != digest:
+            if hashlib.sha256(pack.piece(stored.key, offset, num_bytes).data).digest() != digest:
                 raise AlteredObject(
                     stored.key, f"is not what was copied into it, at {offset}: nothing leads to it yet."
                 )
@@ -250,7 +248,7 @@ def _read(
             pack = Packs(lambda key: path)
             for place, owners in keys.items():
                 data = pack.piece(place.pack, place.offset_bytes, place.num_bytes)
-                yield writer.add_bytes(data), place, hashlib.sha256(data).digest(), owners
+                yield writer.add_bytes(data), place, hashlib.sha256(data.data).digest(), owners
             pack.close()
     except (AlteredObject, NoSuchObject) as error:
         raise AlteredObject(
