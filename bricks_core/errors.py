@@ -103,6 +103,10 @@ class TryLater(BricksError):
     exit_code = 75
 
 
+class CapReached(TryLater):
+    """A limit on cost that the run file sets. The same command goes on, within the same limit."""
+
+
 class SpecError(BricksError):
     """The run file asks for what cannot be."""
 

@@ -32,6 +32,7 @@ def run(
 ) -> None:
     """Run what is not done yet of a run, and tell what came of it."""
     from bricks_core.pipeline.local import run_path
+    from bricks_core.pipeline.notify import notifies
     from bricks_core.pipeline.screen import announce, final_screen
     from bricks_core.progress import configure_logging
     from bricks_core.spec.run import load_run
@@ -40,7 +41,7 @@ def run(
     configure_logging(verbose)
     loaded = load_run(file, overrides)
     opened = open_store(store)
-    manifests = run_path(loaded, opened, until, tell=announce, wait=not no_wait)
+    manifests = notifies(run_path)(loaded, opened, until, tell=announce, wait=not no_wait)
     final_screen(file, loaded, opened, manifests, overrides)
 
 

@@ -7,10 +7,11 @@ import re
 from datetime import date
 from pathlib import Path
 from typing import Any, Literal, Self
+from urllib.parse import urlsplit
 
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from bricks_core.errors import SpecError, nearest
 from bricks_core.spec.caption import CaptionSpec
@@ -51,6 +52,22 @@ class TrackingSpec(Strict):
         return "off" if given is False else given
 
 
+def address_to_notify(address: str) -> str:
+    """The address, if it is one.
+
+    Raises:
+        ValueError: it is none. What was given is a secret and not repeated.
+    """
+    try:
+        parts = urlsplit(address)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) and address.isascii()
+    except ValueError:
+        good = False
+    if not good or any(each.isspace() for each in address):
+        raise ValueError("this is no address to notify: write https://host/path.")
+    return address
+
+
 class RunSpec(Strict):
     """The stages' settings. Whatever is not written has its default."""
 
@@ -67,11 +84,22 @@ class RunSpec(Strict):
     """Another run of the same store, whose answers to what this one asks too are taken for this one's: an evaluation of
     what that one trained needs no look at the films."""
     tracking: How[TrackingSpec] = TrackingSpec()
+    notify: How[SecretStr | None] = Field(None, exclude=True)
+    """An address that `bricks run` posts to when the run ends, fails, meets a cap or is evaluated. It is a secret and
+    copied nowhere; BRICKS_NOTIFY_URL in the environment keeps it out of this file, too."""
     cluster: How[ClusterSettings] = ClusterSettings()
     suspend: How[bool] = False
     """On a cluster: start nothing more, and stop what runs at its last finished item. false goes on from there."""
     cancel: How[bool] = False
     """On a cluster: end the run for good. What is finished is kept, and another run that asks the same finds it."""
+
+    @field_validator("notify", mode="before")
+    @classmethod
+    def _is_an_address(cls, given: Any) -> Any:
+        try:
+            return address_to_notify(given) if isinstance(given, str) else given
+        except ValueError as error:
+            raise PydanticCustomError(HOLDS_SECRET, "{why}", {"why": str(error)}) from None
 
     @model_validator(mode="after")
     def _encoded(self) -> Self:
@@ -262,6 +290,8 @@ def _override(document: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
     if not equals or not path:
         raise SpecError(f"--set {override} says nothing: write field=value, as in --set train.held_out.num_samples=8.")
+    if path.removeprefix("spec.").partition(".")[0] == "notify":
+        raise SpecError("--set notify would show the address to all who see processes: set BRICKS_NOTIFY_URL instead.")
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:

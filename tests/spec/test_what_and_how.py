@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
@@ -188,6 +188,7 @@ spec.inputs_of                                              how
 spec.tracking                                               how
 spec.tracking.wandb                                         how
 spec.tracking.wandb_project                                 how
+spec.notify                                                 how
 spec.cluster                                                how
 spec.cluster.nodes                                          how
 spec.cluster.gpus_per_node                                  how
@@ -384,6 +385,7 @@ def values(annotation: Any) -> st.SearchStrategy[Any]:
         int: st.integers(-(1 << 40), 1 << 40),
         float: st.floats(allow_nan=False, allow_infinity=False),
         str: st.text(max_size=8),
+        SecretStr: st.text(max_size=8).map(SecretStr),
     }
     return simple[annotation]
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 
-from bricks_core.errors import TryLater
+from bricks_core.errors import CapReached
 from bricks_core.spec.caption import CaptionSpec
 from bricks_core.spec.items import ItemKey, Recipe
 from bricks_core.stages.caption.pictures import STILL, Pixels, read_picture, see, see_moving, shows_nothing, to_jpeg
@@ -27,7 +27,7 @@ def ask_about(pending: Sequence[CaptionTask], spec: CaptionSpec, work: Work, *, 
     `proven`: the model has answered one of these questions before.
 
     Raises:
-        TryLater: caption.max_calls is reached, or the server's rate limit.
+        CapReached: caption.max_calls is reached. TryLater: the server's rate limit.
         SpecError, ServiceUnavailable: see `VisionModel`.
     """
     with VisionModel(spec, proven=proven) as model:
@@ -152,9 +152,9 @@ class _Asking:
             self._asked.add(key)
             return True
 
-    def _too_many(self) -> TryLater:
+    def _too_many(self) -> CapReached:
         progress = self._work.progress
-        return TryLater(
+        return CapReached(
             f"caption.max_calls, {self._spec.max_calls}, is reached with {progress.total - progress.done} clips left "
             "to caption. What is done is kept: the same command goes on with the next."
         )
