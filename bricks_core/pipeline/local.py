@@ -27,11 +27,13 @@ from bricks_core.progress import Progress
 from bricks_core.spec.manifest import Manifest
 from bricks_core.spec.run import BrickRun
 from bricks_core.spec.stages import until
+from bricks_core.spec.train import TrainSpec
 from bricks_core.storage.artifacts import Artifact, find_manifest, open_artifact, problems, reopen
 from bricks_core.storage.claim import Holder
 from bricks_core.storage.claims import Claims
 from bricks_core.storage.items import Bundle, Items
 from bricks_core.storage.store import Store
+from bricks_core.storage.trainings import Trajectory, keyed
 from bricks_core.storage.work import Joined, Work
 
 log = logging.getLogger("bricks")
@@ -220,6 +222,8 @@ def _dear(work: Work, address: Address) -> Iterator[bool]:
         yield True
         return
     batch = f"{name}/{address.digest}"
+    if isinstance(address.spec, TrainSpec):
+        batch = Trajectory(address.spec, keyed(work.inputs["latents"].manifest, work.fingerprints)).batch
 
     def is_done() -> bool:
         return find_manifest(work.store, name, address.digest) is not None

@@ -17,7 +17,7 @@ from bricks_core.errors import CorruptManifest, DataError
 from bricks_core.pipeline.points import Pointer, read_points
 from bricks_core.spec.ingest import IngestSpec
 from bricks_core.spec.latents import LatentsSpec
-from bricks_core.spec.manifest import Manifest, Try, cache_key, canonical_json
+from bricks_core.spec.manifest import Manifest, Try, artifact_digest, cache_key, canonical_json
 from bricks_core.spec.run import BrickRun
 from bricks_core.spec.stages import STAGES, Stage, until
 from bricks_core.spec.strict import Strict, what_of
@@ -25,6 +25,7 @@ from bricks_core.spec.train import TrainSpec
 from bricks_core.storage.artifacts import artifact_prefix, find_manifest
 from bricks_core.storage.media_table import listed
 from bricks_core.storage.store import Store
+from bricks_core.storage.trainings import continued
 
 Find = Callable[[Store, str, str], Manifest | None]
 
@@ -80,11 +81,14 @@ class Resolver:
         keyed = {need: found[need][1].read_as.get(stage.name) or needs[need] for need in stage.key_inputs}
         outside = self._outside_before(stage, spec) if self._frozen else None
         outside = outside_inputs(spec) if outside is None else outside
+        if isinstance(spec, TrainSpec) and spec.continue_from:
+            outside = outside | {"continue_from": continued(self._store, self._run.name, spec)}
         key = cache_key(stage, what_of(spec), keyed | outside)
-        address = Address(stage, spec, key, needs | outside, key)
+        digest = artifact_digest(key, spec.shown) if isinstance(spec, TrainSpec) else key
+        address = Address(stage, spec, digest, needs | outside, key)
         for pointers in self._pointers:
             pointer = pointers.get(stage.name)
-            if pointer is not None and pointer.cache_key == key:
+            if pointer is not None and pointer.cache_key == key and _shows_the_same(pointer, spec):
                 return replace(address, digest=pointer.digest)
         return address
 
@@ -186,6 +190,14 @@ def outside_inputs(spec: Strict) -> dict[str, str]:
         case TrainSpec() if spec.init_from and Path(spec.init_from).exists():
             return {"init_from": _fingerprint([spec.init_from])}
     return {}
+
+
+def _shows_the_same(pointer: Pointer, spec: Strict) -> bool:
+    """Whether an artifact's tables tell of the same steps, of a training."""
+    try:
+        return not isinstance(spec, TrainSpec) or TrainSpec.model_validate(pointer.spec).shown == spec.shown
+    except ValidationError:
+        return False
 
 
 def _same_settings(pointer: Pointer, spec: Strict) -> bool:

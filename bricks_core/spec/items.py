@@ -44,6 +44,7 @@ KINDS: dict[str, Kind] = {
         Kind("answer", 1, "answers of a model", paid=True),
         Kind("latent", 1, "latents"),
         Kind("text", 1, "caption features"),
+        Kind("held_out", 1, "held-out losses"),
         Kind("sample", 1, "samples"),
     )
 }

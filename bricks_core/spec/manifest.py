@@ -47,7 +47,7 @@ class StoredObject(Strict):
     """An object of an artifact."""
 
     key: str
-    """Relative to the artifact's folder."""
+    """Relative to the artifact's folder, or, of what several artifacts share, from the store's root."""
     size_bytes: int
     sha256: str
 

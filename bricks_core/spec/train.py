@@ -1,7 +1,11 @@
-"""Train: latents become a fine-tuned network, through phases, with checkpoints that hold everything."""
+"""Train: latents become a fine-tuned network, through phases, with checkpoints that hold everything.
+
+Numbers in brackets are sections of the specification, docs/stdit2.md.
+"""
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -99,6 +103,10 @@ class Constant(Strict):
     kind: What[Literal["constant"]] = "constant"
     lr: What[float] = Field(gt=0)
 
+    def rate(self, step: int) -> float:
+        """The rate of the step before which `step` steps of the phase were done.  [18]"""
+        return self.lr
+
 
 class CosineConstant(Strict):
     """Cosine from min_lr up to lr, then constant: the reference's 64-frame run, which spares the optimizer a shock."""
@@ -107,6 +115,13 @@ class CosineConstant(Strict):
     lr: What[float] = Field(gt=0)
     min_lr: What[float] = Field(1e-7, ge=0)
     warmup_steps: What[int] = Field(ge=0)
+
+    def rate(self, step: int) -> float:
+        """As Constant.rate."""
+        # Reaches lr in the last step of the warm-up, where OneCycle reaches max_lr in the first step after it.
+        if step >= self.warmup_steps:
+            return self.lr
+        return _cosine(self.min_lr, self.lr, (step + 1) / self.warmup_steps)
 
 
 class OneCycle(Strict):
@@ -118,6 +133,20 @@ class OneCycle(Strict):
     lr: What[float] = Field(gt=0)
     warmup_steps: What[int] = Field(ge=0)
     cooldown_steps: What[int] = Field(ge=0)
+
+    def rate(self, step: int) -> float:
+        """As Constant.rate."""
+        if step < self.warmup_steps:
+            return _cosine(self.min_lr, self.max_lr, step / self.warmup_steps)
+        since = step - self.warmup_steps
+        if since < self.cooldown_steps:
+            return _cosine(self.max_lr, self.lr, since / self.cooldown_steps)
+        return self.lr
+
+
+def _cosine(begin: float, end: float, share: float) -> float:
+    """From `begin` (share 0) to `end` (share 1) along half a wave."""
+    return begin + (end - begin) * 0.5 * (1 - math.cos(math.pi * share))
 
 
 Schedule = Annotated[Constant | CosineConstant | OneCycle, Field(discriminator="kind")]
@@ -175,6 +204,9 @@ class TrainSpec(Strict):
     """Its `family` says which network it is: stdit2, or wan."""
     init_from: What[str] = ""
     """Weights to begin with: a safetensors file, a folder with one, or a key in the store. Empty: random."""
+    continue_from: What[str] = ""
+    """RUN or RUN@STEP: go on from that run's training, with its weights, optimizer and EMA, onto other data, another
+    rate or schedule. RUN means its newest state when this training begins. Steps are counted anew."""
     phases: What[list[Phase]] = Field(min_length=1)
     seed: What[int] = Field(42, ge=0)
     precision: What[Literal["float32", "bfloat16"]] = "bfloat16"
@@ -194,12 +226,24 @@ class TrainSpec(Strict):
     """Recompute each block in the backward pass: less memory, a third more work."""
     held_out: What[HeldOutSpec] = HeldOutSpec()
     checkpoint_every_steps: How[int] = Field(250, ge=1)
-    """Also before the first step and after the last. Each keeps weights and EMA; the newest also the optimizer."""
+    """Also before the first step and after the last of every phase. Each keeps weights and EMA; the newest, and the end
+    of every phase, also the optimizer."""
     log_every_steps: How[int] = Field(10, ge=1)
 
     @property
     def num_steps(self) -> int:
         return sum(phase.steps for phase in self.phases)
+
+    @property
+    def shown(self) -> dict[str, int]:
+        """The intervals that are not the usual ones: they say which steps the tables tell of, and change no number."""
+        of_this, of_held_out = type(self).model_fields, type(self.held_out).model_fields
+        kept = {
+            "log_every_steps": (self.log_every_steps, of_this["log_every_steps"].default),
+            "checkpoint_every_steps": (self.checkpoint_every_steps, of_this["checkpoint_every_steps"].default),
+            "held_out.every_steps": (self.held_out.every_steps, of_held_out["every_steps"].default),
+        }
+        return {name: now for name, (now, usual) in kept.items() if now != usual}
 
     @model_validator(mode="before")
     @classmethod
@@ -218,6 +262,12 @@ class TrainSpec(Strict):
     def _no_masks_for_wan(self) -> Self:
         if isinstance(self.model, WanSpec) and self.mask_ratios is not None:
             raise ValueError("wan has no frames that are given, so there is nothing to mask: leave mask_ratios out.")
+        return self
+
+    @model_validator(mode="after")
+    def _one_beginning(self) -> Self:
+        if self.continue_from and self.init_from:
+            raise ValueError("init_from and continue_from both say what to begin with: leave one of them out.")
         return self
 
     @model_validator(mode="after")
@@ -275,7 +325,7 @@ class HeldOutRow(Row):
 
 
 class CheckpointRow(Row):
-    """A checkpoint of the run; its id is its folder, relative to the artifact."""
+    """A checkpoint of the run; its id is `step-` and its step. Keys are from the store's root."""
 
     step: int
     phase: str

@@ -27,7 +27,7 @@ MANIFEST = "manifest.json"
 ITEMS = "items.parquet"
 """The items that an artifact's tables were made from, with their files: the key column."""
 RECORDS = "records.parquet"
-FROM_ROOT = ("items/", "artifacts/")
+FROM_ROOT = ("items/", "artifacts/", "trainings/")
 """What the key of an item's file begins with: it lies in the store, not in the artifact."""
 FEW_FILES = 64
 """Up to so many are asked for one by one, and not looked for in a listing."""
@@ -100,6 +100,10 @@ class Artifact:
     def prefix(self) -> str:
         return artifact_prefix(self.manifest.stage, self.manifest.digest)
 
+    def full(self, key: str) -> str:
+        """The key of one of its files, from the store's root."""
+        return key if key.startswith(FROM_ROOT) else self.prefix + key
+
     @cached_property
     def _objects(self) -> dict[str, str]:
         """sha256 by key."""
@@ -115,10 +119,10 @@ class Artifact:
         Raises:
             AlteredObject: it is missing, or not what was committed.
         """
-        if key.startswith(FROM_ROOT):
-            known, full = sha256 or self._item_objects.get(key), key
-        else:
-            known, full = self._objects.get(key), self.prefix + key
+        full = self.full(key)
+        known = self._objects.get(key)
+        if known is None and key.startswith(FROM_ROOT):
+            known = sha256 or self._item_objects.get(key)
         if known is None:
             raise AlteredObject(full, f"is not in {self.prefix}{ITEMS if key.startswith(FROM_ROOT) else MANIFEST}.")
         return self.store.local(full, sha256=known)
@@ -164,9 +168,11 @@ def problems(store: Store, manifest: Manifest, *, items: bool = False, thorough:
     listing them. `thorough` reads everything, items' files too.
     """
     artifact = Artifact(store, manifest)
-    found = {entry.key: entry for entry in store.list(artifact.prefix)}
     own = [*manifest.objects, *filter(None, [manifest.records])]
-    wanted = {artifact.prefix + each.key: (each.size_bytes, each.sha256) for each in own}
+    wanted = {artifact.full(each.key): (each.size_bytes, each.sha256) for each in own}
+    found = {entry.key: entry for entry in store.list(artifact.prefix)}
+    for folder in sorted({key.rpartition("/")[0] for key in wanted if not key.startswith(artifact.prefix)}):
+        found |= {entry.key: entry for entry in store.list(f"{folder}/")}
     checks = (_problem(store, key, found.get(key), *known, thorough) for key, known in wanted.items())
     wrong = [each for each in checks if each is not None]
     if (items or thorough) and f"{artifact.prefix}{table_of_items(manifest)}" not in {each.key for each in wrong}:

@@ -1,17 +1,8 @@
-"""Checkpoints: everything a run needs to go on as if it had never stopped, in the store.
+"""Checkpoints: everything a training needs to go on as if it had never stopped, in the store.
 
-    checkpoints/step-000250/        one of the plan: every so many steps, before the first and after the last
-        weights.safetensors         names as in the published checkpoint, so that any tool for those reads it
-        ema.safetensors             the same names
-        config.json                 the network's shape
-        optimizer.safetensors       both moments of every weight, and the random generators' states
-        state.json                  step, phase, schedule position, losses not yet logged
-        rows.json                   rows of the tables since the checkpoint before
-        checkpoint.json             written last: the other files with their sha256
-    checkpoints/stopped-000137/     the same, where a signal stopped the run; gone once the run has passed it
-
-A folder without its checkpoint.json, or with a file that is not what that says, is not used. While the run goes on the
-two newest keep their optimizer, so that there is one to go back to; at the end the last one does.
+Where they lie and what is in them: `storage/trainings.py`. A folder without its checkpoint.json, or with a file that is
+not what that says, is not used. While a training goes on the two newest keep their optimizer, so that there is one to
+go back to; for good, the end of every phase does.
 """
 
 from __future__ import annotations
@@ -20,50 +11,36 @@ import json
 import logging
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bricks_core.diffusion.families import family_of
-from bricks_core.errors import AlteredObject, NoSuchObject, TryLater
+from bricks_core.errors import AlteredObject, NoSuchObject, SpecError, TryLater
 from bricks_core.models.weights import save_weights
+from bricks_core.spec.items import Recipe, recipe
 from bricks_core.spec.manifest import StoredObject
-from bricks_core.spec.strict import Strict
-from bricks_core.spec.train import BucketLossRow, HeldOutRow, StepRow, TrainSpec
-from bricks_core.stages.train.step import Tally, Trainer
+from bricks_core.spec.strict import Strict, what_of
+from bricks_core.spec.train import TrainBucket, TrainSpec
+from bricks_core.stages.train.losses import History
+from bricks_core.stages.train.step import Trainer
 from bricks_core.storage.scratch import scratch
-from bricks_core.storage.store import Entry
+from bricks_core.storage.trainings import COMMIT, EMA, OPTIMIZER, WEIGHTS, Record, Trajectory, keyed, record_at
 from bricks_core.storage.work import Work
 
 log = logging.getLogger("bricks")
 
-FOLDER = "checkpoints/"
-COMMIT = "checkpoint.json"
-OPTIMIZER = "optimizer.safetensors"
-
-
-class Rows(Strict):
-    """Rows of the stage's tables."""
-
-    steps: list[StepRow] = []
-    bucket_losses: list[BucketLossRow] = []
-    held_out: list[HeldOutRow] = []
-
-    def add(self, other: Rows) -> None:
-        """Take in other rows."""
-        self.steps.extend(other.steps)
-        self.bucket_losses.extend(other.bucket_losses)
-        self.held_out.extend(other.held_out)
+CONFIG, STATE, LOSSES = "config.json", "state.json", "losses.safetensors"
 
 
 class State(Strict):
-    """Where a run stood."""
+    """Where a training stood."""
 
     step: int
     """Steps done."""
@@ -74,64 +51,119 @@ class State(Strict):
     learning_rate: float
     """Of the step last done."""
     samples_seen: int
-    settled: bool
-    """Whether what is due at this step (held-out loss, a planned checkpoint) was done."""
-    tally: Tally
-    """Losses since the last logged step."""
-    digest: str
-    """The artifact's: spec and data. Another's checkpoint is never continued."""
+    num_updates: int
+    """Of weights, moments and EMA: more than `step`, where it went on from another training."""
+    folder: str
+    """The state's own. Another's is never continued."""
     num_processes: int
 
 
-class Record(Strict):
-    """checkpoint.json."""
+@dataclass
+class Due:
+    """What is to be made when so many steps are done."""
 
-    step: int
-    phase: str
-    planned: bool
-    files: list[StoredObject]
-    """Keys relative to the artifact."""
+    checkpoint: bool
+    buckets: list[str]
+    """Whose held-out loss is missing."""
+
+
+@dataclass
+class Stretch:
+    """Steps to go through, and what is to be made on the way."""
+
+    begin: Record | None
+    """The state to begin at; None: the beginning of the training."""
+    due: dict[int, Due]
+    """By step, the first one first."""
+    only_measured: bool = False
+    """At this one state, from its weights alone."""
 
     @property
-    def folder(self) -> str:
-        return folder_of(self.step, self.planned)
+    def first(self) -> int:
+        return self.begin.step if self.begin else 0
 
     @property
-    def has_optimizer(self) -> bool:
-        return any(file.key == self.folder + OPTIMIZER for file in self.files)
-
-    def file(self, name: str) -> StoredObject:
-        return next(file for file in self.files if file.key == self.folder + name)
-
-
-def folder_of(step: int, planned: bool) -> str:
-    """Where a checkpoint lies, relative to the artifact."""
-    return f"{FOLDER}{'step' if planned else 'stopped'}-{step:06d}/"
+    def last(self) -> int:
+        return max(self.due)
 
 
 class Checkpoints:
-    """The checkpoints of one artifact. Only the first process writes."""
+    """The states of one training. Only the first process writes."""
 
-    def __init__(self, work: Work, spec: TrainSpec):
-        self._work, self._store, self._spec = work, work.store, spec
+    def __init__(self, work: Work, spec: TrainSpec, buckets: list[TrainBucket]):
+        """`buckets`: those that have held-out clips."""
+        self._work, self._store, self._spec, self._buckets = work, work.store, spec, buckets
+        self.inputs = keyed(work.inputs["latents"].manifest, work.fingerprints)
+        self.trajectory = Trajectory(spec, self.inputs)
 
-    def is_planned(self, step: int) -> bool:
-        """Whether a checkpoint is due when `step` steps are done."""
-        return step % self._spec.checkpoint_every_steps == 0 or step == self._spec.num_steps
+    # ------------------------------------------------------------------------------------------------ what is missing
 
-    def save(self, trainer: Trainer, state: State, rows: Rows, *, planned: bool) -> None:
-        """Write a checkpoint: its files first, then its record, then take away what it makes superfluous.
+    def stretches(self) -> list[Stretch]:
+        """What is left to be done, every part from the nearest state before it that is whole."""
+        wanted = set(self.trajectory.wanted())
+        for step, record in self._whole().items():
+            if step in wanted and not record.is_wanted:  # where a signal stopped it: from here on one to keep
+                self._commit(record.model_copy(update={"is_wanted": True}))
+        while True:
+            found = self._stretches()
+            broken = [each.begin for each in found if each.begin is not None and not self._is_as_recorded(each.begin)]
+            if not broken:
+                return found
+            for record in broken:
+                self._take_away(record)
+
+    def _stretches(self) -> list[Stretch]:
+        whole = self._whole()
+        full = [step for step, record in whole.items() if record.is_full]
+        found: list[Stretch] = []
+        measured: list[Stretch] = []
+        for step, due in self._due(whole).items():
+            if not due.checkpoint and step in whole and not whole[step].is_full:
+                measured.append(Stretch(whole[step], {step: due}, only_measured=True))
+                continue
+            nearest = max((each for each in full if each <= step), default=0)
+            if found and found[-1].last >= nearest:
+                found[-1].due[step] = due
+            else:
+                found.append(Stretch(whole.get(nearest) if nearest in full else None, {step: due}))
+        return found + measured
+
+    def _due(self, whole: dict[int, Record]) -> dict[int, Due]:
+        """What is missing, by step."""
+        steps = self.trajectory.measured()
+        measures = {(step, bucket.name): self.measure(step, bucket).key for step in steps for bucket in self._buckets}
+        there = self._work.items.load(measures.values())
+        missing: dict[int, Due] = {step: Due(True, []) for step in self.trajectory.wanted() if step not in whole}
+        for (step, bucket), key in measures.items():
+            if key not in there:
+                missing.setdefault(step, Due(False, [])).buckets.append(bucket)
+        return dict(sorted(missing.items()))
+
+    def measure(self, step: int, bucket: TrainBucket) -> Recipe:
+        """The key of the held-out losses of a state in one bucket."""
+        asked = what_of(bucket, "num_frames", "resolution", "frame_interval")
+        state = self.trajectory.folder(step)
+        return recipe("held_out", state=state, bucket=asked, settings=what_of(self._spec.held_out))
+
+    def measures(self) -> Iterator[Recipe]:
+        """The keys of all held-out losses that are wanted."""
+        return (self.measure(step, bucket) for step in self.trajectory.measured() for bucket in self._buckets)
+
+    # ---------------------------------------------------------------------------------------------- writing and reading
+
+    def save(self, trainer: Trainer, state: State, history: History, *, is_wanted: bool) -> None:
+        """Write a state: its files first, then its record, then take away what it makes superfluous.
 
         Raises TryLater: there is no room to write it.
         """
-        folder = folder_of(state.step, planned)
+        folder = state.folder
         writers: dict[str, Callable[[Path], Any]] = {
-            "weights.safetensors": lambda file: save_weights(trainer.model, file),
-            "ema.safetensors": lambda file: save_weights(trainer.ema.model, file),
-            "config.json": lambda file: family_of(self._spec.model).save_config(trainer.model, file),
+            WEIGHTS: lambda file: save_weights(trainer.model, file),
+            EMA: lambda file: save_weights(trainer.ema.model, file),
+            CONFIG: lambda file: family_of(self._spec.model).save_config(trainer.model, file),
             OPTIMIZER: lambda file: save_file(_optimizer_tensors(trainer), file, metadata={"format": "pt"}),
-            "state.json": lambda file: file.write_text(state.model_dump_json(indent=1) + "\n", encoding="utf-8"),
-            "rows.json": lambda file: file.write_text(rows.model_dump_json(indent=1) + "\n", encoding="utf-8"),
+            STATE: lambda file: file.write_text(state.model_dump_json(indent=1) + "\n", encoding="utf-8"),
+            LOSSES: history.save,
         }
         files = []
         with scratch() as place:
@@ -144,130 +176,85 @@ class Checkpoints:
                         f"{folder}{name} cannot be written to {place} ({error}): make room there, or set TMPDIR to "
                         "a disk that has some. Training continues from the checkpoint before."
                     ) from error
-                files.append(self._work.put_file(folder + name, file))
+                files.append(self._store.put_file(folder + name, file))
                 file.unlink()
-        self._commit(Record(step=state.step, phase=state.phase, planned=planned, files=files))
+        ends_phase = self.trajectory.ends_phase(state.step)
+        record = Record(
+            step=state.step, phase=state.phase, folder=folder, is_wanted=is_wanted, ends_phase=ends_phase, files=files
+        )
+        self._commit(record)
         self.tidy()
 
-    def records(self) -> list[Record]:
-        """All committed checkpoints, the oldest first; at the same step a planned one last."""
-        found = []
-        for entry in self._store.list(self._work.prefix + FOLDER):
-            if entry.key.endswith("/" + COMMIT):
-                try:
-                    record = Record.model_validate_json(self._store.get(entry.key))
-                except (ValidationError, NoSuchObject):
-                    log.warning("train: %s is no record of a checkpoint, so that checkpoint is not used.", entry.key)
-                    continue
-                if entry.key == self._work.prefix + record.folder + COMMIT:
-                    found.append(record)
-        return sorted(found, key=lambda each: (each.step, each.planned))
-
-    def planned(self) -> list[Record]:
-        """The checkpoints of the plan, the oldest first."""
-        return [record for record in self.records() if record.planned]
-
-    def is_complete(self) -> bool:
-        """Whether every checkpoint of the plan is there, and whole."""
-        return len(self._whole_of_plan(self.records())) == len(self._plan())
-
-    def newest(self) -> Record | None:
-        """The checkpoint to continue from: the newest that is whole, with all planned ones before it whole too.
-
-        What lies beyond it is taken away. None: begin anew.
-        """
-        records = self.records()
-        whole = self._whole_of_plan(records)
-        missing = [step for step in self._plan() if step not in whole]
-        for record in reversed(records):
-            if (missing and record.step > missing[0]) or not record.has_optimizer:
-                continue
-            if record.planned and record.step not in whole:
-                continue
-            if self._is_as_recorded(record):
-                self._take_away_beyond(record)
-                return record
-        if records:
-            log.warning("train: none of %d checkpoints can be continued from; beginning anew.", len(records))
-        self._take_away_beyond(None)
-        return None
-
-    def load(self, record: Record, trainer: Trainer, *, with_randomness: bool) -> tuple[State, Rows]:
-        """Put a run back to where it stood. Returns its state, and the rows since the last planned checkpoint.
+    def load(self, record: Record, trainer: Trainer, *, with_randomness: bool) -> tuple[State, History]:
+        """Put a training back to where it stood.
 
         Raises AlteredObject: a file is not what was recorded.
         """
-
-        def tensors(name: str) -> dict[str, Tensor]:
-            return self._read(record.file(name), load_file)
-
-        state = State.model_validate_json(self._read(record.file("state.json"), Path.read_text))
-        rows = Rows.model_validate_json(self._read(record.file("rows.json"), Path.read_text))
-        if state.digest != self._work.digest:
-            raise AlteredObject(record.folder, f"belongs to another artifact, {state.digest}. Take it away.")
-        trainer.model.load_state_dict(tensors("weights.safetensors"))
-        trainer.ema.model.load_state_dict(tensors("ema.safetensors"))
-        _restore_optimizer(trainer, tensors(OPTIMIZER), with_randomness)
+        state = self._load(record, trainer, with_randomness=with_randomness)
         trainer.num_steps_done = state.step
-        trainer.put_back(state.tally)
-        return state, Rows() if record.planned else rows
+        return state, self._read(record.file(LOSSES), History.load)
 
-    def rows(self, record: Record) -> Rows:
-        """The rows that a planned checkpoint keeps."""
-        return Rows.model_validate_json(self._read(record.file("rows.json"), Path.read_text))
+    def load_weights(self, record: Record, trainer: Trainer) -> None:
+        """The weights and their average alone, to be measured."""
+        trainer.model.load_state_dict(self._read(record.file(WEIGHTS), load_file))
+        trainer.ema.model.load_state_dict(self._read(record.file(EMA), load_file))
 
-    def objects(self) -> Iterator[StoredObject]:
-        """Every object of all planned checkpoints, records included."""
-        for record in self.planned():
-            yield from record.files
-            key = record.folder + COMMIT
-            data = self._store.get(self._work.prefix + key)
-            yield StoredObject(key=key, size_bytes=len(data), sha256=self._store.sha256(self._work.prefix + key))
+    def begin(self, trainer: Trainer) -> None:
+        """What a training that goes on from another takes of it: weights, their average and the optimizer.
+
+        Raises:
+            SpecError: that is another network.
+            DataError: the state is gone.
+        """
+        folder = self.inputs.get("continue_from")
+        if folder is None:
+            return
+        try:
+            self._load(record_at(self._store, folder), trainer, with_randomness=False)
+        except (RuntimeError, KeyError) as error:
+            raise SpecError(
+                f"train.continue_from is {self._spec.continue_from}, whose network is another than train.model says: "
+                f"give it the same model section. ({str(error).splitlines()[0]})"
+            ) from None
+
+    def history(self) -> History:
+        """The losses of all steps, once they are done."""
+        return self._read(self._whole()[self._spec.num_steps].file(LOSSES), History.load)
+
+    def wanted(self) -> list[Record]:
+        """The states that the tables name, the oldest first, once they are there."""
+        records = self.trajectory.records(self._store)
+        return [records[step] for step in self.trajectory.wanted()]
 
     def tidy(self) -> None:
-        """Take away optimizers that nothing needs any more, and checkpoints of stops that the run has passed."""
-        records = self.records()
-        planned = [record for record in records if record.planned]
-        newest = planned[-1].step if planned else -1
-        keep = 1 if newest == self._spec.num_steps else 2
-        for record in planned[:-keep]:
-            if record.has_optimizer:
+        """Take away optimizers that nothing needs any more, and states of stops that the training has passed."""
+        records = list(self._whole().values())
+        full = [record for record in records if record.is_full]
+        newest = full[-1].step if full else -1
+        keep = full[-1:] if newest == self._spec.num_steps else full[-2:]
+        for record in records:
+            if not record.is_wanted and not record.ends_phase and record.step < newest:
+                self._take_away(record)
+            elif record.is_full and not record.ends_phase and record not in keep:
                 kept = [file for file in record.files if file.key != record.folder + OPTIMIZER]
                 self._commit(record.model_copy(update={"files": kept}))
-        for record in records:
-            if not record.planned and record.step <= newest:
-                self._store.delete([self._work.prefix + record.folder + COMMIT])
-        self._sweep()
+                self._store.delete([record.folder + OPTIMIZER])
 
     def _commit(self, record: Record) -> None:
-        self._store.put(self._work.prefix + record.folder + COMMIT, record.model_dump_json(indent=1).encode())
+        self._store.put(record.folder + COMMIT, record.model_dump_json(indent=1).encode())
 
-    def _take_away_beyond(self, last: Record | None) -> None:
-        """What a continued run will make again, or what is broken, must not be found in its stead."""
-        for record in self.records():
-            if last is None or (record.step, record.planned) > (last.step, last.planned):
-                self._store.delete([self._work.prefix + record.folder + COMMIT])
-        self._sweep()
+    def _take_away(self, record: Record) -> None:
+        self._store.delete([record.folder + COMMIT])
+        self._store.delete([file.key for file in record.files])
 
-    def _sweep(self) -> None:
-        """Delete files that no record lists: of a write that was killed, or of a record that was taken away."""
-        listed = {file.key for record in self.records() for file in record.files}
-        listed |= {record.folder + COMMIT for record in self.records()}
-        prefix = self._work.prefix
-        found = [entry.key for entry in self._store.list(prefix + FOLDER)]
-        self._store.delete([key for key in found if key.removeprefix(prefix) not in listed])
+    def _whole(self) -> dict[int, Record]:
+        """States whose files are there, of their size, and not known to be others than were recorded."""
+        return {step: each for step, each in self.trajectory.records(self._store).items() if self._seems_whole(each)}
 
-    def _plan(self) -> list[int]:
-        return [step for step in range(self._spec.num_steps + 1) if self.is_planned(step)]
-
-    def _whole_of_plan(self, records: list[Record]) -> set[int]:
-        """Steps of planned checkpoints whose files are there, of their size, and known to be as recorded."""
-        entries = {entry.key: entry for entry in self._store.list(self._work.prefix + FOLDER)}
-        return {record.step for record in records if record.planned and self._seems_whole(record, entries)}
-
-    def _seems_whole(self, record: Record, entries: dict[str, Entry]) -> bool:
+    def _seems_whole(self, record: Record) -> bool:
+        entries = {entry.key: entry for entry in self._store.list(record.folder)}
         for file in record.files:
-            entry = entries.get(self._work.prefix + file.key)
+            entry = entries.get(file.key)
             known = self._store.known_sha256(entry) if entry and entry.size_bytes == file.size_bytes else ""
             if known is not None and known != file.sha256:
                 log.warning("train: %s is missing or altered, so its checkpoint is not used.", file.key)
@@ -278,7 +265,7 @@ class Checkpoints:
         """Whether every byte is: read whole."""
         for file in record.files:
             try:
-                same = self._store.sha256(self._work.prefix + file.key) == file.sha256
+                same = self._store.sha256(file.key) == file.sha256
             except NoSuchObject:
                 same = False
             if not same:
@@ -286,9 +273,22 @@ class Checkpoints:
                 return False
         return True
 
+    def _load(self, record: Record, trainer: Trainer, *, with_randomness: bool) -> State:
+        state = State.model_validate_json(self._read(record.file(STATE), _text))
+        if state.folder != record.folder:
+            raise AlteredObject(record.folder, f"belongs to another training, {state.folder}. Take it away.")
+        self.load_weights(record, trainer)
+        _restore_optimizer(trainer, self._read(record.file(OPTIMIZER), load_file), with_randomness)
+        trainer.num_updates = state.num_updates
+        return state
+
     def _read(self, file: StoredObject, read: Callable[[Path], Any]) -> Any:
-        with self._store.local(self._work.prefix + file.key, sha256=file.sha256) as path:
+        with self._store.local(file.key, sha256=file.sha256) as path:
             return read(path)
+
+
+def _text(file: Path) -> str:
+    return file.read_text(encoding="utf-8")
 
 
 # ------------------------------------------------------------------------------------------- what changes with a step
@@ -296,7 +296,7 @@ class Checkpoints:
 
 def _optimizer_tensors(trainer: Trainer) -> dict[str, Tensor]:
     """Both moments of every weight by its name, the number of updates, and the random generators' states."""
-    tensors = {"num_updates": torch.tensor(trainer.num_steps_done)}
+    tensors = {"num_updates": torch.tensor(trainer.num_updates)}
     for name, parameter in trainer.model.named_parameters():
         for moment in ("exp_avg", "exp_avg_sq"):
             if parameter in trainer.optimizer.state:

@@ -36,7 +36,7 @@ from bricks_core.diffusion.loss import draw_frame_mask
 from bricks_core.diffusion.noise_schedule import NUM_TIMESTEPS
 from bricks_core.errors import DataError, SpecError
 from bricks_core.spec.latents import Latent
-from bricks_core.spec.train import IMAGE_FPS, MaskRatios, TrainBucket, TrainSpec
+from bricks_core.spec.train import IMAGE_FPS, MaskRatios, Phase, TrainBucket, TrainSpec
 from bricks_core.storage.shards import Packs
 
 PREFETCHED_STEPS = 2
@@ -153,6 +153,13 @@ class Plan:
                 return index, step
             step -= phase.steps
         raise IndexError("the run has no such step")
+
+    def phases(self) -> Iterator[tuple[int, Phase]]:
+        """The phases, each with the steps before it."""
+        begin = 0
+        for phase in self.spec.phases:
+            yield begin, phase
+            begin += phase.steps
 
     def samples(self, step: int) -> list[list[Sample]]:
         """The samples of a step over all processes, for every bucket of its phase."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,6 +20,7 @@ from bricks_core.diffusion.batch import MicroBatch
 from bricks_core.diffusion.families import family_of
 from bricks_core.diffusion.noise_schedule import NUM_TIMESTEPS
 from bricks_core.spec.latents import Latent
+from bricks_core.spec.strict import Strict
 from bricks_core.spec.train import HeldOutRow, HeldOutSpec, TrainBucket, TrainSpec
 from bricks_core.stages.train.dataloader import (
     Purpose,
@@ -55,6 +56,12 @@ def bins(spec: HeldOutSpec) -> list[Bin]:
     return made
 
 
+class Measured(Strict):
+    """The held-out losses of a state in one bucket: the answer of an item of kind held_out."""
+
+    rows: list[HeldOutRow]
+
+
 class HeldOut:
     """Measures a network on the held-out clips of every distinct bucket of a run."""
 
@@ -77,11 +84,13 @@ class HeldOut:
         return {name: len(clips) for name, clips in self._clips.items()}
 
     @torch.no_grad()
-    def measure(self, model: nn.Module, weights: Literal["raw", "ema"], step: int) -> list[HeldOutRow]:
+    def measure(
+        self, model: nn.Module, weights: Literal["raw", "ema"], step: int, buckets: Collection[str]
+    ) -> list[HeldOutRow]:
         """The losses of a network, by bucket and bin, over all processes; each measures its share of the batches."""
         rows: list[HeldOutRow] = []
         for name, clips in self._clips.items():
-            if clips:
+            if clips and name in buckets:
                 rows += self._rows(name, len(clips), self._sums(model, self._buckets[name], clips), weights, step)
         return rows
 

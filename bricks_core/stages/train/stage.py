@@ -1,7 +1,7 @@
 """Train: from latents to a fine-tuned network, in phases, with checkpoints that a killed run continues from.
 
-run     all the steps, from the newest checkpoint on (torchrun starts it in several processes, or one does it all)
-join    the tables, from the rows that checkpoints keep
+run     all the steps, from the nearest checkpoints on (torchrun starts it in several processes, or one does it all)
+join    the tables, from the losses that checkpoints keep
 """
 
 from __future__ import annotations
@@ -25,19 +25,15 @@ from bricks_core.models.weights import find_weights, load_weights
 from bricks_core.spec.latents import Latent, LatentsSpec
 from bricks_core.spec.strict import Row
 from bricks_core.spec.train import BucketLossRow, CheckpointRow, HeldOutRow, StepRow, TrainBucket, TrainSpec
-from bricks_core.stages.train.checkpoint import (
-    Checkpoints,
-    Rows,
-    State,
-    seed_global_generators,
-)
+from bricks_core.stages.train.checkpoint import STATE, Checkpoints, State, Stretch, seed_global_generators
 from bricks_core.stages.train.dataloader import Loader, Plan, check_text_width, latent_shape, slim, usable
-from bricks_core.stages.train.held_out import HeldOut, mean_loss
-from bricks_core.stages.train.optimizer import learning_rate
+from bricks_core.stages.train.held_out import HeldOut, Measured, mean_loss
+from bricks_core.stages.train.losses import History, Losses, is_logged, joined, logged
 from bricks_core.stages.train.parallel import Processes, processes
 from bricks_core.stages.train.speed import Speed
-from bricks_core.stages.train.step import Tally, Trainer
+from bricks_core.stages.train.step import Trainer
 from bricks_core.storage.shards import Packs, one_encoder
+from bricks_core.storage.trainings import EMA, WEIGHTS, Record, begin
 from bricks_core.storage.work import Joined, Work
 from bricks_core.tracking import Tracker, open_tracker, tracking_folder
 
@@ -47,41 +43,50 @@ SPLIT_WORDS = {"train": "to train on", "held_out": "held out"}
 
 
 def run(spec: TrainSpec, work: Work) -> None:
-    """Train to the last step, from the newest whole checkpoint on.
+    """Make all states and held-out losses that the run wants, each from the nearest state before it.
 
     Raises SpecError: a bucket has no clips, or the weights to begin with do not fit; DataError: the loss is no number;
     Stopped: a signal came; the step was finished and a checkpoint written.
     """
     with processes() as everyone:
-        checkpoints = Checkpoints(work, spec)
-        if everyone.told_by_first(everyone.is_first and checkpoints.is_complete()):
-            if everyone.is_first:
-                checkpoints.tidy()
-            return
-        with _deterministic(everyone.device), StopRequest() as stop, contextlib.ExitStack() as stack:
-            Training(spec, work, everyone, checkpoints, stop, stack).run()
-        everyone.wait_for_all()
+        clips = list(slim(work.rows("latents", "latents", Latent)))
+        checkpoints = Checkpoints(work, spec, _measured_buckets(spec, clips))
+        stretches = everyone.told_by_first(checkpoints.stretches() if everyone.is_first else None)
+        if everyone.is_first and work.run is not None:
+            begin(work.store, work.run.metadata.name, spec, checkpoints.inputs, work.input_digests["latents"])
+        if stretches:
+            with _deterministic(everyone.device), StopRequest() as stop, contextlib.ExitStack() as stack:
+                Training(spec, work, everyone, checkpoints, clips, stop, stack).run(stretches)
+            everyone.wait_for_all()
+        if everyone.is_first:
+            checkpoints.tidy()
 
 
 def join(spec: TrainSpec, work: Work) -> Joined:
-    """The tables, from what the checkpoints keep."""
-    checkpoints = Checkpoints(work, spec)
-    records = checkpoints.planned()
-    rows = Rows()
-    for record in records:
-        rows.add(checkpoints.rows(record))
+    """The tables: of what the last state keeps, and what was measured, as much as the run wants."""
+    clips = list(slim(work.rows("latents", "latents", Latent)))
+    checkpoints = Checkpoints(work, spec, _measured_buckets(spec, clips))
+    records = checkpoints.wanted()
+    steps: list[StepRow] = []
+    bucket_losses: list[BucketLossRow] = []
+    for row, by_bucket in checkpoints.history().rows(spec):
+        steps.append(row)
+        bucket_losses += by_bucket
+    measures = [each.key for each in checkpoints.measures()]
+    work.items.load(measures)
+    held_out = [row for key in measures for row in work.items.answer(key, Measured).rows]
     tables: dict[str, Iterable[Row]] = {
-        "steps": rows.steps,
-        "bucket_losses": rows.bucket_losses,
-        "held_out": sorted(rows.held_out, key=lambda row: row.id),
+        "steps": steps,
+        "bucket_losses": bucket_losses,
+        "held_out": sorted(held_out, key=lambda row: row.id),
         "checkpoints": [
             CheckpointRow(
-                id=record.folder.rstrip("/"),
+                id=f"step-{record.step:06d}",
                 step=record.step,
                 phase=record.phase,
-                weights_key=record.folder + "weights.safetensors",
-                ema_key=record.folder + "ema.safetensors",
-                state_key=record.folder + "state.json",
+                weights_key=record.folder + WEIGHTS,
+                ema_key=record.folder + EMA,
+                state_key=record.folder + STATE,
             )
             for record in records
         ],
@@ -93,11 +98,18 @@ def join(spec: TrainSpec, work: Work) -> Joined:
     }
     buckets = _buckets(spec)
     counts |= {f"{words} in {bucket.name}": 0 for bucket in buckets for words in SPLIT_WORDS.values()}
-    for row in work.rows("latents", "latents", Latent):
+    for clip in clips:
         for bucket in buckets:
-            if usable(row, bucket):
-                counts[f"{SPLIT_WORDS[row.split]} in {bucket.name}"] += 1
-    return Joined(tables, objects=checkpoints.objects(), counts=counts)
+            if usable(clip, bucket):
+                counts[f"{SPLIT_WORDS[clip.split]} in {bucket.name}"] += 1
+    objects = [file for record in records for file in record.files]
+    return Joined(tables, items=measures, objects=objects, counts=counts, depends_on=spec.shown)
+
+
+def _measured_buckets(spec: TrainSpec, clips: Sequence[Latent]) -> list[TrainBucket]:
+    """The buckets that a held-out clip fits."""
+    held_out = [clip for clip in clips if clip.split == "held_out"]
+    return [bucket for bucket in _buckets(spec) if any(usable(clip, bucket) for clip in held_out)]
 
 
 def _buckets(spec: TrainSpec) -> list[TrainBucket]:
@@ -114,12 +126,12 @@ class Training:
         work: Work,
         everyone: Processes,
         checkpoints: Checkpoints,
+        clips: Sequence[Latent],
         stop: StopRequest,
         stack: contextlib.ExitStack,
     ):
         self.spec, self.work, self.everyone = spec, work, everyone
         self.checkpoints, self.stop = checkpoints, stop
-        clips = list(slim(work.rows("latents", "latents", Latent)))
         self.plan = Plan(spec, clips)
         codec, text_encoder = one_encoder(clips)
         packs = Packs(opened_once(work, stack), codec, text_encoder)
@@ -127,85 +139,97 @@ class Training:
         self.loader = Loader(self.plan, packs, rank=everyone.rank, world_size=everyone.world_size, pin=pin)
         self.held_out = HeldOut(spec, clips, packs, everyone)
         self.trainer = Trainer(spec, make_network(spec, work, clips), everyone)
+        checkpoints.begin(self.trainer)
         self.tracker = Tracker()
         if everyone.is_first and work.run is not None:
             folder = tracking_folder(work.store.uri)
             self.tracker = open_tracker(work.run, work.stage.name, folder, digest=work.digest)
             stack.callback(self.tracker.finish)
-        self.rows = Rows()
+        self.history = History()
+        self.since: list[Losses] = []
+        """Since the last logged step."""
         self.speed = Speed()
         self.loss = self.held_out_loss = float("nan")
 
-    def run(self) -> None:
-        """All steps that are left."""
-        begin, settled = self._resume()
+    def run(self, stretches: Sequence[Stretch]) -> None:
+        """All that is missing, in order."""
+        seed_global_generators(self.spec.seed, self.everyone.rank)
+        trained = [each for each in stretches if not each.only_measured]
+        num_steps = sum(each.last - each.first for each in trained)
         if self.everyone.is_first:
-            self.work.progress.begin(self.spec.num_steps, done=begin, unit="steps")
-        with self.loader.prefetched(begin, self.spec.num_steps) as ahead:
-            for step in range(begin, self.spec.num_steps + 1):
-                if signal_number := self.everyone.any(self.stop.signal_number):
-                    self._stop(step, settled, signal_number)
-                if not settled:
-                    self._settle(step)
-                settled = False
-                if step < self.spec.num_steps:
-                    self.speed.begin()
-                    micro_batches = next(ahead)
-                    self.speed.data_is_there()
-                    self._step(step, micro_batches)
-        if self.everyone.is_first:
+            total = max(self.spec.num_steps, num_steps)
+            self.work.progress.begin(total, done=total - num_steps, unit="steps")
+        for stretch in trained:
+            self._begin_at(stretch.begin)
+            self._train(stretch)
+        for stretch in stretches:
+            if stretch.only_measured and stretch.begin is not None:
+                self.checkpoints.load_weights(stretch.begin, self.trainer)
+                self._measure(stretch.begin.step, stretch.due[stretch.begin.step].buckets)
+        if self.everyone.is_first and num_steps:
             log.info("train: %s", self.speed.words())
 
-    def _resume(self) -> tuple[int, bool]:
-        """Put everything back to the newest checkpoint. -> steps done, and whether what is due then was done"""
-        seed_global_generators(self.spec.seed, self.everyone.rank)
-        record = self.everyone.told_by_first(self.checkpoints.newest() if self.everyone.is_first else None)
+    def _begin_at(self, record: Record | None) -> None:
+        """Put everything back to a state; None: it is at the beginning."""
+        self.since = []
+        self.trainer.losses()  # of steps that nobody wanted a row of
         if record is None:
-            return 0, False
-        state, self.rows = self.checkpoints.load(record, self.trainer, with_randomness=self.everyone.is_first)
+            return
+        state, self.history = self.checkpoints.load(record, self.trainer, with_randomness=self.everyone.is_first)
+        index, place = self.plan.place(state.step - 1) if state.step else (0, -1)
+        if state.step:
+            self.since = self.history.last(self.spec, index, state.step - 1, place)
         if self.everyone.is_first:
-            log.info("train: continuing from %s", record.folder.rstrip("/"))
+            log.info("train: continuing from step %d, %s", state.step, record.folder.rstrip("/"))
             if state.num_processes != self.everyone.world_size:
                 log.warning(
                     "train: %d processes before, %d now: same samples and noise, but sums round differently.",
                     state.num_processes,
                     self.everyone.world_size,
                 )
-        return state.step, state.settled
+
+    def _train(self, stretch: Stretch) -> None:
+        with self.loader.prefetched(stretch.first, stretch.last) as ahead:
+            for step in range(stretch.first, stretch.last + 1):
+                is_begin = stretch.begin is not None and step == stretch.first
+                if signal_number := self.everyone.any(self.stop.signal_number):
+                    if not is_begin:  # else nothing was done since that state
+                        self._save(step, is_wanted=False)
+                    raise Stopped(signal_number)
+                if (due := stretch.due.get(step)) is not None:
+                    self._measure(step, due.buckets)
+                    if due.checkpoint:
+                        self._save(step, is_wanted=True)
+                if step < stretch.last:
+                    self.speed.begin()
+                    micro_batches = next(ahead)
+                    self.speed.data_is_there()
+                    self._step(step, micro_batches)
 
     def _step(self, step: int, micro_batches: Sequence[MicroBatch]) -> None:
         index, step_in_phase = self.plan.place(step)
         phase = self.spec.phases[index]
         num_samples = sum(bucket.batch_size for bucket in phase.buckets)
-        rate = learning_rate(phase.schedule, step_in_phase)
-        self.trainer.step(micro_batches, num_samples, len(phase.buckets), rate)
-        if step == 0 or (step + 1) % self.spec.log_every_steps == 0 or step_in_phase == phase.steps - 1:
+        self.trainer.step(micro_batches, num_samples, len(phase.buckets), phase.schedule.rate(step_in_phase))
+        if is_logged(self.spec, index, step, step_in_phase):
             self.trainer.check_finite()
-            self._log(step, phase.name, [bucket.name for bucket in phase.buckets], rate)
+            self._remember(index)
+            self._log(step, index, step_in_phase)
         tokens = sum(batch.num_tokens for batch in micro_batches) * self.everyone.world_size
         self.speed.end(num_samples, tokens)
         if self.everyone.is_first:
             self.work.progress.advance(note=self._note())
 
-    def _log(self, step: int, phase: str, buckets: list[str], rate: float) -> None:
-        tally = self.trainer.tally(empty=True)
-        count = sum(tally.num_samples)
-        row = StepRow(
-            id=f"{step:08d}",
-            step=step,
-            phase=phase,
-            loss=sum(tally.loss) / count,
-            mse=sum(tally.mse) / count,
-            vb=sum(tally.vb) / count,
-            learning_rate=rate,
-            gradient_norm=float(self.trainer.gradient_norm),
-            num_samples=count,
-        )
-        by_bucket = [
-            BucketLossRow(id=f"{step:08d}/{bucket}", step=step, bucket=bucket, loss=loss / num)
-            for bucket, loss, num in sorted(zip(buckets, tally.loss, tally.num_samples, strict=True))
-        ]
-        self.rows.add(Rows(steps=[row], bucket_losses=by_bucket))
+    def _remember(self, phase: int) -> None:
+        """Fetch the losses of the steps since this was last called."""
+        losses = self.trainer.losses()
+        if losses is not None:
+            self.history.add(phase, losses)
+            self.since.append(losses)
+
+    def _log(self, step: int, phase: int, step_in_phase: int) -> None:
+        row, by_bucket = logged(self.spec, phase, step, step_in_phase, joined(self.since))
+        self.since = []
         self.loss = row.loss
         numbers = row.model_dump(exclude={"id", "step", "phase"})
         self.tracker.log(
@@ -215,54 +239,46 @@ class Training:
             | {f"speed/{name}": value for name, value in self.speed.recent().items()},
         )
 
-    def _settle(self, step: int) -> None:
-        """Do what is due when `step` steps are done: measure on held-out clips, write a checkpoint."""
-        if step % self.spec.held_out.every_steps == 0 or step == self.spec.num_steps:
-            self.trainer.check_finite()
-            rows = self.held_out.measure(self.trainer.model, "raw", step)
-            rows += self.held_out.measure(self.trainer.ema.model, "ema", step)
-            _check_finite(rows)
-            self.rows.add(Rows(held_out=rows))
-            self.held_out_loss = mean_loss(rows, "raw") or float("nan")
-            self.tracker.log(
-                step, {f"held_out/{row.weights}/{row.bucket}/t{row.first_timestep:03d}": row.loss for row in rows}
-            )
-        if self.checkpoints.is_planned(step):
-            self._save(step, planned=True, settled=True)
-            self.rows = Rows()
-
-    def _save(self, step: int, *, planned: bool, settled: bool) -> None:
+    def _measure(self, step: int, buckets: Sequence[str]) -> None:
+        """The held-out losses after `step` steps, in those buckets."""
+        if not buckets:
+            return
         self.trainer.check_finite()
-        tally = self.trainer.tally(empty=False)
-        # In one process now and after a resume alike, so that both add up what follows in the same order.
-        self.trainer.put_back(tally)
+        rows = self.held_out.measure(self.trainer.model, "raw", step, buckets)
+        rows += self.held_out.measure(self.trainer.ema.model, "ema", step, buckets)
+        _check_finite(rows)
         if self.everyone.is_first:
-            state = self._state(step, settled, tally)
-            self.checkpoints.save(self.trainer, state, self.rows, planned=planned)
+            for bucket in _buckets(self.spec):
+                if bucket.name in buckets:
+                    measured = Measured(rows=[row for row in rows if row.bucket == bucket.name])
+                    self.work.items.put(self.checkpoints.measure(step, bucket), measured)
+        self.held_out_loss = mean_loss(rows, "raw") or float("nan")
+        self.tracker.log(
+            step, {f"held_out/{row.weights}/{row.bucket}/t{row.first_timestep:03d}": row.loss for row in rows}
+        )
+
+    def _save(self, step: int, *, is_wanted: bool) -> None:
+        self.trainer.check_finite()
+        index, place = self.plan.place(max(step - 1, 0))
+        self._remember(index)
+        if self.everyone.is_first:
+            self.checkpoints.save(self.trainer, self._state(step, index, place), self.history, is_wanted=is_wanted)
         self.everyone.wait_for_all()
 
-    def _state(self, step: int, settled: bool, tally: Tally) -> State:
-        index, last_in_phase = self.plan.place(max(step - 1, 0))
+    def _state(self, step: int, index: int, last_in_phase: int) -> State:
         phase = self.spec.phases[index]
-        earlier = [self.plan.place(each)[0] for each in range(step)]
+        done = [min(max(step - begin, 0), each.steps) for begin, each in self.plan.phases()]
         samples = [sum(bucket.batch_size for bucket in each.buckets) for each in self.spec.phases]
         return State(
             step=step,
             phase=phase.name,
             step_in_phase=last_in_phase + 1 if step else 0,
-            learning_rate=learning_rate(phase.schedule, last_in_phase),
-            samples_seen=sum(samples[each] for each in earlier),
-            settled=settled,
-            tally=tally,
-            digest=self.work.digest,
+            learning_rate=phase.schedule.rate(last_in_phase),
+            samples_seen=sum(num * each for num, each in zip(done, samples, strict=True)),
+            num_updates=self.trainer.num_updates,
+            folder=self.checkpoints.trajectory.folder(step),
             num_processes=self.everyone.world_size,
         )
-
-    def _stop(self, step: int, settled: bool, signal_number: int) -> None:
-        # Already settled: nothing was done since the checkpoint that this run continued from.
-        if not settled:
-            self._save(step, planned=False, settled=False)
-        raise Stopped(signal_number)
 
     def _note(self) -> str:
         words = [f"loss {self.loss:.3f}"]

@@ -15,23 +15,13 @@ from torch import Tensor
 
 from bricks_core.diffusion.batch import MicroBatch
 from bricks_core.diffusion.families import family_of
-from bricks_core.diffusion.loss import Losses
+from bricks_core.diffusion.loss import Losses as SampleLosses
 from bricks_core.errors import DataError
-from bricks_core.spec.strict import Strict
 from bricks_core.spec.train import TrainSpec
 from bricks_core.stages.train.ema import EMA
+from bricks_core.stages.train.losses import Losses
 from bricks_core.stages.train.optimizer import make_optimizer, set_learning_rate
 from bricks_core.stages.train.parallel import Processes
-
-
-class Tally(Strict):
-    """What some steps have come to, per bucket of the phase."""
-
-    loss: list[float]
-    """Sums over samples, as mse and vb."""
-    mse: list[float]
-    vb: list[float]
-    num_samples: list[int]
 
 
 class Trainer:
@@ -45,10 +35,13 @@ class Trainer:
         self.ema = EMA(self.model, spec.ema_horizon_share)
         self.optimizer = make_optimizer(self.model, spec)
         self.num_steps_done = 0
+        self.num_updates = 0
+        """Of weights, moments and EMA: more than the steps done, where it goes on from another training."""
         self.gradient_norm = torch.zeros((), device=everyone.device)
         self._family = family_of(spec.model)
         self._wrapped = everyone.wrapped(self.model).train()
         self._sums = self._no_sums(1)
+        self._done: list[tuple[Tensor, Tensor]] = []
         self._first_broken = torch.full((), -1, dtype=torch.int64, device=everyone.device)
 
     def step(self, micro_batches: Sequence[MicroBatch], num_samples: int, num_buckets: int, rate: float) -> None:
@@ -57,8 +50,7 @@ class Trainer:
         Every sample counts the same, whichever bucket, micro-batch or process it is in. The reference averaged the
         means of its processes, so that an image among 256 counted a sixty-fourth of a clip among 4.
         """
-        if len(self._sums) != num_buckets:
-            self._sums = self._no_sums(num_buckets)
+        self._sums = self._no_sums(num_buckets)
         set_learning_rate(self.optimizer, rate)
         self.optimizer.zero_grad()
         for place, cpu_batch in enumerate(micro_batches):
@@ -73,8 +65,10 @@ class Trainer:
         self.gradient_norm = torch.nn.utils.clip_grad_norm_(parameters, self.spec.gradient_clip)
         self._watch()
         self.optimizer.step()
+        self._done.append((self._sums, self.gradient_norm))
         self.num_steps_done += 1
-        self.ema.update(self.model, self.num_steps_done)
+        self.num_updates += 1
+        self.ema.update(self.model, self.num_updates)
 
     def check_finite(self) -> None:
         """Raise DataError if a loss or gradient was not finite since the last check.
@@ -89,20 +83,16 @@ class Trainer:
                 "or set precision to float32."
             )
 
-    def tally(self, *, empty: bool) -> Tally:
-        """What the steps since the last emptying have come to, over all processes; all must ask."""
-        sums = self.everyone.summed(self._sums)
-        if empty:
-            self._sums = self._no_sums(len(sums))
-        loss, mse, vb, count = sums.T.tolist()
-        return Tally(loss=loss, mse=mse, vb=vb, num_samples=[round(each) for each in count])
+    def losses(self) -> Losses | None:
+        """Of the steps since this was last asked, over all processes; all must ask. None: there were none.
 
-    def put_back(self, tally: Tally) -> None:
-        """Continue from a tally: the first process has it all, the others nothing."""
-        self._sums = self._no_sums(len(tally.loss))
-        if self.everyone.is_first:
-            rows = [tally.loss, tally.mse, tally.vb, tally.num_samples]
-            self._sums += torch.tensor(rows, dtype=torch.float64, device=self.everyone.device).T
+        The steps must have as many buckets, as those of one phase have.
+        """
+        if not self._done:
+            return None
+        sums, norms = (torch.stack(each) for each in zip(*self._done, strict=True))
+        self._done = []
+        return Losses(self.everyone.summed(sums).cpu(), norms.double().cpu())
 
     def _gradients_summed(self, now: bool) -> AbstractContextManager[None]:
         wrapped = self._wrapped
@@ -111,7 +101,7 @@ class Trainer:
         waiting: AbstractContextManager[None] = wrapped.no_sync()
         return waiting
 
-    def _count(self, batch: MicroBatch, losses: Losses) -> None:
+    def _count(self, batch: MicroBatch, losses: SampleLosses) -> None:
         # float64 holds sums of float32 losses without rounding, so the order of adding them up makes no difference.
         each = torch.stack([losses.loss, losses.mse, losses.vb, torch.ones_like(losses.loss)]).detach().double()
         self._sums[batch.bucket] += each.sum(dim=1)

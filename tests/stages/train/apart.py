@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
 import socket
 import sys
@@ -91,10 +92,18 @@ def _train(uri: str, spec_json: str, at: tuple[str, int], send: int, environment
 
 
 def left(store: str) -> dict[str, bytes]:
-    """Every file of the train artifact but its manifest, which has times in it."""
+    """Every file of the training and of its artifact, but the manifest, which has times in it."""
     root = Path(store)
-    files = (file for file in root.glob("artifacts/train/**/*") if file.is_file() and file.name != "manifest.json")
+    places = ("artifacts/train", "trainings", "items/held_out")
+    found = (file for place in places for file in (root / place).rglob("*"))
+    files = (file for file in found if file.is_file() and file.name != "manifest.json")
     return {str(file.relative_to(root)): file.read_bytes() for file in sorted(files)}
+
+
+def steps_of(left: dict[str, bytes], name: str) -> list[int]:
+    """The steps of the states that have a file of this name."""
+    found = (re.fullmatch(rf"trainings/[0-9a-f]+/step-([0-9]+)-[0-9a-f]+/{name}", key) for key in left)
+    return sorted(int(match[1]) for match in found if match)
 
 
 if __name__ == "__main__":

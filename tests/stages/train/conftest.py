@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -54,6 +55,17 @@ def latents(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("latents")
     made_up_latents(open_store(str(folder / "store")), folder / "scratch")
     return folder / "store"
+
+
+@pytest.fixture
+def new_store(latents: Path, tmp_path: Path) -> Callable[[], Store]:
+    """Makes a store of its own at every call: in one store, the same training is never done twice."""
+    numbers = itertools.count()
+
+    def made() -> Store:
+        return open_store(str(shutil.copytree(latents, tmp_path / f"store-{next(numbers)}")))
+
+    return made
 
 
 @pytest.fixture(scope="session")

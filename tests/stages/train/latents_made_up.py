@@ -16,6 +16,7 @@ from bricks_core.spec.train import TrainSpec
 from bricks_core.storage.artifacts import open_artifact
 from bricks_core.storage.shards import PackWriter
 from bricks_core.storage.store import Store
+from bricks_core.storage.trainings import Trajectory, keyed
 from bricks_core.storage.work import Joined, Work
 
 TEXT_WIDTH = 24
@@ -112,6 +113,16 @@ def commit_made_up(work: Work, scratch: Path, **how: Any) -> Manifest:
         rows[place] = row.model_copy(update=where | {"item": item.key})
         items.append(item.item_key)
     return work.commit(Joined({"latents": rows}, items))
+
+
+def trajectory_of(work: Work, spec: TrainSpec) -> Trajectory:
+    """Where the states of a training lie."""
+    return Trajectory(spec, keyed(work.inputs["latents"].manifest, work.fingerprints))
+
+
+def state_folder(work: Work, spec: TrainSpec, step: int) -> Path:
+    """Of a training in a folder store."""
+    return Path(work.store.uri) / trajectory_of(work, spec).folder(step)
 
 
 def train_work(store: Store, spec: TrainSpec, digest: str = "0" * 31 + "2") -> Work:

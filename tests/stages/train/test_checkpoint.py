@@ -1,7 +1,8 @@
-"""Which checkpoints are used, kept, and taken away."""
+"""Which states are used, kept, and taken away."""
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,14 @@ import torch
 
 from bricks_core.errors import AlteredObject, DataError, Stopped
 from bricks_core.spec.latents import Latent
+from bricks_core.spec.train import TrainSpec
 from bricks_core.stages.train import stage
-from bricks_core.stages.train.checkpoint import COMMIT, OPTIMIZER, Checkpoints
+from bricks_core.stages.train.checkpoint import STATE, Checkpoints
 from bricks_core.stages.train.parallel import Processes
 from bricks_core.stages.train.step import Trainer
-from tests.stages.train.latents_made_up import train_work
+from bricks_core.storage.trainings import COMMIT, OPTIMIZER
+from tests.stages.train.conftest import CLIPS, IMAGES
+from tests.stages.train.latents_made_up import state_folder, train_work
 
 ALONE = Processes(0, 1, torch.device("cpu"))
 
@@ -25,7 +29,7 @@ def work(store, spec):
 
 @pytest.fixture
 def half_way(work, spec, monkeypatch):
-    """Training that was interrupted after step 7, with checkpoints at 0, 3 and 6."""
+    """Training that was interrupted after step 7, with states at 0, 3 and 6."""
     step = Trainer.step
 
     def interrupted(self, *arguments):
@@ -37,31 +41,38 @@ def half_way(work, spec, monkeypatch):
         patch.setattr(Trainer, "step", interrupted)
         with pytest.raises(Stopped):
             stage.run(spec(), work)
-    return Checkpoints(work, spec())
+    return Checkpoints(work, spec(), [IMAGES, CLIPS])
 
 
 def folder(work, step: int) -> Path:
-    return Path(work.store.uri) / work.prefix / f"checkpoints/step-{step:06d}"
+    assert isinstance(work.spec, TrainSpec)
+    return state_folder(work, work.spec, step)
 
 
 def latent_rows(work):
     return work.rows("latents", "latents", Latent)
 
 
-def optimizers(work) -> list[str]:
-    return sorted(file.parent.name for file in folder(work, 0).parent.glob(f"*/{OPTIMIZER}"))
+def steps_with(work, name: str) -> list[int]:
+    root = Path(work.store.uri) / "trainings"
+    return sorted(int(file.parent.name.split("-")[1]) for file in root.glob(f"*/*/{name}"))
 
 
-def test_the_newest_is_continued_from_and_the_two_newest_keep_their_optimizer(half_way, work):
-    newest = half_way.newest()
-    assert newest is not None
-    assert newest.folder == "checkpoints/step-000006/"
-    assert optimizers(work) == ["step-000003", "step-000006"]
+def left_to_do(checkpoints: Checkpoints) -> list[tuple[int, list[int]]]:
+    """Where every part begins, and the steps at which there is something to be made."""
+    return [(each.first, list(each.due)) for each in checkpoints.stretches()]
 
 
-@pytest.mark.parametrize("name", ["weights.safetensors", "ema.safetensors", OPTIMIZER, "state.json", "rows.json"])
+def test_training_goes_on_from_the_newest_and_the_two_newest_keep_their_optimizer_as_does_the_end_of_a_phase(
+    half_way, work
+):
+    assert left_to_do(half_way) == [(6, [8])]
+    assert steps_with(work, OPTIMIZER) == [3, 6]
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "ema.safetensors", OPTIMIZER, STATE, "losses.safetensors"])
 @pytest.mark.parametrize("how", ["altered", "cut short", "missing"])
-def test_a_checkpoint_that_is_not_what_its_record_says_is_not_used_but_the_one_before(half_way, work, name, how):
+def test_a_state_that_is_not_what_its_record_says_is_made_again_from_the_one_before(half_way, work, name, how):
     file = folder(work, 6) / name
     data = file.read_bytes()
     file.unlink()
@@ -69,54 +80,57 @@ def test_a_checkpoint_that_is_not_what_its_record_says_is_not_used_but_the_one_b
         # The same length, one bit changed in the middle; or half of it.
         middle = len(data) // 2
         file.write_bytes(data[:middle] + (bytes([data[middle] ^ 1]) + data[middle + 1 :] if how == "altered" else b""))
-    newest = half_way.newest()
-    assert newest is not None
-    assert newest.step == 3
-    assert not folder(work, 6).exists() or not list(folder(work, 6).iterdir())
+    assert left_to_do(half_way) == [(3, [6, 8])]
 
 
 @pytest.mark.parametrize("record", [None, b"", b"{}", b'{"step": 6'])
-def test_a_checkpoint_without_a_record_that_can_be_read_is_not_used(half_way, work, record):
+def test_a_state_without_a_record_that_can_be_read_is_not_used(half_way, work, record):
     file = folder(work, 6) / COMMIT
     file.unlink()
     if record is not None:
         file.write_bytes(record)
-    newest = half_way.newest()
-    assert newest is not None
-    assert newest.step == 3
+    assert left_to_do(half_way) == [(3, [6, 8])]
 
 
-def test_when_an_old_checkpoint_is_broken_training_begins_anew_since_it_must_be_made_again(half_way, work, spec):
+def test_when_an_early_state_is_broken_that_one_alone_is_made_again(half_way, work, spec, alone):
     (folder(work, 0) / "ema.safetensors").unlink()
-    assert half_way.newest() is None
-    assert not half_way.records()
+    assert left_to_do(half_way) == [(0, [0]), (6, [8])]
     stage.run(spec(), work)
-    assert half_way.is_complete()
+    assert left_to_do(half_way) == []
+    for step in (0, 8):
+        undisturbed = alone / folder(work, step).relative_to(work.store.uri)
+        for file in undisturbed.glob("*.safetensors"):
+            if (step, file.name) != (0, OPTIMIZER):
+                assert (folder(work, step) / file.name).read_bytes() == file.read_bytes()
 
 
 def test_a_file_altered_after_it_was_looked_at_is_noticed_when_it_is_read(half_way, work, spec):
-    newest = half_way.newest()
+    (stretch,) = half_way.stretches()
     file = folder(work, 6) / "weights.safetensors"
     file.unlink()
     file.write_bytes(b"something else")
     trainer = Trainer(spec(), stage.make_network(spec(), work, list(latent_rows(work))), ALONE)
     with pytest.raises(AlteredObject, match=r"weights\.safetensors"):
-        half_way.load(newest, trainer, with_randomness=True)
+        half_way.load(stretch.begin, trainer, with_randomness=True)
 
 
-def test_the_checkpoint_of_another_artifact_is_refused(half_way, spec, store, work):
-    newest = half_way.newest()
-    other = Checkpoints(train_work(store, spec(), digest="0" * 31 + "3"), spec())
-    for file in newest.files:
-        with work.store.local(work.prefix + file.key) as path:
-            store.put_file("artifacts/train/" + "0" * 31 + "3/" + file.key, path)
+def test_the_state_of_another_training_is_refused(half_way, spec, work):
+    (stretch,) = half_way.stretches()
+    other = Checkpoints(train_work(work.store, spec(seed=43)), spec(seed=43), [IMAGES, CLIPS])
+    theirs = other.trajectory.folder(6)
+    for file in stretch.begin.files:
+        with work.store.local(file.key) as path:
+            work.store.put_file(theirs + file.key.rpartition("/")[2], path)
+    files = [file.model_copy(update={"key": theirs + file.key.rpartition("/")[2]}) for file in stretch.begin.files]
+    record = stretch.begin.model_copy(update={"folder": theirs, "files": files})
     trainer = Trainer(spec(), stage.make_network(spec(), work, list(latent_rows(work))), ALONE)
-    with pytest.raises(AlteredObject, match="belongs to another artifact"):
-        other.load(newest, trainer, with_randomness=True)
+    with pytest.raises(AlteredObject, match="belongs to another training"):
+        other.load(record, trainer, with_randomness=True)
 
 
 def test_when_the_loss_breaks_down_nothing_is_written_and_what_was_is_kept(half_way, work, spec, monkeypatch):
-    before = {file: file.read_bytes() for file in folder(work, 0).parent.rglob("*") if file.is_file()}
+    root = Path(work.store.uri) / "trainings"
+    before = {file: file.read_bytes() for file in root.rglob("*") if file.is_file()}
     step = Trainer.step
 
     def broken(self, micro_batches, *arguments):
@@ -126,7 +140,7 @@ def test_when_the_loss_breaks_down_nothing_is_written_and_what_was_is_kept(half_
     monkeypatch.setattr(Trainer, "step", broken)
     with pytest.raises(DataError, match="broke down at step 6"):
         stage.run(spec(), work)
-    assert {file: file.read_bytes() for file in folder(work, 0).parent.rglob("*") if file.is_file()} == before
+    assert {file: file.read_bytes() for file in root.rglob("*") if file.is_file()} == before
 
 
 def test_when_the_held_out_loss_breaks_down_that_checkpoint_is_not_written(half_way, work, spec, monkeypatch):
@@ -141,18 +155,28 @@ def test_when_the_held_out_loss_breaks_down_that_checkpoint_is_not_written(half_
     changed = spec(held_out=spec().held_out.model_copy(update={"every_steps": 7}), log_every_steps=100)
     with pytest.raises(DataError, match=r"broke down before step 7: the held-out loss .* lower the learning rate"):
         stage.run(changed, work)
-    assert sorted(record.step for record in half_way.records()) == [0, 3, 6]
+    assert steps_with(work, COMMIT) == [0, 3, 6]
 
 
-def test_at_the_end_only_the_last_keeps_its_optimizer(half_way, work, spec):
+def test_at_the_end_the_ends_of_phases_keep_their_optimizer(half_way, work, spec):
     stage.run(spec(), work)
-    assert optimizers(work) == ["step-000008"]
-    assert half_way.is_complete()
+    assert steps_with(work, OPTIMIZER) == [3, 8]
+    assert left_to_do(half_way) == []
 
 
-def test_files_that_no_record_lists_are_taken_away(half_way, work, spec):
-    stray = folder(work, 5) / "weights.safetensors"
-    stray.parent.mkdir()
-    stray.write_bytes(b"of a writer that was killed")
+def test_the_state_of_a_stop_is_taken_away_once_training_has_passed_it(work, spec, monkeypatch):
+    step = Trainer.step
+
+    def told_to_stop(self, *arguments):
+        step(self, *arguments)
+        if self.num_steps_done == 7:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", told_to_stop)
+        with pytest.raises(Stopped):
+            stage.run(spec(), work)
+    assert steps_with(work, COMMIT) == [0, 3, 6, 7]
     stage.run(spec(), work)
-    assert not stray.exists()
+    assert steps_with(work, COMMIT) == [0, 3, 6, 8]
+    assert not folder(work, 7).exists()

@@ -16,7 +16,7 @@ from bricks_core.stages.train import stage
 from bricks_core.stages.train.step import Trainer
 from bricks_core.storage.places import open_store
 from tests.stages.train.conftest import IMAGES, small_spec
-from tests.stages.train.latents_made_up import TEXT_WIDTH, made_up_latents, train_work
+from tests.stages.train.latents_made_up import TEXT_WIDTH, made_up_latents, state_folder, train_work
 
 WAN = WanSpec(
     family="wan",
@@ -38,11 +38,11 @@ def wan_spec(steps=6, **changes):
 
 
 def trained(folder: Path, spec):
-    """The training of a store. -> its tables, and where its checkpoints are"""
+    """The training of a store. -> its tables, and where the state after so many steps lies"""
     work = train_work(open_store(str(folder)), spec)
     stage.run(spec, work)
     tables = {name: list(rows) for name, rows in stage.join(spec, work).tables.items()}
-    return tables, folder / work.prefix / "checkpoints"
+    return tables, lambda step: state_folder(work, spec, step)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ class Killed(BaseException):
 
 def test_a_run_that_was_killed_continues_to_the_same_bytes(store, tmp_path, monkeypatch, caplog):
     again = Path(shutil.copytree(store, tmp_path / "killed"))
-    tables, checkpoints = trained(store, wan_spec())
+    tables, state_of = trained(store, wan_spec())
     take = Trainer.step
 
     def dies_in_the_fifth_step(trainer, *arguments):
@@ -87,13 +87,14 @@ def test_a_run_that_was_killed_continues_to_the_same_bytes(store, tmp_path, monk
         with pytest.raises(Killed):
             trained(again, wan_spec())
     with caplog.at_level("INFO", logger="bricks"):
-        continued, same_place = trained(again, wan_spec())
-    assert "continuing from checkpoints/step-000003" in caplog.text
+        continued, same_of = trained(again, wan_spec())
+    assert "continuing from step 3" in caplog.text
     assert continued == tables
-    files = sorted(checkpoints.rglob("*.safetensors"))
-    assert len(files) == 7
-    for file in files:
-        assert file.read_bytes() == (same_place / file.relative_to(checkpoints)).read_bytes(), file.name
+    for step in (0, 3, 6):
+        files = sorted(state_of(step).glob("*.safetensors"))
+        assert len(files) == 3 + (step == 6)
+        for file in files:
+            assert file.read_bytes() == (same_of(step) / file.name).read_bytes(), file.name
 
 
 def test_it_begins_with_weights_as_diffusers_saves_them_in_shards(store, tmp_path):
@@ -101,8 +102,8 @@ def test_it_begins_with_weights_as_diffusers_saves_them_in_shards(store, tmp_pat
     network = new_wan(WAN)
     network.save_pretrained(tmp_path / "transformer", max_shard_size="10KB")
     assert len(list((tmp_path / "transformer").glob("*.safetensors"))) > 1
-    _, checkpoints = trained(store, wan_spec(1, init_from=str(tmp_path / "transformer")))
-    begun = load_file(checkpoints / "step-000000/weights.safetensors")
+    _, state_of = trained(store, wan_spec(1, init_from=str(tmp_path / "transformer")))
+    begun = load_file(state_of(0) / "weights.safetensors")
     assert all(torch.equal(tensor, begun[name]) for name, tensor in network.state_dict().items())
 
 

@@ -7,7 +7,6 @@ import re
 import pytest
 
 from bricks_core.spec.train import Constant, CosineConstant, OneCycle
-from bricks_core.stages.train.optimizer import learning_rate
 
 NUMBER = r"(\d+(?:\.\d+)?(?:e-?\d+)?)"
 
@@ -28,24 +27,24 @@ def test_the_rates_are_those_of_the_reference(golden, kind):
     stored = golden("lr_schedules")[kind]
     for name, rates in stored.items():
         schedule = schedule_of(kind, name)
-        ours = [learning_rate(schedule, step) for step in range(len(rates))]
+        ours = [schedule.rate(step) for step in range(len(rates))]
         assert ours == pytest.approx(rates.tolist(), rel=2e-4), name
 
 
 def test_constant_is_constant():
-    assert {learning_rate(Constant(lr=3e-4), step) for step in range(100)} == {3e-4}
+    assert {Constant(lr=3e-4).rate(step) for step in range(100)} == {3e-4}
 
 
 def test_cosine_constant_reaches_its_rate_in_the_last_step_of_the_warm_up():
     schedule = CosineConstant(lr=1e-3, min_lr=0, warmup_steps=10)
-    rates = [learning_rate(schedule, step) for step in range(12)]
+    rates = [schedule.rate(step) for step in range(12)]
     assert rates == sorted(rates)
     assert rates[8] < rates[9] == rates[10] == rates[11] == 1e-3
 
 
 def test_one_cycle_begins_lowest_is_highest_after_the_warm_up_and_ends_at_its_last_rate():
     schedule = OneCycle(min_lr=1e-5, max_lr=1e-3, lr=1e-4, warmup_steps=10, cooldown_steps=20)
-    rates = [learning_rate(schedule, step) for step in range(40)]
+    rates = [schedule.rate(step) for step in range(40)]
     assert rates[0] == pytest.approx(1e-5)
     assert max(rates) == rates[10] == pytest.approx(1e-3)
     assert rates[:11] == sorted(rates[:11])
@@ -58,4 +57,4 @@ def test_one_cycle_begins_lowest_is_highest_after_the_warm_up_and_ends_at_its_la
     [CosineConstant(lr=1, warmup_steps=0), OneCycle(max_lr=9, lr=1, warmup_steps=0, cooldown_steps=0)],
 )
 def test_without_a_warm_up_the_first_step_has_the_last_rate(schedule):
-    assert learning_rate(schedule, 0) == 1
+    assert schedule.rate(0) == 1

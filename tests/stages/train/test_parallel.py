@@ -11,15 +11,16 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from bricks_core.spec.manifest import artifact_digest
 from bricks_core.spec.train import BucketLossRow, HeldOutRow, StepRow
 from bricks_core.storage.artifacts import open_artifact
 from bricks_core.storage.places import open_store
-from tests.stages.train.apart import left, train_apart, train_together
+from tests.stages.train.apart import left, steps_of, train_apart, train_together
 from tests.stages.train.conftest import small_spec
+from tests.stages.train.latents_made_up import state_folder, train_work
 
 SPEC = small_spec()
-TRAIN = "0" * 31 + "2"
-LAST = f"artifacts/train/{TRAIN}/checkpoints/step-000008"
+TRAIN = artifact_digest("0" * 31 + "2", SPEC.shown)
 ROOT = Path(__file__).parents[3]
 
 
@@ -42,6 +43,10 @@ def together(latents, tmp_path_factory):
     return store
 
 
+def state(store: Path, step: int) -> Path:
+    return state_folder(train_work(open_store(str(store)), SPEC), SPEC, step)
+
+
 def rows(store: Path, table: str, row: type) -> list:
     return list(open_artifact(open_store(str(store)), "train", TRAIN).rows(table, row))
 
@@ -61,8 +66,9 @@ def test_under_torchrun_every_loss_is_that_of_one_process(alone, together, table
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "ema.safetensors"])
 def test_under_torchrun_the_weights_become_those_of_one_process(alone, together, name):
-    begun = load_file(alone / LAST.replace("8", "0") / name)
-    ours, theirs = load_file(alone / LAST / name), load_file(together / LAST / name)
+    begun, ours, theirs = (
+        load_file(state(store, step) / name) for store, step in ((alone, 0), (alone, 8), (together, 8))
+    )
     for key, tensor in ours.items():
         # Adam's first steps move a weight by the rate whichever way its gradient's last bit points.
         assert float((tensor - theirs[key]).norm()) <= 0.02 * float((tensor - begun[key]).norm()) + 1e-6, key
@@ -74,7 +80,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step_and_the_continued
     store = tmp_path / "store"
     shutil.copytree(latents, store)
     assert train_together(str(store), SPEC, 2, at=(1, 5)) == [143, 143]
-    assert any("checkpoints/stopped-000005/optimizer.safetensors" in key for key in left(str(store)))
+    assert 5 in steps_of(left(str(store)), "optimizer.safetensors")
     assert train_together(str(store), SPEC, 2) == [0, 0]
     assert left(str(store)) == left(str(together))
 

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from tests.stages.train.apart import left, train_apart
+from tests.stages.train.apart import left, steps_of, train_apart
 from tests.stages.train.conftest import small_spec
 
 SPEC = small_spec()
@@ -24,12 +24,15 @@ def store(latents, tmp_path):
     return str(tmp_path / "store")
 
 
-def test_an_artifact_keeps_weights_and_average_of_every_planned_step_and_the_last_optimizer(undisturbed):
-    names = {key.split("/", 3)[3] for key in undisturbed}
-    each = {"checkpoint.json", "config.json", "ema.safetensors", "rows.json", "state.json", "weights.safetensors"}
-    expected = {f"checkpoints/step-{step:06d}/{name}" for step in (0, 3, 6, 8) for name in each}
-    tables = {f"{name}.parquet" for name in ("steps", "bucket_losses", "held_out", "checkpoints")}
-    assert names == expected | {"checkpoints/step-000008/optimizer.safetensors"} | tables
+def test_weights_and_average_of_every_wanted_step_are_kept_and_the_optimizer_of_every_phases_end(undisturbed):
+    every = ("checkpoint.json", "config.json", "ema.safetensors", "losses.safetensors", "state.json")
+    for name in (*every, "weights.safetensors"):
+        assert steps_of(undisturbed, name) == [0, 3, 6, 8], name
+    assert steps_of(undisturbed, "optimizer.safetensors") == [3, 8]
+    tables = {key.rpartition("/")[2] for key in undisturbed if key.startswith("artifacts/")}
+    rows = {f"{name}.parquet" for name in ("steps", "bucket_losses", "held_out", "checkpoints", "items", "records")}
+    assert tables == rows
+    assert len(undisturbed) == 4 * 6 + 2 + len(tables) + 3 * 2  # held out at 0, 4 and 8, images and clips
 
 
 def test_a_second_undisturbed_run_leaves_the_same(store, undisturbed):
@@ -63,7 +66,7 @@ def test_killed_between_checkpoints_it_leaves_the_same(store, undisturbed, steps
 @pytest.mark.parametrize("step", [1, 3, 5, 8])
 def test_told_to_stop_it_finishes_the_step_writes_a_checkpoint_and_ends_with_143(store, undisturbed, step):
     assert train_apart(store, SPEC, at=("step", step), send=signal.SIGTERM) == 143
-    assert any(f"/checkpoints/stopped-{step:06d}/optimizer.safetensors" in key for key in left(store))
+    assert step in steps_of(left(store), "optimizer.safetensors")
     assert train_apart(store, SPEC) == 0
     assert left(store) == undisturbed
 

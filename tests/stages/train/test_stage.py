@@ -24,7 +24,7 @@ from bricks_core.storage.places import open_store
 from bricks_core.storage.work import Joined, Work
 from tests.journey.tiny_run import TINY
 from tests.stages.train.conftest import CLIPS, IMAGES, small_spec
-from tests.stages.train.latents_made_up import TEXT_WIDTH, made_up_latents, train_work
+from tests.stages.train.latents_made_up import TEXT_WIDTH, made_up_latents, state_folder, train_work
 
 
 def done(spec, work):
@@ -36,7 +36,7 @@ def done(spec, work):
 
 
 def folder_of(work: Work, step: int) -> Path:
-    return Path(work.store.uri) / work.prefix / f"checkpoints/step-{step:06d}"
+    return state_folder(work, work.spec, step)
 
 
 @pytest.fixture(scope="module")
@@ -120,10 +120,11 @@ def test_every_object_is_in_the_manifest_and_every_checkpoint_row_names_files_of
     work = train_work(store, spec())
     tables, manifest = done(spec(), work)
     listed = {entry.key.removeprefix(work.prefix) for entry in store.list(work.prefix)} - {"manifest.json"}
-    assert {each.key for each in manifest.objects} == listed
+    listed |= {entry.key for entry in store.list("trainings/") if not entry.key.endswith("/checkpoint.json")}
+    assert {*(each.key for each in manifest.objects), manifest.records.key} == listed
     for row in tables["checkpoints"]:
         assert {row.weights_key, row.ema_key, row.state_key} <= listed
-        network = load_network(Path(store.uri) / work.prefix / row.ema_key, folder_of(work, row.step) / "config.json")
+        network = load_network(Path(store.uri) / row.ema_key, folder_of(work, row.step) / "config.json")
         assert network.config.caption_channels == TEXT_WIDTH
 
 
@@ -162,7 +163,7 @@ def test_a_bucket_that_nothing_fits_ends_the_stage_before_anything_is_written(st
     )
     with pytest.raises(SpecError, match=r"train\.phases\.2\.buckets\.0 \(64f-64x48\): no clips to train on fit"):
         stage.run(hopeless, train_work(store, hopeless))
-    assert not list(store.list("artifacts/train"))
+    assert not [*store.list("artifacts/train"), *store.list("trainings/")]
 
 
 def test_latents_of_two_codecs_are_refused(store, spec, tmp_path):
@@ -188,22 +189,22 @@ def test_training_begins_with_given_weights_from_a_file_a_folder_or_the_store(st
     first = train_work(store, spec())
     stage.run(spec(), first)
     last = folder_of(first, 8)
-    key = f"{first.prefix}checkpoints/step-000008"
+    key = str(last.relative_to(store.uri))
     for number, place in enumerate([str(last / "ema.safetensors"), f"{key}/ema.safetensors", str(last), key]):
-        tuned = spec(init_from=place, seed=7)
+        one_step = [spec().phases[0].model_copy(update={"steps": 1})]
+        tuned = spec(init_from=place, seed=7, phases=one_step)
         work = train_work(store, tuned, digest=f"{number:031d}a")
         # A folder with both is one of ours: its weights are meant.
         expected = last / ("ema.safetensors" if number < 2 else "weights.safetensors")
-        short = tuned.model_copy(update={"phases": [tuned.phases[0].model_copy(update={"steps": 1})]})
-        stage.run(short, work)
+        stage.run(tuned, work)
         assert same(folder_of(work, 0) / "weights.safetensors", expected), place
 
 
-def test_without_weights_it_begins_at_random_by_the_seed(store, spec):
+def test_without_weights_it_begins_at_random_by_the_seed(new_store, spec):
     started = []
-    for number, seed in enumerate((1, 1, 2)):
+    for seed in (1, 1, 2):
         short = spec(seed=seed, phases=[Phase(name="one", steps=1, buckets=[IMAGES], schedule=Constant(lr=1e-3))])
-        work = train_work(store, short, digest=f"{number:031d}b")
+        work = train_work(new_store(), short)
         stage.run(short, work)
         started.append(folder_of(work, 0) / "weights.safetensors")
     assert same(started[0], started[1])
@@ -237,11 +238,11 @@ def test_the_bins_cover_all_timesteps_and_are_asked_about_inside():
             assert all(each.first <= timestep < each.end for timestep in each.timesteps)
 
 
-def test_the_held_out_loss_does_not_depend_on_the_batch_it_is_measured_in(store, spec):
+def test_the_held_out_loss_does_not_depend_on_the_batch_it_is_measured_in(new_store, spec):
     losses = []
-    for number, size in enumerate((1, 3, 64)):
+    for size in (1, 3, 64):
         changed = spec(held_out=spec().held_out.model_copy(update={"batch_size": size}))
-        tables, _ = done(changed, train_work(store, changed, digest=f"{number:031d}d"))
+        tables, _ = done(changed, train_work(new_store(), changed))
         losses.append([row.loss for row in tables["held_out"]])
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
     assert losses[2] == pytest.approx(losses[0], rel=1e-5)
@@ -277,10 +278,11 @@ def test_outside_the_main_thread_signals_are_left_to_others():
     assert not failed
 
 
-def test_numbers_also_go_to_wandb_and_the_tables_are_the_same_without_it(store, spec):
+def test_numbers_also_go_to_wandb_and_the_tables_are_the_same_without_it(new_store, spec):
     tables = []
     for number, wandb in enumerate(("off", "offline")):
-        work = train_work(store, spec(), digest=f"{number:031d}e")
+        store = new_store()
+        work = train_work(store, spec())
         document = json.loads(json.dumps(TINY))
         document["spec"]["tracking"] = {"wandb": wandb}
         work.run = BrickRun.model_validate(document)
