@@ -146,7 +146,8 @@ def _at(shares: Iterable[float], num_frames: int) -> list[int]:
 
 def _differ(wanted: list[int], lumas: dict[int, Pixels]) -> bool:
     """Whether the wanted frames are one, or do not all show the same pose."""
-    return len(wanted) < 2 or not all(_same(lumas[wanted[0]], lumas[index]) for index in wanted[1:])
+    # The last first: of what moves it is the one that is most likely another.
+    return len(wanted) < 2 or not all(_same(lumas[wanted[0]], lumas[index]) for index in reversed(wanted[1:]))
 
 
 def shows_nothing(bgr: Pixels) -> bool:

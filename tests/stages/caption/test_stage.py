@@ -187,6 +187,29 @@ def test_what_was_asked_is_not_asked_again_whatever_else_is_another_now(drawing,
     assert len(server.questions) == 30
 
 
+def test_a_clip_that_is_known_to_move_is_decoded_once(drawing, folder_store, clips, server, monkeypatch):
+    """The filter has told that it moves: it is not measured again, and what was decoded to choose from is shown."""
+    for name in ("see", "read_rgb"):
+        monkeypatch.setattr(f"bricks_core.stages.caption.asking.{name}", lambda *_: pytest.fail("it is decoded again"))
+    drawing.finish(drawing.work_on(folder_store, "caption", ASKED))
+    assert len(server.questions) == 12
+
+
+@pytest.mark.parametrize("provider", ["openai", "measured"])
+def test_a_commit_tells_every_task_once(drawing, folder_store, clips, server, monkeypatch, provider):
+    spec = CaptionSpec(provider=provider, model="eyes-1")
+    made = drawing.finish(drawing.work_on(folder_store, "caption", spec))
+    told = []
+    kept_media = stage.kept_media
+    monkeypatch.setattr(stage, "kept_media", lambda work: [told.append(task) or task for task in kept_media(work)])
+    work = drawing.work_on(folder_store, "caption", spec, "e" * 32)
+    assert work.pending(stage.tasks(spec, work)) == []
+    again = work.commit(stage.join(spec, work))
+    assert len(told) == len(clips)
+    assert again.counts == made.counts
+    assert again.num_items == made.num_items
+
+
 def test_a_clip_more_is_asked_about_alone(drawing, folder_store, films, server, tmp_path):
     scored(drawing, folder_store, tmp_path, films)
     drawing.finish(drawing.work_on(folder_store, "caption", ASKED))
