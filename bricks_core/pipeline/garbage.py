@@ -28,6 +28,7 @@ from bricks_core.storage.claims import Claims, batch_of_claim
 from bricks_core.storage.items import Bundle
 from bricks_core.storage.store import Entry, Store
 from bricks_core.storage.tables import read_columns
+from bricks_core.storage.trainings import ROOT, begun
 
 KEEP_DAYS = 14.0
 DAY_S = 24 * 3600.0
@@ -78,7 +79,8 @@ class Garbage:
     paid: dict[str, Swept] = field(default_factory=dict)
     """What cost money, and is kept unless that is asked for."""
     rest: dict[str, Swept] = field(default_factory=dict)
-    """Tries, older points, tables from before artifacts were compacted, and claims that nobody holds any more."""
+    """Tries, older points, states of trainings, tables from before artifacts were compacted, and claims that nobody
+    holds any more."""
     num_artifacts: int = 0
     """Reached."""
     num_items: int = 0
@@ -167,14 +169,14 @@ class _Records(BaseModel):
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
 
+class _Object(BaseModel):
+    key: _Name
+
+
 class _Spec(BaseModel):
     """Who was asked."""
 
     provider: _Name = ""
-
-
-class _Object(BaseModel):
-    key: _Name
 
 
 class _Named(BaseModel):
@@ -193,6 +195,7 @@ class _Made(BaseModel):
     spec: _Spec = _Spec()
     pending: list[_Tried] = []
     records: _Records | None = None
+    objects: list[_Object] = []
     started_at: datetime | None = None
     finished_at: datetime | None = None
 
@@ -214,6 +217,8 @@ class _Marks:
         self.tries: set[ItemKey] = set()
         self.objects: set[str] = set()
         """Files of reached items that do not lie beside their records."""
+        self.states: set[str] = set()
+        """Folders of the states of trainings."""
         self.old_points: list[Entry] = []
         self.old_tables: list[Entry] = []
         """Of artifacts that were compacted: see `_tables_of`."""
@@ -260,6 +265,7 @@ class _Marks:
                 newest = newest or points
                 for pointer in points.stages.values():
                     self._want({pointer.stage: pointer.digest} | pointer.inputs)
+            self.begun(run)
             known = newest.stages if newest is not None else {}
             for stage in STAGES:
                 # As runs pointed to what they had, and had begun, before there were sets: see bricks store upgrade.
@@ -267,6 +273,19 @@ class _Marks:
                     if stage not in known and any(entry.key == place for entry in inside):
                         old = _read(self.store, place, is_needed=True)
                         self._want({stage: old.digest} | old.inputs if old is not None else {})
+
+    def begun(self, run: str) -> None:
+        """The states of the training that a run has begun last, and what it goes on from; finished or not."""
+        for each in begun(self.store, run)[-1:]:
+            self.states.update(record.folder for record in each.trajectory().records(self.store).values())
+            self.states.add(each.inputs.get("continue_from", ""))
+
+    def states_to_sweep(self) -> Iterator[Entry]:
+        """Of states that are not reached, and are old."""
+        for folder, group in groupby(self.store.list(ROOT), lambda entry: entry.key.rpartition("/")[0] + "/"):
+            entries = list(group)
+            if folder not in self.states and not self.is_young(entries):
+                yield from entries
 
     def claimed(self, batches: Iterable[str]) -> None:
         """What living claims are about: artifacts, and items by the beginning of their keys."""
@@ -311,6 +330,7 @@ class _Marks:
             self.artifacts.add(place)
             manifest = _read(self.store, artifact_prefix(*place) + MANIFEST, is_needed=True)
             if manifest is not None:
+                self.states.update(each.key.rpartition("/")[0] + "/" for each in manifest.objects)
                 self._want(manifest.inputs)
                 self.tries.update(ItemKey(each.kind, each.key) for each in manifest.pending)
             for table, is_needed in self._tables_of(place):
@@ -439,6 +459,7 @@ def _sum_rest(store: Store, garbage: Garbage, marks: _Marks, dead: list[Entry]) 
     for what, entries in {
         "tries": [entry for entry in tries if ItemKey(*_kind_and_name(entry.key)) not in marks.tries],
         "points": marks.old_points,
+        "states of trainings": list(marks.states_to_sweep()),
         "tables": [entry for entry in marks.old_tables if entry.key not in marks.objects],
         "claims": dead,
     }.items():

@@ -260,6 +260,7 @@ def garbage_screen(garbage: Garbage, *, deleted: bool, command: str = "bricks gc
     rows += [(f"{stage} artifacts", each) for stage, each in garbage.artifacts.items()]
     words = {
         "tries": "tries",
+        "states of trainings": "files of training states",
         "points": "what runs pointed to",
         "tables": "tables from before packs were compacted",
         "claims": "claims of the dead",

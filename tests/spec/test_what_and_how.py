@@ -115,6 +115,7 @@ spec.train.model<wan>.cross_attn_norm                       what          true
 spec.train.model<wan>.eps                                   what          1e-06
 spec.train.model<wan>.shift                                 what          3.0
 spec.train.init_from                                        what          ""
+spec.train.continue_from                                    what          ""
 spec.train.phases                                           what
 spec.train.phases[].name                                    what
 spec.train.phases[].steps                                   what

@@ -116,17 +116,17 @@ def asked_samples(spec: EvaluateSpec, work: Work) -> Iterator[Asked]:
             wanted = ["raw"]
         for weights in wanted:
             for index in range(len(spec.prompts)):
-                made = _sample_of(spec, work, index, step, weights).key.key
+                made = _sample_of(spec, work, index, step, weights, files[weights]).key.key
                 row_id = content_id("sample", index, step, weights)
                 yield Asked(made, index, step, weights, files[weights], row_id)
 
 
-def _sample_of(spec: EvaluateSpec, work: Work, index: int, step: int, weights: Weights) -> Recipe:
+def _sample_of(spec: EvaluateSpec, work: Work, index: int, step: int, weights: Weights, key: str) -> Recipe:
     """What a sample is made of: not which others are asked for with it."""
     settings = what_of(spec)
     asked = {"prompt": spec.prompts[index], "index": index, "step": step, "weights": weights}
     how = {name: each for name, each in settings.items() if name not in ("prompts", "num_checkpoints", "weights")}
-    return recipe("sample", train=work.inputs["train"].manifest.digest, **asked, settings=how)
+    return recipe("sample", weights_of=work.inputs["train"].full(key), **asked, settings=how)
 
 
 def object_keys(asked: Asked) -> tuple[str, str]:
@@ -206,7 +206,7 @@ class Captions:
 
 def _as_in_packs(features: np.ndarray) -> Tensor:
     """Packs hold features as float16; the model has never seen finer ones.  (L, width)"""
-    return torch.from_numpy(features.astype(np.float16).astype(np.float32))
+    return torch.tensor(features.astype(np.float16).astype(np.float32))
 
 
 def frame_of(spec: EvaluateSpec, codec: LatentCodec) -> Frame:
@@ -242,7 +242,7 @@ def to_pixels(pixels: Tensor) -> Pixels:
 def keep_sample(work: Work, spec: EvaluateSpec, asked: Asked, frames: Pixels) -> None:
     """Store a sample's video and strip, and record it as done."""
     prompt = spec.prompts[asked.prompt_index]
-    made = _sample_of(spec, work, asked.prompt_index, asked.step, asked.weights)
+    made = _sample_of(spec, work, asked.prompt_index, asked.step, asked.weights, asked.weights_key)
     with scratch() as folder:
         video, strip = folder / "video.mp4", folder / "strip.jpg"
         about = {"title": prompt, "comment": f"{asked.weights} weights after step {asked.step}, seed {spec.seed}"}

@@ -94,10 +94,10 @@ def _clip(pack: PackWriter, key: str, clip: int, split: str, height: int, width:
     return made
 
 
-def made_up_latents(store: Store, scratch: Path, **how: Any) -> None:
+def made_up_latents(store: Store, scratch: Path, digest: str = LATENTS_DIGEST, **how: Any) -> None:
     """Put them into a store as a finished latents artifact."""
     spec = LatentsSpec(resolutions=["64x48"], text=TextSpec(max_tokens=MAX_TOKENS))
-    commit_made_up(Work(store, STAGES["latents"], spec, LATENTS_DIGEST, {}, {}, Progress("latents")), scratch, **how)
+    commit_made_up(Work(store, STAGES["latents"], spec, digest, {}, {}, Progress("latents")), scratch, **how)
 
 
 def commit_made_up(work: Work, scratch: Path, **how: Any) -> Manifest:
@@ -108,7 +108,7 @@ def commit_made_up(work: Work, scratch: Path, **how: Any) -> Manifest:
     items = []
     for place, row in enumerate(rows):
         pack = stored[row.pack]
-        item = work.items.put(recipe("latent", made_up=row.id), {}, [pack])
+        item = work.items.put(recipe("latent", made_up=[work.digest, row.id]), {}, [pack])
         where = dict.fromkeys(("pack", "text_pack", "empty_text_pack"), pack.key)
         rows[place] = row.model_copy(update=where | {"item": item.key})
         items.append(item.item_key)
@@ -125,7 +125,7 @@ def state_folder(work: Work, spec: TrainSpec, step: int) -> Path:
     return Path(work.store.uri) / trajectory_of(work, spec).folder(step)
 
 
-def train_work(store: Store, spec: TrainSpec, digest: str = "0" * 31 + "2") -> Work:
+def train_work(store: Store, spec: TrainSpec, digest: str = "0" * 31 + "2", latents: str = LATENTS_DIGEST) -> Work:
     """A working place of the train stage that reads them."""
-    inputs = {"latents": open_artifact(store, "latents", LATENTS_DIGEST)}
-    return Work(store, STAGES["train"], spec, digest, {"latents": LATENTS_DIGEST}, inputs, Progress("train"))
+    inputs = {"latents": open_artifact(store, "latents", latents)}
+    return Work(store, STAGES["train"], spec, digest, {"latents": latents}, inputs, Progress("train"))
