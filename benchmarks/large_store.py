@@ -78,6 +78,14 @@ BEFORE: dict[str, dict[str, Any]] = {
 held the captions of a clip and its image. Records and files lay in the page cache, as here. That
 commit made no keys and judged no caption, as each now does: the most of its CPU seconds."""
 
+BEFORE_COMMITS: dict[str, dict[str, Any]] = {
+    AT_HAND: {"cpu_s": 47.4, "wall_s": 129.0, "peak_mb": 446},
+    "commit of captions by a new process": {"cpu_s": 63.5, "wall_s": 123.3, "peak_mb": 519},
+    "commit of captions, one more": {"cpu_s": 49.5, "wall_s": 109.8, "peak_mb": 508},
+}
+"""With the code of 56d897b, on the same machine, which others used as well: each task was told three times, and each record
+at hand was read one at a time."""
+
 
 def main() -> None:
     """Make the store, then measure each thing in a process of its own."""
@@ -95,6 +103,7 @@ def main() -> None:
         large.make_sources()
         found: dict[str, Any] = {"num_clips": large.num_clips, "num_captions": large.num_clips}
         found["before (fe25134, 100,000 clips)"] = BEFORE
+        found["before (56d897b, 100,000 clips)"] = BEFORE_COMMITS
         for what in MEASURES:
             words = ["-m", "benchmarks.large_store", "--clips", str(large.num_clips), "--measure", what, name]
             done = subprocess.run([sys.executable, *words], cwd=ROOT, check=True, stdout=subprocess.PIPE)
