@@ -21,9 +21,12 @@ import yaml
 
 from bricks_core.pipeline.plan import differences
 from bricks_core.pipeline.points import read_pointer
+from bricks_core.spec.train import TrainSpec
+from bricks_core.storage.artifacts import open_artifact
 from bricks_core.storage.claims import STALE_S, Claims
 from bricks_core.storage.places import open_store
 from bricks_core.storage.shards import ALIGNMENT_BYTES
+from bricks_core.storage.trainings import Trajectory, keyed
 from tests.chat_server import Question, Reply, Server, said, serving
 from tests.journey.tiny_run import Runner, artifacts, timeless
 from tests.s3_server import S3Server
@@ -35,7 +38,7 @@ ALL = {"min_motion": 0, "max_near_duplicate_distance": None, "max_plain_share": 
 AS_MANY = {"tiny": ALL, "other": ALL | {"min_motion": 0.001}}
 """Two filters that keep the same, which is every clip."""
 CONCURRENCY = 2
-NUM_SHARDS = {"tiny": 4, "other": 2}
+NUM_SHARDS = 4
 MOST_S = 300.0
 """Nothing here takes so long, unless it stands still."""
 TRAINS = re.compile(r"train: \d+/\d+ steps")
@@ -288,12 +291,12 @@ def test_shards_of_two_runs_at_once_over_s3_some_of_them_killed_do_everything_on
         user.bricks("run", f"{name}.yaml", "--until", "score", "--store", place, **keys)
 
     def shard(stage: str, name: str, number: int) -> Process:
-        part = ("--shard", str(number), "--num-shards", str(NUM_SHARDS[name]))
+        part = ("--shard", str(number), "--num-shards", str(NUM_SHARDS))
         flags = ("--run", f"{name}.yaml", "--store", place, *part)
         return Process(user, f"jobs.{stage}", *flags, OPENAI_API_KEY=f"{name}-{number}", **keys)
 
     def shards(stage: str) -> dict[str, Process]:
-        return {f"{name}-{number}": shard(stage, name, number) for name in RUNS for number in range(NUM_SHARDS[name])}
+        return {f"{name}-{number}": shard(stage, name, number) for name in RUNS for number in range(NUM_SHARDS)}
 
     def kill_one(stage: str, started: dict[str, Process], victim: str) -> None:
         """As a Job does, its controller starts it again."""
@@ -307,7 +310,7 @@ def test_shards_of_two_runs_at_once_over_s3_some_of_them_killed_do_everything_on
             pointer = user("jobs." + stage, "--run", f"{name}.yaml", "--store", place, "--commit", **keys).out
             assert pointer in printed, "the last shard commits"
 
-    meeting = Meeting([f"{name}-{number}" for name in RUNS for number in range(NUM_SHARDS[name])])
+    meeting = Meeting([f"{name}-{number}" for name in RUNS for number in range(NUM_SHARDS)])
     model.answer = meeting.answer
     started = shards("caption")
     until(lambda: meeting.stuck.is_set() or not any(process.is_running for process in started.values()))
@@ -333,7 +336,7 @@ def test_shards_of_two_runs_at_once_over_s3_some_of_them_killed_do_everything_on
         for name, value in keys.items():
             patch.setenv(name, value)
         with Claims(open_store(place), "somebody else") as claims:
-            assert claims.take(f"train/{digest}") is None
+            assert claims.take(trajectory_of(undisturbed).batch) is None
             flags = ("--until", "train", "--store", place)
             both = [Process(user, "jobs.bricks", "run", f"{name}.yaml", *flags, **keys) for name in RUNS]
             for process in both:
@@ -390,6 +393,16 @@ def of_both(manifests: dict[str, Any]) -> dict[str, Any]:
             del found[name]["inputs"]
             found[name]["objects"] = [each for each in manifest["objects"] if not TELLS_RUN.search(each["key"])]
     return found
+
+
+def trajectory_of(store: Path) -> Trajectory:
+    """The states that the training of both runs goes through: it is claimed by these."""
+    opened = open_store(str(store))
+    train, latents = (read_pointer(opened, RUNS[0], stage) for stage in ("train", "latents"))
+    assert train is not None
+    assert latents is not None
+    manifest = open_artifact(opened, "latents", latents.digest).manifest
+    return Trajectory(TrainSpec.model_validate(train.spec), keyed(manifest, {}))
 
 
 def train_of(store: Path) -> str:
