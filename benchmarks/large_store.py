@@ -83,8 +83,8 @@ BEFORE_COMMITS: dict[str, dict[str, Any]] = {
     "commit of captions by a new process": {"cpu_s": 63.5, "wall_s": 123.3, "peak_mb": 519},
     "commit of captions, one more": {"cpu_s": 49.5, "wall_s": 109.8, "peak_mb": 508},
 }
-"""With the code of 56d897b, on the same machine, which others used as well: each task was told three times, and each record
-at hand was read one at a time."""
+"""With the code of 56d897b, on the same machine, which others used as well. Each task was told three times then, and
+each record at hand was read alone."""
 
 
 def main() -> None:
