@@ -85,14 +85,19 @@ def _settings_of(told: Path) -> Any:
 
 
 def encode(spec: FilmSpec, path: Path, truth: dict[str, Any]) -> None:
-    """Draw and encode a film. One encoding thread, so that the bytes do not depend on the machine's cores."""
+    """Draw and encode a film.
+
+    One encoding thread, so that the bytes do not depend on the machine's cores; and no macroblock tree, with which they
+    depend on what was in memory before, on CPUs with AVX-512 (bricks_core/video/write.py tells how). Without that tree
+    x264 gives a still picture too little, unless all are quantised alike (qcomp).
+    """
     tick = Fraction(1, spec.fps)
     with av.open(str(path), "w", options={"fflags": "+bitexact"}) as container:
         stream = container.add_stream("libx264", rate=spec.fps)
         stream.width, stream.height = spec.size_px
         stream.pix_fmt, stream.time_base, stream.thread_count = "yuv420p", tick, 1
         stream.codec_context.flags |= av.codec.context.Flags.bitexact
-        stream.options = {"crf": "18", "preset": "veryfast", "g": str(5 * spec.fps)}
+        stream.options = {"crf": "18", "preset": "veryfast", "g": str(5 * spec.fps), "x264-params": "mbtree=0:qcomp=1"}
         shown: np.ndarray | None = None
         frame: av.VideoFrame | None = None
         for i, picture in enumerate(frames(spec, truth)):

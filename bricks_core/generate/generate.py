@@ -29,7 +29,7 @@ from bricks_core.diffusion.loops import in_loops
 from bricks_core.diffusion.prompts import Prompt
 from bricks_core.errors import DataError, SpecError, TryLater, UsageError, nearest
 from bricks_core.generate.films import Beginnings, Film, films, num_given_frames
-from bricks_core.generate.model import Choice, Model, find_model
+from bricks_core.generate.model import BUILT_IN_TEXT_ENCODER, Choice, Model, find_model
 from bricks_core.generate.outputs import frames_at, state_of, write
 from bricks_core.generate.references import Given, encoded
 from bricks_core.generate.shape import Able, Asked, Shape, shape_of
@@ -287,10 +287,11 @@ def _read_prompts(todo: Sequence[Film], plan: _Plan) -> dict[str, Tensor]:
     for text, each in zip(texts, rows, strict=True):
         if len(each) >= spec.max_tokens:
             log.warning('"%s..." fills all %d tokens; what is beyond them is not read.', text[:40], spec.max_tokens)
-    if model.text_id:
-        # Packs hold features as float16; the model has never seen finer ones.
+    if model.text_id or spec.kind == BUILT_IN_TEXT_ENCODER:
+        # Packs hold features as float16; a model trained here has never seen finer ones. What reads words with the
+        # encoder that is built in was trained here, also where a checkpoint taken out of its run does not say so.
         rows = [each.astype(np.float16).astype(np.float32) for each in rows]
-    return {text: torch.from_numpy(each) for text, each in zip(texts, rows, strict=True)}
+    return {text: torch.tensor(each) for text, each in zip(texts, rows, strict=True)}
 
 
 def _encode_references(todo: Sequence[Film], codec: LatentCodec, shape: Shape) -> dict[Given, Reference]:

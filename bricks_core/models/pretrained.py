@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from bricks_core.errors import ServiceUnavailable, SpecError
+from bricks_core.models.tensor_files import align
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -28,6 +29,13 @@ def weights_digest(module: nn.Module) -> str:
         # NumPy has no bfloat16, bytes have no type: look at the memory itself.
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:16]
+
+
+def frozen(network: Any, device: torch.device) -> Any:
+    """A loaded network as it is used here: on the device, in evaluation, without gradients, its memory aligned."""
+    network = network.to(device).eval().requires_grad_(False)
+    align(network)
+    return network
 
 
 def name_of(model: str) -> str:

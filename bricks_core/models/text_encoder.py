@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from bricks_core.errors import DataError
-from bricks_core.models.pretrained import DTYPES, explained, name_of, part_of, weights_digest
+from bricks_core.models.pretrained import DTYPES, explained, frozen, name_of, part_of, weights_digest
 from bricks_core.spec.latents import TextSpec
 
 
@@ -69,7 +69,7 @@ class T5(TextEncoder):
             self.tokenizer, network = self._load(model, revision or "main", DTYPES[dtype])
         self.width = int(network.config.d_model)
         self.id = f"{self.kind}:{name_of(model)}:{weights_digest(network)}:{dtype}:{max_tokens}"
-        self.network = network.to(self.device).eval().requires_grad_(False)
+        self.network = frozen(network, self.device)
 
     @staticmethod
     def _load(model: str, revision: str, dtype: torch.dtype) -> tuple[Any, Any]:

@@ -23,7 +23,8 @@ from torch import Tensor
 
 from bricks_core.errors import DataError, SpecError
 from bricks_core.models.chunks import in_chunks
-from bricks_core.models.pretrained import DTYPES, explained, name_of, part_of, weights_digest
+from bricks_core.models.pretrained import DTYPES, explained, frozen, name_of, part_of, weights_digest
+from bricks_core.models.tensor_files import aligned
 from bricks_core.spec.latents import CodecSpec
 
 PATCH = 8
@@ -84,7 +85,7 @@ class LatentCodec(ABC):
         if not len(frames):
             return torch.zeros(0, self.channels, sides[0] // stride, sides[1] // stride, device=self.device)
         self.num_latents(len(frames))
-        return self._in_chunks(lambda chunk: self._encode(chunk.to(self.device)), frames)
+        return self._in_chunks(lambda chunk: self._encode(aligned(chunk.to(self.device))), frames)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -97,7 +98,7 @@ class LatentCodec(ABC):
         if not len(latents):
             height, width = (side * self.space_stride for side in latents.shape[2:])
             return torch.zeros(0, 3, height, width, device=self.device)
-        return self._in_chunks(lambda chunk: self._decode(chunk.to(self.device).float()), latents)
+        return self._in_chunks(lambda chunk: self._decode(aligned(chunk.to(self.device).float())), latents)
 
     @abstractmethod
     def _encode(self, frames: Tensor) -> Tensor:
@@ -157,7 +158,7 @@ class SdVae(LatentCodec):
             )
         self.scale = float(vae.config.scaling_factor)
         self.id = f"sd-vae:{name_of(model)}:{weights_digest(vae)}:scale={self.scale:g}:{dtype}:mean"
-        self.vae = vae.to(self.device).eval().requires_grad_(False)
+        self.vae = frozen(vae, self.device)
 
     def _encode(self, frames: Tensor) -> Tensor:
         return self.vae.encode(_floats(frames).to(self.vae.dtype)).latent_dist.mode().float() * self.scale
@@ -195,7 +196,7 @@ class WanVae(LatentCodec):
         scale = hashlib.sha256(repr((vae.config.latents_mean, vae.config.latents_std)).encode()).hexdigest()[:8]
         self.id = f"wan-vae:{name_of(model)}:{weights_digest(vae)}:scale={scale}:{dtype}:mean"
         self._mean, self._deviation = (each.to(self.device)[:, None, None, None] for each in (mean, deviation))
-        self.vae = vae.to(self.device).eval().requires_grad_(False)
+        self.vae = frozen(vae, self.device)
 
     def _encode(self, frames: Tensor) -> Tensor:
         video = _floats(frames).transpose(0, 1)[None].to(self.vae.dtype)  # (1, 3, T, H, W)
@@ -267,7 +268,7 @@ class PatchDct(LatentCodec):
         return torch.einsum("kc,tkhw->tchw", self._colours, torch.cat([brightness[:, None], chroma], dim=1))
 
     def _expected(self, num_patches: int, slopes: bool) -> Tensor:
-        return torch.from_numpy(_expectation(num_patches, slopes)).to(self.device)
+        return torch.tensor(_expectation(num_patches, slopes), device=self.device)
 
 
 def _sums_of_rows(frames: Tensor) -> Tensor:

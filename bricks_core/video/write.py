@@ -118,8 +118,11 @@ class Mp4Writer:
         self.num_frames = 0
         self._fps = fps.limit_denominator(1_000_000)
         self._time_base = time_base or 1 / self._fps
-        # No macroblock tree: with it 25 encodings of the same 17 small frames gave 4 different files on a CPU with
-        # AVX-512, and one file without it or without assembly. That costs 20 to 48 % more bytes on small films.
+        # No macroblock tree: x264's code for AVX-512 spreads costs from eight blocks at a time, and where the width is
+        # no multiple of 128 pixels the last of a frame are whatever lies in memory behind its motion vectors
+        # (mbtree_propagate_list_internal; x264 165, 2025). The same pictures then make one file or another. The code
+        # for AVX2 is free of that, but cannot be asked for where there is none. This costs 20 to 48 % more bytes on
+        # small films.
         self._options = {"crf": str(crf), "preset": preset, "x264-params": "mbtree=0"}
         self._container = av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"})
         self._container.metadata.update(metadata or {})

@@ -52,6 +52,26 @@ def test_the_same_seed_leaves_the_same_bytes_in_another_process_and_another_seed
     assert (tmp_path / "2" / "film_00.mp4").read_bytes() != (films / "film_00.mp4").read_bytes()
 
 
+AMONG_LEFTOVERS = """
+import sys
+import numpy as np
+import make_films
+
+leftovers = [np.full(1 << 16, 255, np.uint8) for _ in range(1000)]
+del leftovers
+make_films.main(sys.argv[1:])
+"""
+
+
+def test_what_was_in_memory_before_is_not_in_the_bytes(films, tmp_path):
+    """An encoder that reads beyond its own data makes other films of the same pictures."""
+    # What is freed stays with the process, and is given out again.
+    keeping = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
+    command = [sys.executable, "-c", AMONG_LEFTOVERS, str(tmp_path), *ARGUMENTS, "--films", "1"]
+    subprocess.run(command, check=True, cwd=Path(make_films.__file__).parent, env=os.environ | keeping)
+    assert (tmp_path / "film_00.mp4").read_bytes() == (films / "film_00.mp4").read_bytes()
+
+
 def test_scenes_follow_each_other_without_a_gap_and_end_with_the_film(films):
     for video in sorted(films.glob("*.mp4")):
         truth = truth_of(video)

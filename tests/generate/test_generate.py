@@ -15,6 +15,7 @@ from PIL import Image
 from bricks_core.errors import BricksError, Stopped, UsageError
 from bricks_core.generate.model import Choice, find_model
 from bricks_core.generate.outputs import settings_of
+from bricks_core.models.text_encoder import HashedWords
 from bricks_core.models.vae import PatchDct
 from bricks_core.video.read import read_rgb
 from bricks_core.video.write import write_mp4
@@ -158,6 +159,24 @@ def test_a_prompt_that_is_too_long_is_told_to_be_cut(small):
     assert "fills all 200 tokens" in small.told
     small("--prompt", "word " * 100)
     assert "tokens" not in small.told
+
+
+def test_words_read_by_the_built_in_encoder_are_as_fine_as_a_training_s_packs_hold_them(small, tmp_path, monkeypatch):
+    """So that a model makes the same film from its run and from a folder that it was taken out to."""
+    read, decode, latents = HashedWords.encode, PatchDct.decode, []
+
+    def as_in_packs(encoder, texts):
+        return [rows.astype(np.float16).astype(np.float32) for rows in read(encoder, texts)]
+
+    def seen(codec, made):
+        latents.append(made.clone())
+        return decode(codec, made)
+
+    monkeypatch.setattr(PatchDct, "decode", seen)
+    small("--prompt", "A red car", "--out", tmp_path / "fine")
+    monkeypatch.setattr(HashedWords, "encode", as_in_packs)
+    small("--prompt", "A red car", "--out", tmp_path / "coarse")
+    assert torch.equal(*latents)
 
 
 def test_bfloat16_is_another_film_of_the_same_thing(small):

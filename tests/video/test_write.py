@@ -1,7 +1,11 @@
 """Films written: every picture of the plan, upright, at its time, the same bytes every time."""
 
+import os
+import subprocess
+import sys
 from contextlib import closing
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import cv2
@@ -56,6 +60,33 @@ def test_the_same_pictures_make_the_same_bytes(films, tmp_path):
         write_mp4(tmp_path / name, pictures, 8)
     assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
     assert jpeg(pictures[0]) == jpeg(pictures[0])
+
+
+AMONG_LEFTOVERS = """
+import sys
+import numpy as np
+from bricks_core.video.write import write_mp4
+
+pictures = np.load(sys.argv[1])
+leftovers = [np.full(1 << 16, int(sys.argv[2]), np.uint8) for _ in range(1000)]
+del leftovers
+write_mp4(sys.argv[3], pictures, 8)
+"""
+
+
+def test_what_was_in_memory_before_is_not_in_the_bytes(films, tmp_path):
+    """An encoder that reads beyond its own data makes other films of the same pictures."""
+    moving = [np.roll(films.texture(3), 3 * index, axis=1) for index in range(24)]
+    np.save(tmp_path / "pictures.npy", np.stack(moving))
+    made = []
+    for leftover in ("0", "255"):
+        film = tmp_path / f"among-{leftover}.mp4"
+        # What is freed stays with the process, and is given out again.
+        keeping = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
+        command = [sys.executable, "-c", AMONG_LEFTOVERS, tmp_path / "pictures.npy", leftover, film]
+        subprocess.run(command, check=True, cwd=Path(__file__).parents[2], env=os.environ | keeping)
+        made.append(film.read_bytes())
+    assert made[0] == made[1]
 
 
 def test_times_stay_as_they_were(films, tmp_path):
