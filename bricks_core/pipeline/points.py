@@ -77,14 +77,14 @@ def read_pointer(store: Store, run: str, stage: str) -> Pointer | None:
     return read_points(store, run).stages.get(stage)
 
 
-def point(run: str, store: Store, pointer: Pointer) -> None:
-    """Let a run point to an artifact. Written only when it says something new, so that nothing to do writes nothing."""
+def point(run: str, store: Store, *pointers: Pointer) -> None:
+    """Let a run point to artifacts. Written only when it says something new, so that nothing to do writes nothing."""
     for _ in range(_TRIES):
         now, last_number = _newest(store, run)
         # Behind a damaged set the same is said anew, so that the newest one can be read again.
-        if now.stages.get(pointer.stage) == pointer and now.number == last_number:
+        stages = now.stages | {each.stage: each for each in pointers}
+        if stages == now.stages and now.number == last_number:
             return
-        stages = now.stages | {pointer.stage: pointer}
         if last_number + 1 == _END:
             raise DataError(f"{points_place(run)}{last_number:08d}.json has the last number there is: delete it.")
         new = Points(number=last_number + 1, at=datetime.now(UTC), stages=stages)

@@ -84,7 +84,9 @@ class S3Store(Store):
                 return StoredObject(key=key, size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
             hashed = _Hashed(file)
             self._bucket.put_parts(full, hashed, size_bytes, key)
-        return StoredObject(key=key, size_bytes=hashed.size_bytes, sha256=hashed.digest.hexdigest())
+        stored = StoredObject(key=key, size_bytes=hashed.size_bytes, sha256=hashed.digest.hexdigest())
+        self._bucket.remember(full, stored)
+        return stored
 
     @contextmanager
     def local(self, key: str, *, sha256: str | None = None) -> Iterator[Path]:
@@ -336,6 +338,12 @@ class _Bucket:
                 if code_of(error) in {*ABSENT, "NoSuchBucket"}:
                     raise no_bucket(self.place) from error
         self._is_there = True
+
+    def remember(self, full: str, stored: StoredObject) -> None:
+        """What was just sent in parts, by the ETag that it has got."""
+        found = self.head(full, stored.key)
+        if found is not None and found.size_bytes == stored.size_bytes:
+            self._remember(full, found.etag, stored.sha256)
 
     def _writer_of(self, full: str) -> str | None:
         metadata = self.client.head_object(Bucket=self.name, Key=full).get("Metadata", {})
