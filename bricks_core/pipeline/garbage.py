@@ -218,7 +218,7 @@ class _Marks:
         self.objects: set[str] = set()
         """Files of reached items that do not lie beside their records."""
         self.states: set[str] = set()
-        """Folders of the states of trainings."""
+        """Folders of states of trainings, and of all states of one."""
         self.old_points: list[Entry] = []
         self.old_tables: list[Entry] = []
         """Of artifacts that were compacted: see `_tables_of`."""
@@ -277,14 +277,15 @@ class _Marks:
     def begun(self, run: str) -> None:
         """The states of the training that a run has begun last, and what it goes on from; finished or not."""
         for each in begun(self.store, run)[-1:]:
-            self.states.update(record.folder for record in each.trajectory().records(self.store).values())
+            self.states.update(each.places)
             self.states.add(each.inputs.get("continue_from", ""))
 
     def states_to_sweep(self) -> Iterator[Entry]:
         """Of states that are not reached, and are old."""
         for folder, group in groupby(self.store.list(ROOT), lambda entry: entry.key.rpartition("/")[0] + "/"):
             entries = list(group)
-            if folder not in self.states and not self.is_young(entries):
+            place = "/".join(folder.split("/")[:2]) + "/"
+            if self.states.isdisjoint((folder, place)) and not self.is_young(entries):
                 yield from entries
 
     def claimed(self, batches: Iterable[str]) -> None:

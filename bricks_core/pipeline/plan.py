@@ -16,8 +16,10 @@ from bricks_core.spec.manifest import Manifest
 from bricks_core.spec.run import BrickRun
 from bricks_core.spec.stages import STAGES, Stage, until
 from bricks_core.spec.strict import Strict, mark_of
+from bricks_core.spec.train import TrainSpec
 from bricks_core.storage.artifacts import problems
 from bricks_core.storage.store import Store
+from bricks_core.storage.trainings import Trajectory, keyed, trainings_of
 
 State = Literal["cached", "to run", "broken"]
 
@@ -71,7 +73,10 @@ def plan_stage(
     except CorruptManifest as error:
         return Step(stage, "broken", [str(error)], address, wrong=[error])
     if manifest is None:
-        return Step(stage, "to run", _why(run, store, address), address)
+        why = _why(run, store, address)
+        if isinstance(address.spec, TrainSpec):
+            why += _where_training_begins(run, store, address.spec, address.inputs, found["latents"][1])
+        return Step(stage, "to run", why, address)
     again = pending_again(run, manifest)
     if again:
         limits = "; ".join(dict.fromkeys(change for each in again for change in changed_limits(run, each)))
@@ -94,6 +99,26 @@ def differences(before: Any, after: Any, path: str = "") -> Iterator[str]:
         yield f"{path}: {_short(before)} → {_short(after)}"
 
 
+def _where_training_begins(
+    run: BrickRun, store: Store, spec: TrainSpec, inputs: dict[str, str], latents: Manifest
+) -> list[str]:
+    """From which state a training goes on; and what the run had begun before, if it goes on from nothing of that."""
+    outside = {name: each for name, each in inputs.items() if name not in STAGES}
+    training = Trajectory(spec, keyed(latents, outside))
+    full = [step for step, record in training.records(store).items() if record.is_full and step]
+    if full:
+        return [f"goes on from step {full[-1]:,} of {spec.num_steps:,}"]
+    if "continue_from" in outside:
+        return [f"begins with {outside['continue_from'].rstrip('/')}"]
+    before = next((each for each in trainings_of(store, run.name) if each.newest), None)
+    if before is None:
+        return []
+    return [
+        f"begins at step 0: with these settings, data or version the {before.newest:,} steps done would have been "
+        f"others; train.continue_from: {run.name}@{before.newest} takes what they have learnt"
+    ]
+
+
 def _later_step(run: BrickRun, store: Store, stage: Stage, pending: list[str]) -> Step:
     """A stage after one that is to run: its inputs are not known yet. If the same come out, it is found
     done, and if not, only what is missing is made."""
@@ -113,6 +138,9 @@ def _why(run: BrickRun, store: Store, address: Address) -> list[str]:
     if not why:
         needs = address.stage.needs
         why = [f"{need} has changed" for need in needs if before.inputs.get(need) != address.inputs[need]]
+    if not why and isinstance(address.spec, TrainSpec):
+        was = TrainSpec.model_validate(before.spec).shown
+        why = [f"{name}.{each}" for each in differences(was, address.spec.shown)]
     if not why:
         why = ["not finished yet"] if before.cache_key == address.cache_key else [f"{name} is at a new version"]
     return why

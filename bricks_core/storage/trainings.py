@@ -91,8 +91,9 @@ class _Stretch:
 class Trajectory:
     """The states that a training with these settings goes through, whether they are there or not."""
 
-    def __init__(self, spec: TrainSpec, inputs: Mapping[str, str]):
-        """`inputs`: what is read of the latents, and fingerprints of what lies outside the store (see `keyed`)."""
+    def __init__(self, spec: TrainSpec, inputs: Mapping[str, str], *, version: int = STAGES["train"].version):
+        """`inputs`: what is read of the latents, and fingerprints of what lies outside the store (see `keyed`).
+        `version`: of the stage."""
         self.spec = spec
         base = {name: each for name, each in what_of(spec).items() if name not in _NOT_TRAINED_WITH}
         before: list[Any] = []
@@ -100,7 +101,7 @@ class Trajectory:
         begin = 0
         for phase in spec.phases:
             what = {name: each for name, each in what_of(phase).items() if name not in ("steps", "schedule")}
-            whole = {"version": STAGES["train"].version, "settings": base, "inputs": dict(inputs), "phase": what}
+            whole = {"version": version, "settings": base, "inputs": dict(inputs), "phase": what}
             key = hashlib.sha256(canonical_json(whole | {"before": before})).hexdigest()[:32]
             rates = list(_hashes(phase))
             self._stretches.append(_Stretch(phase, key, begin, rates))
@@ -182,18 +183,18 @@ class Begun(Strict):
     """What its trajectory's key is made of beside the settings."""
     latents: str = Field(pattern="^[0-9a-f]+$")
     """Digest of the artifact that it reads."""
+    places: list[str]
+    """What the keys of its states begin with."""
     version: int
     """Of the stage."""
     at: datetime
 
-    def trajectory(self) -> Trajectory:
-        """Raises SpecError: its settings are those of another version of Bricks."""
+    def trajectory(self) -> Trajectory | None:
+        """None: this version of Bricks cannot read its settings."""
         try:
-            return Trajectory(TrainSpec.model_validate(self.spec), self.inputs)
-        except ValidationError as error:
-            raise SpecError(
-                f"A training of an earlier version of Bricks cannot be read: {error.errors()[0]['msg']}."
-            ) from None
+            return Trajectory(TrainSpec.model_validate(self.spec), self.inputs, version=self.version)
+        except ValidationError:
+            return None
 
 
 class _AllBegun(Strict):
@@ -211,6 +212,11 @@ class Training:
     @property
     def is_finished(self) -> bool:
         return self.trajectory.spec.num_steps in self.records
+
+    @property
+    def newest(self) -> int:
+        """Steps done in the newest state that can be gone on from; 0: there is none."""
+        return max((step for step, record in self.records.items() if record.is_full), default=0)
 
 
 def keyed(latents: Manifest, outside: Mapping[str, str]) -> dict[str, str]:
@@ -235,7 +241,12 @@ def begin(store: Store, run: str, spec: TrainSpec, inputs: Mapping[str, str], la
     """Keep that a run has begun a training. Written only where it is another than the last."""
     version = STAGES["train"].version
     new = Begun(
-        spec=spec.model_dump(mode="json"), inputs=dict(inputs), latents=latents, version=version, at=datetime.now(UTC)
+        spec=spec.model_dump(mode="json"),
+        inputs=dict(inputs),
+        latents=latents,
+        places=Trajectory(spec, inputs).prefixes(),
+        version=version,
+        at=datetime.now(UTC),
     )
     before = begun(store, run)
     if before and before[-1].model_copy(update={"at": new.at}) == new:
@@ -246,10 +257,13 @@ def begin(store: Store, run: str, spec: TrainSpec, inputs: Mapping[str, str], la
 
 
 def trainings_of(store: Store, run: str) -> Iterator[Training]:
-    """The trainings that a run has begun, the newest first, with the states that are there."""
+    """The trainings that a run has begun, the newest first, with the states that are there.
+
+    Those whose settings this version of Bricks cannot read are left out.
+    """
     for each in reversed(begun(store, run)):
-        trajectory = each.trajectory()
-        yield Training(each, trajectory, trajectory.records(store))
+        if (trajectory := each.trajectory()) is not None:
+            yield Training(each, trajectory, trajectory.records(store))
 
 
 # ---------------------------------------------------------------------------------------------- going on from another

@@ -136,7 +136,7 @@ class TinyPath:
         pod.terminate()
         code = pod.wait()
         assert code == 143, f"train was asked to stop and ended with {code}:\n{pod.said}"
-        kept = self.keys("/checkpoints/")
+        kept = self.keys("trainings/")
         assert kept, f"train kept no checkpoint:\n{self.keys('/train/')}\n{pod.said}"
         self.say(f"train: SIGTERM gave 143 and left a checkpoint of {len(kept)} objects")
         self.bring("train")

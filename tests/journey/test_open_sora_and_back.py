@@ -12,6 +12,8 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from bricks_core.models.stdit2 import STDiT2
+from bricks_core.storage.places import open_store
+from bricks_core.storage.trainings import WEIGHTS, trainings_of
 from bricks_core.video.read import read_rgb
 from tests.journey.tiny_run import Runner
 
@@ -66,14 +68,11 @@ def tuned(finished, upstream, tmp_path_factory):
 
 
 def checkpoint(runner, step):
-    (file,) = [
-        each
-        for each in runner.folder.glob(
-            f"bricks-store/artifacts/train/*/checkpoints/step-{step:06d}/weights.safetensors"
-        )
-        if "brought" in (each.parents[2] / "manifest.json").read_text(encoding="utf-8")
-    ]
-    return load_file(file)
+    """The weights after so many steps of run `tuned`."""
+    store = open_store(str(runner.folder / "bricks-store"))
+    training = next(trainings_of(store, "tuned"))
+    with store.local(training.records[step].folder + WEIGHTS) as file:
+        return load_file(file)
 
 
 def same(one, other):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from dataclasses import dataclass, field
 
@@ -67,7 +68,7 @@ def journey(new_nodes):
 def test_a_process_that_is_killed_is_started_again_with_all_others_from_the_last_checkpoint(journey):
     told = journey.told["a process was killed"]
     assert "killed by SIGKILL" in told
-    assert "train: continuing from checkpoints/step-0000" in told
+    assert re.search(r"train: continuing from step [2-9][0-9], trainings/", told)
 
 
 def test_a_node_that_is_killed_takes_its_processes_along_and_its_replacement_is_let_in(journey):
@@ -76,13 +77,13 @@ def test_a_node_that_is_killed_takes_its_processes_along_and_its_replacement_is_
 
 def test_a_node_that_is_told_to_stop_has_all_write_a_checkpoint_and_end_with_143(journey):
     assert journey.codes["a node was told to stop"] == [143, 143], journey.told["a node was told to stop"]
-    assert any(name.startswith("stopped-0000") for name in journey.left["a node was told to stop"])
+    assert int(journey.left["a node was told to stop"][-1].partition("-")[2]) > 60
 
 
 def test_the_next_start_goes_on_from_that_checkpoint_to_the_end(journey):
     assert journey.codes["started again"] == [0, 0], journey.told["started again"]
-    stopped = journey.left["a node was told to stop"][-1]
-    assert f"train: continuing from checkpoints/{stopped}" in journey.told["started again"]
+    stopped = int(journey.left["a node was told to stop"][-1].partition("-")[2])
+    assert f"train: continuing from step {stopped}, trainings/" in journey.told["started again"]
 
 
 def test_after_all_that_every_loss_weight_and_row_is_that_of_the_undisturbed_run(journey, undisturbed):

@@ -177,9 +177,9 @@ class Nodes:
         return first, second
 
     def checkpoints(self) -> list[str]:
-        """The checkpoints that are committed, the oldest first."""
-        found = self.store.glob("artifacts/train/*/checkpoints/*/checkpoint.json")
-        return sorted(file.parent.name for file in found)
+        """The checkpoints that are committed, the oldest first, such as step-000040."""
+        found = self.store.glob("trainings/*/*/checkpoint.json")
+        return sorted(file.parent.name.rpartition("-")[0] for file in found)
 
     def wait_for_checkpoint(self, name: str) -> None:
         """Return once it is committed."""
