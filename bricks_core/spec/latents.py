@@ -62,6 +62,16 @@ class TextSpec(Strict):
         return self
 
 
+class Encoders(Strict):
+    """What a network goes with: what made the latents and caption features that it was trained on."""
+
+    codec: CodecSpec
+    text: TextSpec
+    codec_id: str = ""
+    """Kind, weights and scale, as rows of latents tell it. Empty: not known."""
+    text_id: str = ""
+
+
 class LatentsSpec(Strict):
     """What is encoded, by what, at which size."""
 

@@ -25,6 +25,7 @@ from bricks_core.diffusion.families import family_of
 from bricks_core.errors import AlteredObject, NoSuchObject, SpecError, TryLater
 from bricks_core.models.weights import save_weights
 from bricks_core.spec.items import Recipe, recipe
+from bricks_core.spec.latents import Encoders
 from bricks_core.spec.manifest import StoredObject
 from bricks_core.spec.strict import Strict, what_of
 from bricks_core.spec.train import TrainBucket, TrainSpec
@@ -56,6 +57,8 @@ class State(Strict):
     folder: str
     """The state's own. Another's is never continued."""
     num_processes: int
+    encoders: Encoders | None = None
+    """What the network goes with, so that its folder alone is enough to make films."""
 
 
 @dataclass

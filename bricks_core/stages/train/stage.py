@@ -22,7 +22,7 @@ from bricks_core.diffusion.batch import MicroBatch
 from bricks_core.diffusion.families import family_of
 from bricks_core.errors import DataError, SpecError, Stopped
 from bricks_core.models.weights import find_weights, load_weights
-from bricks_core.spec.latents import Latent, LatentsSpec
+from bricks_core.spec.latents import Encoders, Latent, LatentsSpec
 from bricks_core.spec.strict import Row
 from bricks_core.spec.train import BucketLossRow, CheckpointRow, HeldOutRow, StepRow, TrainBucket, TrainSpec
 from bricks_core.stages.train.checkpoint import STATE, Checkpoints, State, Stretch, seed_global_generators
@@ -134,6 +134,8 @@ class Training:
         self.checkpoints, self.stop = checkpoints, stop
         self.plan = Plan(spec, clips)
         codec, text_encoder = one_encoder(clips)
+        made = LatentsSpec.model_validate(work.inputs["latents"].manifest.spec)
+        self.encoders = Encoders(codec=made.codec, text=made.text, codec_id=codec, text_id=text_encoder)
         packs = Packs(opened_once(work, stack), codec, text_encoder)
         pin = everyone.device.type == "cuda"
         self.loader = Loader(self.plan, packs, rank=everyone.rank, world_size=everyone.world_size, pin=pin)
@@ -278,6 +280,7 @@ class Training:
             num_updates=self.trainer.num_updates,
             folder=self.checkpoints.trajectory.folder(step),
             num_processes=self.everyone.world_size,
+            encoders=self.encoders,
         )
 
     def _note(self) -> str:
