@@ -21,7 +21,6 @@ from bricks_core.errors import (
     CorruptManifest,
     DataError,
     NoSuchObject,
-    SpecError,
     TryLater,
     UsageError,
     nearest,
@@ -218,8 +217,12 @@ class _Asked:
         }
         folders = dict.fromkeys(sorted(needed))
         for training in self.begun:
-            with suppress(SpecError):  # begun by another version of Bricks: its states cannot be gone on from
-                folders |= dict.fromkeys(each.folder for each in training.trajectory().records(self.store).values())
+            trajectory = training.trajectory()
+            if trajectory is not None:
+                folders |= dict.fromkeys(each.folder for each in trajectory.records(self.store).values())
+            else:  # of another version of Bricks, which may know how to go on
+                entries = (entry.key for place in training.places for entry in self.store.list(place))
+                folders |= dict.fromkeys(key.removesuffix(COMMIT) for key in entries if key.endswith(f"/{COMMIT}"))
             folders |= dict.fromkeys(filter(None, [training.inputs.get("continue_from")]))
         for folder in folders:
             record = _record(self.store, folder)

@@ -395,11 +395,12 @@ def test_sides_and_trainings_that_only_the_other_store_knows_stay(user):
     copy_run(user.store, user.other(), "films")
     sides = user.path("runs/films/sides.json", "other")
     digest = hashlib.sha256(b"a film").hexdigest()
-    sides.write_text(sides.read_text().replace('"sides": {', f'"sides": {{"{digest}": "held_out",'))
+    text = sides.read_text(encoding="utf-8")
+    sides.write_text(text.replace('"sides": {', f'"sides": {{"{digest}": "held_out",'), encoding="utf-8")
     pointers = read_points(user.other(), "films").stages
     point("films", user.other(), pointers["ingest"].model_copy(update={"digest": "ab"}))
     copy_run(user.store, user.other(), "films")
-    assert digest in sides.read_text()
+    assert digest in sides.read_text(encoding="utf-8")
 
 
 # -------------------------------------------------------------------------------------------------------- what is told
