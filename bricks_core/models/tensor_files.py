@@ -148,6 +148,12 @@ def open_tensors(file: Path) -> Tensors:
     return _open_safetensors(file) if file_kind(file) == "safetensors" else _open_pickle(file)
 
 
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """All of them, in memory of torch's own. Raises as `open_tensors` and `Tensors.read` do."""
+    opened = open_tensors(file)
+    return {name: opened.read(name) for name in opened.headings}
+
+
 def file_kind(file: Path) -> Literal["safetensors", "pickle"]:
     """What a file of weights is, by how it begins.
 

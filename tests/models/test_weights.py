@@ -16,13 +16,12 @@ from safetensors.torch import load_file, save_file
 
 from bricks_core.errors import DataError, SpecError
 from bricks_core.models.stdit2 import STDiT2
-from bricks_core.models.tensor_files import Tensors, open_tensors, write_safetensors
+from bricks_core.models.tensor_files import write_safetensors
 from bricks_core.models.weights import (
     expected_headings,
     find_weights,
     load_network,
     load_weights,
-    network_from,
     save_config,
     save_weights,
     shape_of,
@@ -38,55 +37,6 @@ def test_a_network_comes_back_from_its_two_files(small_model, tmp_path):
     assert again.state_dict().keys() == small_model.state_dict().keys()
     for name, tensor in small_model.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor), name
-
-
-@pytest.mark.parametrize("off", range(0, 64, 4))
-def test_weights_count_the_same_wherever_a_file_puts_them(small_model, tmp_path, off):
-    save_weights(small_model, tmp_path / "weights.safetensors")
-    save_config(small_model, tmp_path / "config.json")
-    tensors = open_tensors(tmp_path / "weights.safetensors")
-    elsewhere = Tensors(tensors.place, tensors.files, tensors.headings, lambda name: displaced(tensors.read(name), off))
-    network = network_from(elsewhere, shape_of(small_model.config))
-    assert addresses(network) == {0}
-    assert torch.equal(film_of(network), film_of(small_model))
-
-
-@pytest.mark.parametrize("blanks", range(0, 64, 4))
-def test_a_heading_of_any_length_leaves_the_weights_where_torch_wants_them(small_model, tmp_path, blanks):
-    save_weights(small_model, tmp_path / "weights.safetensors")
-    save_config(small_model, tmp_path / "config.json")
-    whole = (tmp_path / "weights.safetensors").read_bytes()
-    length = int.from_bytes(whole[:8], "little")
-    heading = whole[8 : 8 + length] + b" " * blanks
-    longer = len(heading).to_bytes(8, "little") + heading + whole[8 + length :]
-    (tmp_path / "longer.safetensors").write_bytes(longer)
-    network = load_network(tmp_path / "longer.safetensors", tmp_path / "config.json")
-    assert addresses(network) == {0}
-    assert torch.equal(film_of(network), film_of(small_model))
-
-
-def addresses(network: STDiT2) -> set[int]:
-    """How many bytes behind a multiple of 64 its weights lie."""
-    return {tensor.data_ptr() % 64 for tensor in network.state_dict().values()}
-
-
-def displaced(tensor: torch.Tensor, off: int) -> torch.Tensor:
-    """The same numbers, so many bytes behind a multiple of 64."""
-    memory = torch.empty(tensor.nbytes + 128, dtype=torch.uint8)
-    begin = -memory.data_ptr() % 64 + off
-    moved = memory[begin : begin + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
-    return moved.copy_(tensor)
-
-
-@torch.no_grad()
-def film_of(network: STDiT2) -> torch.Tensor:
-    """What a network makes of one clip alone: vectors, and not matrices, meet its weights there."""
-    random = torch.Generator().manual_seed(0)
-    latents = torch.randn(1, network.config["in_channels"], 2, 4, 6, generator=random)
-    text = torch.randn(1, 1, 5, network.config["caption_channels"], generator=random)
-    one = torch.ones(1)
-    told = {"num_frames": 2 * one, "height": 32 * one, "width": 48 * one, "ar": one * 2 / 3, "fps": 8 * one}
-    return network(latents, 500 * one, text, torch.ones(1, 5, dtype=torch.long), **told)
 
 
 def test_the_file_has_the_published_names_types_and_metadata(small_model, golden, tmp_path):

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from bricks_core.diffusion.families import family_of
 from bricks_core.errors import AlteredObject, NoSuchObject, SpecError, TryLater
+from bricks_core.models.tensor_files import read_tensors
 from bricks_core.models.weights import save_weights
 from bricks_core.spec.items import Recipe, recipe
 from bricks_core.spec.latents import Encoders
@@ -281,7 +282,7 @@ class Checkpoints:
         if state.folder != record.folder:
             raise AlteredObject(record.folder, f"belongs to another training, {state.folder}. Take it away.")
         self.load_weights(record, trainer)
-        _restore_optimizer(trainer, self._read(record.file(OPTIMIZER), load_file), with_randomness)
+        _restore_optimizer(trainer, self._read(record.file(OPTIMIZER), read_tensors), with_randomness)
         trainer.num_updates = state.num_updates
         return state
 
