@@ -28,6 +28,12 @@ def run(
     no_wait: Annotated[
         bool, typer.Option("--no-wait", help="Leave, with exit code 75, where another process is at this run.")
     ] = False,
+    renew: Annotated[
+        bool,
+        typer.Option(
+            "--renew", help="Make anew what an earlier version of Bricks finished and this one makes otherwise."
+        ),
+    ] = False,
     verbose: VerboseFlag = False,
 ) -> None:
     """Run what is not done yet of a run, and tell what came of it."""
@@ -41,7 +47,7 @@ def run(
     configure_logging(verbose)
     loaded = load_run(file, overrides)
     opened = open_store(store)
-    manifests = notifies(run_path)(loaded, opened, until, tell=announce, wait=not no_wait)
+    manifests = notifies(run_path)(loaded, opened, until, tell=announce, wait=not no_wait, renew=renew)
     final_screen(file, loaded, opened, manifests, overrides)
 
 

@@ -49,11 +49,13 @@ def run_path(
     *,
     tell: Callable[[Step], None] = lambda step: None,
     wait: bool = True,
+    renew: bool = False,
 ) -> dict[str, Manifest]:
     """Run every stage that is not done, in order, mending what is broken on the way. Returns the manifests by stage.
 
     `tell` hears of every stage before it runs or is found done. Where another process is at the same run already, it is
-    waited for, and said who it is. A run with nothing to do needs no store that can be written.
+    waited for, and said who it is. A run with nothing to do needs no store that can be written. `renew`: what an
+    earlier version of Bricks has finished, and this one would make otherwise, is made anew.
 
     Raises:
         TryLater: `wait` is False, and another process is at it; or the disk is full.
@@ -69,7 +71,7 @@ def run_path(
         _keep_run_file(run, store)
         for _ in range(MAX_REPAIRS):
             try:
-                return _run_once(run, store, stop_after, tell, claims)
+                return _run_once(run, store, stop_after, tell, claims, renew=renew)
             except (AlteredObject, CorruptManifest) as error:
                 # Seen only when it was read, in the middle of a later stage: look at everything again, and mend.
                 log.warning("%s Looking for its artifact, to rebuild what is broken.", error)
@@ -142,11 +144,11 @@ def mend(store: Store, step: Step) -> None:
 
 
 def _run_once(
-    run: BrickRun, store: Store, stop_after: str | None, tell: Callable[[Step], None], claims: Claims
+    run: BrickRun, store: Store, stop_after: str | None, tell: Callable[[Step], None], claims: Claims, *, renew: bool
 ) -> dict[str, Manifest]:
     found = Found()
     for stage in until(stop_after):
-        step = plan_stage(run, store, Resolver(run, store), stage, found)
+        step = plan_stage(run, store, Resolver(run, store), stage, found, kept=not renew)
         address = step.address
         assert address is not None
         tell(step)

@@ -53,11 +53,11 @@ def notifies(run_path: Callable[..., dict[str, Manifest]]) -> Callable[..., dict
         stop_after: str | None = None,
         *,
         tell: Callable[[Step], None] = lambda step: None,
-        wait: bool = True,
+        **how: Any,
     ) -> dict[str, Manifest]:
         address = _address(run)
         if not address:
-            return run_path(run, store, stop_after, tell=tell, wait=wait)
+            return run_path(run, store, stop_after, tell=tell, **how)
         begun: list[Step] = []
 
         def heard(step: Step) -> None:
@@ -68,7 +68,7 @@ def notifies(run_path: Callable[..., dict[str, Manifest]]) -> Callable[..., dict
             notify(address, message(run.name, event, stage, summary, store.uri))
 
         try:
-            manifests = run_path(run, store, stop_after, tell=heard, wait=wait)
+            manifests = run_path(run, store, stop_after, tell=heard, **how)
         except Stopped:
             raise
         except Exception as error:

@@ -64,10 +64,11 @@ def plan_stage(
     *,
     items: bool = True,
     thorough: bool = False,
+    kept: bool = True,
 ) -> Step:
     """A stage whose inputs are found: whether its artifact is there. `items`: the files of its items are looked at, too
-    (listed, not read)."""
-    address = resolver.address(stage, found)
+    (listed, not read). `kept`: see `Resolver.address`."""
+    address = resolver.address(stage, found, kept=kept)
     try:
         manifest = resolver.find(address)
     except CorruptManifest as error:
@@ -82,9 +83,13 @@ def plan_stage(
         limits = "; ".join(dict.fromkeys(change for each in again for change in changed_limits(run, each)))
         return Step(stage, "to run", [f"{limits}: {len(again)} refused for it are tried again"], address)
     wrong = problems(store, manifest, items=items, thorough=thorough)
+    if wrong and address.made_by:  # what is made now is as this version makes it, and lies where that lies
+        why = f"finished by an earlier version ({address.made_by}) and damaged since: made anew"
+        return Step(stage, "to run", [why], resolver.address(stage, found, kept=False))
     if wrong:
         return Step(stage, "broken", [str(each) for each in wrong], address, manifest, list(wrong))
-    return Step(stage, "cached", [], address, manifest)
+    renewed = [f"{address.made_by} since it was finished: --renew makes it anew"] if address.made_by else []
+    return Step(stage, "cached", renewed, address, manifest)
 
 
 def differences(before: Any, after: Any, path: str = "") -> Iterator[str]:

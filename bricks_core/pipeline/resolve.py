@@ -10,14 +10,16 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from bricks_core.errors import CorruptManifest, DataError
 from bricks_core.pipeline.points import Pointer, read_points
 from bricks_core.spec.ingest import IngestSpec
+from bricks_core.spec.items import KINDS
 from bricks_core.spec.latents import LatentsSpec
-from bricks_core.spec.manifest import Manifest, Try, artifact_digest, cache_key, canonical_json
+from bricks_core.spec.manifest import Manifest, Try, artifact_digest, cache_key, cache_key_then, canonical_json
 from bricks_core.spec.run import BrickRun
 from bricks_core.spec.stages import STAGES, Stage, until
 from bricks_core.spec.strict import Strict, what_of
@@ -41,6 +43,8 @@ class Address:
     inputs: dict[str, str]
     """Digests of the artifacts that it reads, and fingerprints of what lies outside the store."""
     cache_key: str = ""
+    made_by: str = ""
+    """What an earlier version of Bricks that finished it did otherwise, such as 'clip 2 → 3'. It stays finished."""
 
     @property
     def prefix(self) -> str:
@@ -69,9 +73,10 @@ class Resolver:
         names = [run.name, *filter(None, [run.spec.inputs_of])]
         self._pointers = [read_points(store, name).stages for name in names]
 
-    def address(self, stage: Stage, found: Found) -> Address:
+    def address(self, stage: Stage, found: Found, *, kept: bool = True) -> Address:
         """A stage's address, given those of the stages that it reads; where it is known to lie, if the run points to
-        it.
+        it. `kept`: what an earlier version of Bricks has finished for the run counts, though this one would make it
+        otherwise.
 
         Raises:
             SpecError: a section or a source is missing.
@@ -88,9 +93,26 @@ class Resolver:
         address = Address(stage, spec, digest, needs | outside, key)
         for pointers in self._pointers:
             pointer = pointers.get(stage.name)
-            if pointer is not None and pointer.cache_key == key and _shows_the_same(pointer, spec):
+            if pointer is None or not _shows_the_same(pointer, spec):
+                continue
+            if pointer.cache_key == key:
                 return replace(address, digest=pointer.digest)
+            if kept and (made_by := self._made_by(stage, pointer, what_of(spec), keyed | outside)):
+                return replace(address, digest=pointer.digest, cache_key=pointer.cache_key, made_by=made_by)
         return address
+
+    def _made_by(self, stage: Stage, pointer: Pointer, settings: dict[str, Any], inputs: dict[str, str]) -> str:
+        """What differs, where an artifact was asked for with the same settings and inputs, and made by another version
+        of Bricks. Empty: it was not, or is not whole."""
+        try:
+            manifest = self._find(self._store, stage.name, pointer.digest)
+        except CorruptManifest:
+            return ""
+        if manifest is None or cache_key_then(manifest, settings, inputs) != pointer.cache_key:
+            return ""
+        then = {stage.name: manifest.stage_version, **dict.fromkeys(stage.kinds, 1), **manifest.kind_versions}
+        now = {stage.name: stage.version, **{name: KINDS[name].version for name in stage.kinds}}
+        return ", ".join(f"{name} {then.get(name, 1)} → {now[name]}" for name in now if then.get(name, 1) != now[name])
 
     def find(self, address: Address) -> Manifest | None:
         """The manifest at an address; None when it is not done.

@@ -19,6 +19,7 @@ from rich.text import Text
 from bricks_core.errors import DataError, NoSuchObject, UsageError, nearest
 from bricks_core.pipeline.compact import Compacted
 from bricks_core.pipeline.coverage import bucket_coverage
+from bricks_core.pipeline.find import find_artifact
 from bricks_core.pipeline.garbage import KEEP_DAYS, Garbage, Swept
 from bricks_core.pipeline.pending import TRY_AGAIN, in_short, limits_of, to_try_again, tries_of
 from bricks_core.pipeline.plan import Step
@@ -68,7 +69,7 @@ def plan_screen(
     for step in steps:
         what = "\n".join(step.why)
         if step.state == "cached" and step.manifest:
-            what = "\n".join(filter(None, [_counts(step.manifest.counts), in_short(step.manifest.pending)]))
+            what = "\n".join(filter(None, [_counts(step.manifest.counts), in_short(step.manifest.pending), *step.why]))
         where = step.address.digest[:12] if step.address is not None else "—"
         grid.add_row(step.stage.name, Text(step.state, colours[step.state]), what, where)
     console = _console()
@@ -470,27 +471,6 @@ def _heartbeats(store: Store, run: str, stage: str) -> Iterator[dict[str, Any]]:
                 yield json.loads(store.get(entry.key))
             except (NoSuchObject, ValueError):
                 continue
-
-
-def find_artifact(store: Store, wanted: str) -> tuple[str, str]:
-    """The stage and digest that RUN/STAGE or STAGE/DIGEST means."""
-    wanted = wanted.removeprefix("artifacts/").rstrip("/")
-    first, slash, second = wanted.partition("/")
-    if not slash:
-        raise UsageError(f"{wanted} names no artifact: write RUN/STAGE, such as quickstart/clip, or STAGE/DIGEST.")
-    if second in STAGES:
-        pointer = read_pointer(store, first, second)
-        if pointer is None:
-            names = run_names(store)
-            near = "" if first in names else nearest(first, names)
-            raise DataError(f"{store.uri} has no run {first} with a finished {second}{near}.")
-        return second, pointer.digest
-    stage = stage_named(first).name
-    digests = {entry.key.split("/")[2] for entry in store.list(f"artifacts/{stage}/{second}")}
-    if len(digests) != 1:
-        how_many = "no artifact" if not digests else f"{len(digests)} artifacts"
-        raise DataError(f"{store.uri} has {how_many} of {stage} whose digest begins with {second}.")
-    return stage, digests.pop()
 
 
 def _head(dumped: list[dict[str, Any]], width: int) -> Iterator[Grid]:

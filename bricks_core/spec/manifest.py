@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from bricks_core.spec.stages import Stage
 from bricks_core.spec.strict import Strict
+
+if TYPE_CHECKING:  # stages.py needs the kinds of items, and these what stands here
+    from bricks_core.spec.stages import Stage
 
 SCHEMA_VERSION = 2
 
@@ -31,7 +33,18 @@ def cache_key(stage: Stage, settings: dict[str, Any], inputs: dict[str, str]) ->
     `settings`: as `what_of` gives them. `inputs`: digests of the artifacts read (or of what of them is read), and
     fingerprints of what lies outside the store.
     """
-    whole = {"schema": SCHEMA_VERSION, "stage": stage.name, "version": stage.version}
+    return _key(stage.name, stage.version, stage.kind_versions, settings, inputs)
+
+
+def cache_key_then(manifest: Manifest, settings: dict[str, Any], inputs: dict[str, str]) -> str:
+    """The same as it was with the versions that an artifact was made with."""
+    return _key(manifest.stage, manifest.stage_version, manifest.kind_versions, settings, inputs)
+
+
+def _key(stage: str, version: int, kinds: dict[str, int], settings: dict[str, Any], inputs: dict[str, str]) -> str:
+    whole: dict[str, Any] = {"schema": SCHEMA_VERSION, "stage": stage, "version": version}
+    if kinds:
+        whole["kinds"] = kinds
     return hashlib.sha256(canonical_json(whole | {"settings": settings, "inputs": inputs})).hexdigest()[:32]
 
 
@@ -77,6 +90,8 @@ class Manifest(Strict):
     schema_version: int = SCHEMA_VERSION
     stage: str
     stage_version: int
+    kind_versions: dict[str, int] = {}
+    """Of the functions that answered its items, those that were not the first."""
     digest: str
     cache_key: str = ""
     """What `digest` is made of; see `artifact_digest`."""

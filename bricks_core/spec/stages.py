@@ -9,6 +9,7 @@ from bricks_core.spec.caption import Caption
 from bricks_core.spec.clip import Clip, Image, Shot
 from bricks_core.spec.evaluate import Sample
 from bricks_core.spec.ingest import Given, Video
+from bricks_core.spec.items import KINDS
 from bricks_core.spec.latents import Latent
 from bricks_core.spec.score import Score
 from bricks_core.spec.strict import Row
@@ -27,6 +28,8 @@ class Stage:
     """Stages whose artifacts it reads."""
     tables: dict[str, type[Row]]
     """Its tables, by name, and what their rows are."""
+    kinds: tuple[str, ...]
+    """Kinds of items that it makes (spec/items.py)."""
     sharded: bool
     """Its work is cut into tasks that any shard can do alone."""
     keyed_by: tuple[str, ...] | None = None
@@ -37,20 +40,40 @@ class Stage:
         """The stages whose artifacts are in its cache key."""
         return self.needs if self.keyed_by is None else self.keyed_by
 
+    @property
+    def kind_versions(self) -> dict[str, int]:
+        """Of the functions that answer its items, those that are not the first."""
+        return {name: KINDS[name].version for name in self.kinds if KINDS[name].version > 1}
+
 
 STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
-        Stage("ingest", 3, (), {"videos": Video, "given": Given}, sharded=True),
-        Stage("clip", 3, ("ingest",), {"shots": Shot, "clips": Clip, "images": Image}, sharded=True),
-        Stage("score", 3, ("ingest", "clip"), {"scores": Score}, sharded=True),
-        Stage("caption", 3, ("ingest", "clip", "score"), {"captions": Caption}, sharded=True),
-        Stage("latents", 3, ("clip", "score", "caption"), {"latents": Latent}, sharded=True),
+        Stage("ingest", 3, (), {"videos": Video, "given": Given}, ("content", "film", "picture"), sharded=True),
+        Stage(
+            "clip",
+            3,
+            ("ingest",),
+            {"shots": Shot, "clips": Clip, "images": Image},
+            ("shots", "clip", "file"),
+            sharded=True,
+        ),
+        Stage("score", 3, ("ingest", "clip"), {"scores": Score}, ("measures",), sharded=True),
+        Stage(
+            "caption",
+            3,
+            ("ingest", "clip", "score"),
+            {"captions": Caption},
+            ("sight", "description", "answer"),
+            sharded=True,
+        ),
+        Stage("latents", 3, ("clip", "score", "caption"), {"latents": Latent}, ("latent", "text"), sharded=True),
         Stage(
             "train",
             2,
             ("latents",),
             {"steps": StepRow, "bucket_losses": BucketLossRow, "held_out": HeldOutRow, "checkpoints": CheckpointRow},
+            ("held_out",),
             sharded=False,
         ),
         Stage(
@@ -58,6 +81,7 @@ STAGES: dict[str, Stage] = {
             2,
             ("ingest", "clip", "score", "caption", "latents", "train"),
             {"samples": Sample},
+            ("sample",),
             sharded=False,
             keyed_by=("train",),
         ),

@@ -220,6 +220,7 @@ class Work:
         manifest = Manifest(
             stage=self.stage.name,
             stage_version=self.stage.version,
+            kind_versions=self.stage.kind_versions,
             digest=digest,
             cache_key=key,
             spec=self.spec.model_dump(mode="json"),

@@ -1,13 +1,19 @@
 """How processes that work as one come to the end of a stage."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
 from bricks_core.errors import StoreDenied, StoreUnavailable, TryLater
 from bricks_core.pipeline import local
 from bricks_core.pipeline.local import run_path
+from bricks_core.pipeline.plan import make_plan
 from bricks_core.pipeline.resolve import Address
+from bricks_core.spec.items import KINDS
 from bricks_core.spec.stages import STAGES
 from bricks_core.spec.train import TrainSpec
+from bricks_core.storage.artifacts import artifact_prefix
 from bricks_core.storage.folder import FolderStore
 
 STAGE = STAGES["train"]
@@ -71,6 +77,43 @@ def test_a_finished_run_is_found_done_in_a_store_that_cannot_be_written(done, wh
         told = []
         assert run_path(run, store, "score", tell=told.append, wait=wait) == manifests
         assert [(step.stage.name, step.state) for step in told] == [(name, "cached") for name in manifests]
+
+
+def raised(monkeypatch, what):
+    """A later version of Bricks: of the score stage's tables, or of the function that measures a clip."""
+    if what == "stage":
+        monkeypatch.setitem(STAGES, "score", replace(STAGES["score"], version=99))
+    else:
+        monkeypatch.setitem(KINDS, "measures", replace(KINDS["measures"], version=99))
+
+
+@pytest.mark.parametrize(("what", "words"), [("stage", "score 3 → 99"), ("kind", "measures 1 → 99")])
+def test_what_a_run_has_finished_stays_finished_for_it_under_a_later_version_until_it_is_renewed(
+    done, what, words, monkeypatch
+):
+    run, manifests, store = done
+    store = FolderStore(store.uri, Path(store.uri))
+    raised(monkeypatch, what)
+    assert run_path(run, store, "score") == manifests
+    steps = make_plan(run, store, "score")
+    assert [step.state for step in steps] == ["cached"] * 3
+    assert [step.why for step in steps] == [[], [], [f"{words} since it was finished: --renew makes it anew"]]
+    renewed = run_path(run, store, "score", renew=True)
+    assert renewed["clip"] == manifests["clip"]
+    assert renewed["score"].digest != manifests["score"].digest
+    assert max(renewed["score"].stage_version, *renewed["score"].kind_versions.values(), 0) == 99
+    assert run_path(run, store, "score") == renewed
+    assert [step.why for step in make_plan(run, store, "score")] == [[]] * 3
+
+
+def test_what_an_earlier_version_finished_is_made_anew_once_it_is_damaged(done, monkeypatch):
+    run, manifests, store = done
+    store = FolderStore(store.uri, Path(store.uri))
+    raised(monkeypatch, "stage")
+    score = manifests["score"]
+    (Path(store.uri) / artifact_prefix("score", score.digest) / "scores.parquet").write_bytes(b"altered")
+    assert "and damaged since: made anew" in make_plan(run, store, "score")[2].why[0]
+    assert run_path(run, store, "score")["score"].stage_version == 99
 
 
 def test_work_to_do_in_a_store_that_cannot_be_written_is_refused_with_what_it_is(done, run_of, drawn_films):
