@@ -36,7 +36,10 @@ def run(
     ] = False,
     verbose: VerboseFlag = False,
 ) -> None:
-    """Run what is not done yet of a run, and tell what came of it."""
+    """Run what is not done yet of a run, and tell what came of it.
+
+    With several GPUs, training has a process for each; BRICKS_PROCESSES says another number.
+    """
     from bricks_core.pipeline.local import run_path
     from bricks_core.pipeline.notify import notifies
     from bricks_core.pipeline.screen import announce, final_screen
@@ -47,7 +50,14 @@ def run(
     configure_logging(verbose)
     loaded = load_run(file, overrides)
     opened = open_store(store)
-    manifests = notifies(run_path)(loaded, opened, until, tell=announce, wait=not no_wait, renew=renew)
+
+    def train() -> None:
+        from bricks_core.nodes.here import train_here  # torch
+
+        train_here(loaded, opened, verbose=verbose)
+
+    how = {"wait": not no_wait, "renew": renew, "train": train}
+    manifests = notifies(run_path)(loaded, opened, until, tell=announce, **how)
     final_screen(file, loaded, opened, manifests, overrides)
 
 

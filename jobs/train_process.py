@@ -25,6 +25,7 @@ def process(
     rdma: Annotated[bool, typer.Option("--rdma", help="InfiniBand must work.")] = False,
     preflight: Annotated[bool, typer.Option("--preflight/--no-preflight", help="Ask whether nodes are fit.")] = True,
     train: Annotated[bool, typer.Option("--train/--no-train", help="Train when they are.")] = True,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Do not say where the artifact is.")] = False,
     verbose: VerboseFlag = False,
 ) -> None:
     from bricks_core.nodes.exit_codes import leave_word
@@ -46,7 +47,7 @@ def process(
         # The agent says it, once for all its processes. Not by an exception: typer would return it as a value.
         sys.stdout.flush()
         os._exit(error.exit_code)
-    if address:
+    if address and not quiet:
         typer.echo(address)
 
 

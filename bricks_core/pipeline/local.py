@@ -49,13 +49,15 @@ def run_path(
     *,
     tell: Callable[[Step], None] = lambda step: None,
     wait: bool = True,
+    train: Callable[[], None] = lambda: None,
     renew: bool = False,
 ) -> dict[str, Manifest]:
     """Run every stage that is not done, in order, mending what is broken on the way. Returns the manifests by stage.
 
     `tell` hears of every stage before it runs or is found done. Where another process is at the same run already, it is
     waited for, and said who it is. A run with nothing to do needs no store that can be written. `renew`: what an
-    earlier version of Bricks has finished, and this one would make otherwise, is made anew.
+    earlier version of Bricks has finished, and this one would make otherwise, is made anew. `train`: may train
+    in processes of its own, to the end of the stage; where it leaves that undone, this process trains.
 
     Raises:
         TryLater: `wait` is False, and another process is at it; or the disk is full.
@@ -71,7 +73,7 @@ def run_path(
         _keep_run_file(run, store)
         for _ in range(MAX_REPAIRS):
             try:
-                return _run_once(run, store, stop_after, tell, claims, renew=renew)
+                return _run_once(run, store, stop_after, tell, claims, train, renew=renew)
             except (AlteredObject, CorruptManifest) as error:
                 # Seen only when it was read, in the middle of a later stage: look at everything again, and mend.
                 log.warning("%s Looking for its artifact, to rebuild what is broken.", error)
@@ -144,7 +146,14 @@ def mend(store: Store, step: Step) -> None:
 
 
 def _run_once(
-    run: BrickRun, store: Store, stop_after: str | None, tell: Callable[[Step], None], claims: Claims, *, renew: bool
+    run: BrickRun,
+    store: Store,
+    stop_after: str | None,
+    tell: Callable[[Step], None],
+    claims: Claims,
+    train: Callable[[], None],
+    *,
+    renew: bool,
 ) -> dict[str, Manifest]:
     found = Found()
     for stage in until(stop_after):
@@ -159,6 +168,11 @@ def _run_once(
             point(run.name, store, address.pointer())
         else:
             work = _work(run, store, address, claims, with_bundles=step.state != "broken")
+            if stage.name == "train":
+                with _dear(work, address) as is_free:
+                    pass  # the first of the processes takes it
+                if is_free:
+                    train()
             with _dear(work, address) as is_mine:
                 if is_mine:
                     with work.progress:
