@@ -234,6 +234,15 @@ class TrainSpec(Strict):
     def num_steps(self) -> int:
         return sum(phase.steps for phase in self.phases)
 
+    def up_to(self, num_steps: int) -> TrainSpec:
+        """The same training as far as its first `num_steps` go, 1 or more."""
+        phases, left = [], num_steps
+        for phase in self.phases:
+            if left > 0:
+                phases.append(phase.model_copy(update={"steps": min(phase.steps, left)}))
+            left -= phase.steps
+        return self.model_copy(update={"phases": phases})
+
     @property
     def shown(self) -> dict[str, int]:
         """The intervals that are not the usual ones: they say which steps the tables tell of, and change no number."""

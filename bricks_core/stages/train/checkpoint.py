@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bricks_core.diffusion.families import family_of
-from bricks_core.errors import AlteredObject, NoSuchObject, SpecError, TryLater
+from bricks_core.errors import AlteredObject, DataError, NoSuchObject, SpecError, TryLater
 from bricks_core.models.tensor_files import read_tensors
 from bricks_core.models.weights import save_weights
 from bricks_core.spec.items import Recipe, recipe
@@ -151,7 +151,11 @@ class Checkpoints:
 
     def measures(self) -> Iterator[Recipe]:
         """The keys of all held-out losses that are wanted."""
-        return (self.measure(step, bucket) for step in self.trajectory.measured() for bucket in self._buckets)
+        return (each for _, each in self.measures_by_step())
+
+    def measures_by_step(self) -> Iterator[tuple[int, Recipe]]:
+        """The same, each with its step."""
+        return ((step, self.measure(step, bucket)) for step in self.trajectory.measured() for bucket in self._buckets)
 
     # ---------------------------------------------------------------------------------------------- writing and reading
 
@@ -229,6 +233,23 @@ class Checkpoints:
         """The states that the tables name, the oldest first, once they are there."""
         records = self.trajectory.records(self._store)
         return [records[step] for step in self.trajectory.wanted()]
+
+    def so_far(self) -> tuple[list[Record], History]:
+        """The states that the tables of an unfinished training name, the oldest first, and the losses up to the last.
+
+        Reads only, and no optimizer: whoever trains may be taking some away.
+
+        Raises:
+            DataError: no step is done that a state keeps.
+            NoSuchObject, AlteredObject: the last state has gone meanwhile, or is damaged.
+        """
+        records = self.trajectory.records(self._store)
+        newest = max(records, default=0)
+        if not newest:
+            raise DataError("No step is kept of this training yet: wait for its first checkpoint after the beginning.")
+        wanted = {*self.trajectory.wanted(), newest}
+        history = self._read(records[newest].file(LOSSES), History.load)
+        return [each for step, each in records.items() if step in wanted], history
 
     def tidy(self) -> None:
         """Take away optimizers that nothing needs any more, and states of stops that the training has passed."""

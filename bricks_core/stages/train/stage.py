@@ -12,6 +12,7 @@ import math
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,6 +23,7 @@ from bricks_core.diffusion.batch import MicroBatch
 from bricks_core.diffusion.families import family_of
 from bricks_core.errors import DataError, SpecError, Stopped
 from bricks_core.models.weights import find_weights, load_weights
+from bricks_core.spec.items import ItemKey
 from bricks_core.spec.latents import Encoders, Latent, LatentsSpec
 from bricks_core.spec.strict import Row
 from bricks_core.spec.train import BucketLossRow, CheckpointRow, HeldOutRow, StepRow, TrainBucket, TrainSpec
@@ -33,7 +35,7 @@ from bricks_core.stages.train.parallel import Processes, processes
 from bricks_core.stages.train.speed import Speed
 from bricks_core.stages.train.step import Trainer
 from bricks_core.storage.shards import Packs, one_encoder
-from bricks_core.storage.trainings import EMA, WEIGHTS, Record, begin
+from bricks_core.storage.trainings import EMA, OPTIMIZER, WEIGHTS, Record, begin
 from bricks_core.storage.work import Joined, Work
 from bricks_core.tracking import Tracker, open_tracker, tracking_folder
 
@@ -66,14 +68,47 @@ def join(spec: TrainSpec, work: Work) -> Joined:
     """The tables: of what the last state keeps, and what was measured, as much as the run wants."""
     clips = list(slim(work.rows("latents", "latents", Latent)))
     checkpoints = Checkpoints(work, spec, _measured_buckets(spec, clips))
-    records = checkpoints.wanted()
-    steps: list[StepRow] = []
-    bucket_losses: list[BucketLossRow] = []
-    for row, by_bucket in checkpoints.history().rows(spec):
-        steps.append(row)
-        bucket_losses += by_bucket
     measures = [each.key for each in checkpoints.measures()]
     work.items.load(measures)
+    return _joined(spec, work, clips, checkpoints.wanted(), checkpoints.history(), measures)
+
+
+def join_so_far(spec: TrainSpec, work: Work) -> Joined:
+    """The same of a training that is stopped or under way: tables of the checkpoints that there are.
+
+    The artifact lies at an address of its own, so that it never stands for the finished one.
+
+    Raises DataError: no step has been done that a checkpoint keeps.
+    """
+    clips = list(slim(work.rows("latents", "latents", Latent)))
+    checkpoints = Checkpoints(work, spec, _measured_buckets(spec, clips))
+    records, history = checkpoints.so_far()
+    num_steps = records[-1].step
+    wanted = {each.key: step for step, each in checkpoints.measures_by_step() if step <= num_steps}
+    there = work.items.load(wanted)
+    measures = [key for key in wanted if key in there]
+    so_far = {"states": [each.step for each in records], "measured": sorted({wanted[key] for key in measures})}
+    done = spec.up_to(num_steps)
+    joined = _joined(spec, work, clips, records, history, measures, done)
+    return replace(joined, depends_on=joined.depends_on | {"so far": so_far})
+
+
+def _joined(
+    spec: TrainSpec,
+    work: Work,
+    clips: Sequence[Latent],
+    records: Sequence[Record],
+    history: History,
+    measures: Sequence[ItemKey],
+    done: TrainSpec | None = None,
+) -> Joined:
+    """`done`: what of it is done, where that is not all."""
+    done = done or spec
+    steps: list[StepRow] = []
+    bucket_losses: list[BucketLossRow] = []
+    for row, by_bucket in history.rows(spec):
+        steps.append(row)
+        bucket_losses += by_bucket
     held_out = [row for key in measures for row in work.items.answer(key, Measured).rows]
     tables: dict[str, Iterable[Row]] = {
         "steps": steps,
@@ -92,8 +127,8 @@ def join(spec: TrainSpec, work: Work) -> Joined:
         ],
     }
     counts = {
-        "steps": spec.num_steps,
-        "samples": sum(phase.steps * bucket.batch_size for phase in spec.phases for bucket in phase.buckets),
+        "steps": done.num_steps,
+        "samples": sum(phase.steps * bucket.batch_size for phase in done.phases for bucket in phase.buckets),
         "checkpoints": len(records),
     }
     buckets = _buckets(spec)
@@ -102,7 +137,7 @@ def join(spec: TrainSpec, work: Work) -> Joined:
         for bucket in buckets:
             if usable(clip, bucket):
                 counts[f"{SPLIT_WORDS[clip.split]} in {bucket.name}"] += 1
-    objects = [file for record in records for file in record.files]
+    objects = [file for record in records for file in record.files if done is spec or not file.key.endswith(OPTIMIZER)]
     return Joined(tables, items=measures, objects=objects, counts=counts, depends_on=spec.shown)
 
 
