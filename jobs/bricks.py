@@ -7,6 +7,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from bricks_core.errors import UsageError
 from jobs import checkpoint, cluster, dataset, evaluation
 from jobs.entry_point import DEFAULT_STORE, SetFlag, StoreFlag, VerboseFlag, commands, serve
 from jobs.generate import generate
@@ -25,6 +26,10 @@ def run(
     store: StoreFlag = DEFAULT_STORE,
     overrides: SetFlag = [],  # noqa: B006 (typer reads it)
     until: UntilFlag = None,
+    so_far: Annotated[
+        bool,
+        typer.Option("--so-far", help="Evaluate a training that is stopped or under way, by the checkpoints it has."),
+    ] = False,
     no_wait: Annotated[
         bool, typer.Option("--no-wait", help="Leave, with exit code 75, where another process is at this run.")
     ] = False,
@@ -45,10 +50,19 @@ def run(
     from bricks_core.pipeline.screen import announce, final_screen
     from bricks_core.progress import configure_logging
     from bricks_core.spec.run import load_run
-    from bricks_core.storage.places import open_store
+    from bricks_core.storage.places import open_existing, open_store
 
     configure_logging(verbose)
     loaded = load_run(file, overrides)
+    if so_far:
+        from bricks_core.pipeline.screen import so_far_screen
+        from bricks_core.pipeline.so_far import evaluate_so_far
+
+        if until is not None or renew:
+            raise UsageError("--so-far trains nothing and goes up to the report: leave --until and --renew out.")
+        opened = open_existing(store)
+        so_far_screen(loaded, opened, evaluate_so_far(loaded, opened, tell=announce))
+        return
     opened = open_store(store)
 
     def train() -> None:

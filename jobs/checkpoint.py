@@ -86,7 +86,10 @@ def export(
     checkpoint: CheckpointArgument,
     format: Annotated[Format, typer.Option("--format", help="What to write.")],
     out: OutFlag,
-    weights: Annotated[Weights, typer.Option(help="The weights themselves, or their EMA.")] = Weights.raw,
+    weights: Annotated[
+        Weights | None,
+        typer.Option(help="Left out: ema where there is one; for open-sora-training, which holds both, raw in model/."),
+    ] = None,
     dtype: Annotated[
         Dtype | None,
         typer.Option(help="Left out: float32 for the hub, bfloat16 for training, as stored for diffusers."),
@@ -111,7 +114,7 @@ def export(
             found,
             out,
             format.value,
-            weights=weights.value,
+            weights=weights.value if weights else None,
             dtype=dtype.value if dtype else None,
             vae=vae,
             text_encoder=text_encoder,

@@ -134,6 +134,8 @@ class _Plan:
             "device": self.device.type,
             "cleaned": wishes.clean,
         }
+        if model.training:
+            found["training"] = model.training
         if wishes.beginnings.num_loops > 1:
             found |= {"loops": wishes.beginnings.num_loops, "condition_frames": self.num_given}
         return found
@@ -168,6 +170,10 @@ def generate(wishes: Wishes, open_store: Callable[[], Store], tell: Callable[[st
         clean=wishes.clean,
     )
     _check_given(wanted, model.family, wishes)
+    if model.training:
+        log.warning("%s is %s.", model.name, model.training)
+    for remark in model.remarks:
+        log.info("%s", remark)
     common = plan.settings(wishes)
     todo = _left_to_do(wanted, common, tell)
     if todo:

@@ -13,37 +13,35 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from bricks_core.diffusion.families import family_of
 from bricks_core.diffusion.family import Family, Published
-from bricks_core.errors import DataError, SpecError, UsageError, nearest
+from bricks_core.errors import SpecError, UsageError, nearest
 from bricks_core.models.pretrained import explained
 from bricks_core.models.tensor_files import open_tensors
 from bricks_core.models.weights import find_weights, read_config
-from bricks_core.pipeline.points import read_pointer, run_names
-from bricks_core.pipeline.screen import find_artifact
-from bricks_core.spec.latents import CodecSpec, LatentsSpec, TextSpec
-from bricks_core.spec.train import CheckpointRow, TrainSpec, WanSpec
+from bricks_core.pipeline.points import run_names
+from bricks_core.pipeline.trained import Told, Trained, find_trained, is_run_with_training, told_by
+from bricks_core.spec.latents import CodecSpec, Encoders, LatentsSpec, TextSpec
+from bricks_core.spec.train import DEFAULT_WEIGHTS, TrainSpec, WanSpec, Weights
 from bricks_core.storage.artifacts import Artifact, open_artifact
 from bricks_core.storage.hashes import sha256_of_file
 from bricks_core.storage.os_errors import told
 from bricks_core.storage.store import Store
 from bricks_core.storage.tables import read_columns
 
-Weights = Literal["raw", "ema"]
-
 BUILT_IN_CODEC, BUILT_IN_TEXT_ENCODER = "patch-dct", "hashed-words"
 _PIPELINE = "model_index.json"
-_EMA = "ema.safetensors"
-_KINDS: dict[str, Weights] = {"weights.safetensors": "raw", _EMA: "ema"}
+_PARTS = ("vae", "text_encoder")
+_KINDS: dict[str, Weights] = {"weights.safetensors": "raw", "ema.safetensors": "ema"}
 """The files of our checkpoint folders."""
 
 
 @dataclass(frozen=True)
-class Trained:
+class Bucket:
     """A bucket that the model was trained on."""
 
     num_frames: int
@@ -70,7 +68,7 @@ class Model:
     family: Family
     codec: CodecSpec
     text: TextSpec
-    trained: tuple[Trained, ...]
+    trained: tuple[Bucket, ...]
     """Empty when it is not known."""
     load: Callable[[torch.dtype, torch.device], Any]
     """The network, in evaluation mode, its weights in memory once."""
@@ -79,12 +77,16 @@ class Model:
     """What made the latents and features it was trained on; empty when that is not known."""
     shift: float | None = None
     """Of a flow's noise levels; None: the family's."""
+    training: str = ""
+    """That its training is not finished, in words."""
+    remarks: tuple[str, ...] = ()
+    """What a person should know of how it was understood."""
 
     @property
-    def usual(self) -> Trained:
+    def usual(self) -> Bucket:
         """What to make where nothing is known of the training."""
         makers = self.family.published
-        return Trained(makers.num_frames, makers.height_px, makers.width_px, makers.fps)
+        return Bucket(makers.num_frames, makers.height_px, makers.width_px, makers.fps)
 
     @property
     def text_width(self) -> int | None:
@@ -115,57 +117,53 @@ def find_model(name: str, choice: Choice, open_store: Callable[[], Store]) -> Mo
     if place.is_file() or described or name.startswith((".", "/", "~")):
         return _in_folder(place, choice, name)
     store = open_store()
-    if (artifact := _in_store(name, store)) is not None:
-        return _of_run(artifact, name, choice)
+    if _is_in_store(name, store):
+        return _of_run(find_trained(store, name), choice)
     if place.is_dir():
         return _in_folder(place, choice, name)
     if name.count("/") == 1:
         return _in_folder(_from_hub(name, choice.revision), choice, name)
     raise UsageError(
         f"There is no model {name}: no file or folder of that name is here, {store.uri} has no run {name} with a "
-        f"finished training{nearest(name, run_names(store))}, and a hub id has the form owner/name."
+        f"training{nearest(name, run_names(store))}, and a hub id has the form owner/name."
     )
 
 
 # ------------------------------------------------------------------------------------------------ a run's training
 
 
-def _in_store(name: str, store: Store) -> Artifact | None:
-    """The training that RUN, RUN/train or train/DIGEST means; None when the store has none."""
-    wanted = name.removeprefix("artifacts/").rstrip("/")
-    first, _, second = wanted.partition("/")
+def _is_in_store(name: str, store: Store) -> bool:
+    """Whether it means the training of RUN, RUN/train or train/DIGEST."""
+    first, _, second = name.removeprefix("artifacts/").rstrip("/").partition("/")
     is_digest = first == "train" and second not in ("", "train")
-    if not is_digest and (second not in ("", "train") or read_pointer(store, first, "train") is None):
-        return None
-    return open_artifact(store, *find_artifact(store, wanted if second else f"{first}/train"), earlier=True)
+    return is_digest or (second in ("", "train") and is_run_with_training(store, first))
 
 
-def _of_run(artifact: Artifact, name: str, choice: Choice) -> Model:
+def _of_run(training: Trained, choice: Choice) -> Model:
+    name = training.name
     if choice.vae or choice.text_encoder or choice.revision:
         raise UsageError(
             f"{name} is a run's training, which knows its autoencoder and text encoder: leave --vae, --text-encoder "
             "and --revision out."
         )
-    row = _checkpoint(list(artifact.rows("checkpoints", CheckpointRow)), choice.step, name)
-    weights = choice.weights or "ema"
-    key = row.ema_key if weights == "ema" else row.weights_key
-    config_key = f"{key.rpartition('/')[0]}/config.json"
-    train = TrainSpec.model_validate(artifact.manifest.spec)
-    latents = open_artifact(artifact.store, "latents", artifact.manifest.inputs["latents"], earlier=True)
+    state = training.state(choice.step)
+    weights = choice.weights or DEFAULT_WEIGHTS
+    stored, train = state.files[weights], training.spec
+    latents = open_artifact(training.store, "latents", training.latents, earlier=True)
     made = LatentsSpec.model_validate(latents.manifest.spec)
     trained, codec_id, text_id = _trained(train, latents)
-    sha256 = next(stored.sha256 for stored in artifact.manifest.objects if stored.key == key)
-    with artifact.local(config_key) as file:
+    with training.local(state.config) as file:
         config = read_config(file)
     family = family_of(train.model)
 
     def load(dtype: torch.dtype, device: torch.device) -> Any:
-        with artifact.local(key) as file, artifact.local(config_key) as beside:
+        with training.local(stored) as file, training.local(state.config) as beside:
             return family.load(file, beside, dtype=dtype, device=device)
 
+    before = f"{training.earlier} is the one that the run had finished before." if training.earlier else ""
     return Model(
-        f"{name}, {weights} weights after step {row.step}",
-        {"digest": sha256[:16], "from": f"train/{artifact.manifest.digest[:12]}", "step": row.step, "weights": weights},
+        f"{name}, {weights} weights after step {state.step}",
+        {"digest": stored.sha256[:16], "from": state.origin, "step": state.step, "weights": weights},
         config,
         family,
         made.codec,
@@ -175,21 +173,12 @@ def _of_run(artifact: Artifact, name: str, choice: Choice) -> Model:
         codec_id,
         text_id,
         train.model.shift if isinstance(train.model, WanSpec) else None,
+        training.unfinished,
+        (before,) if before else (),
     )
 
 
-def _checkpoint(rows: list[CheckpointRow], step: int | None, name: str) -> CheckpointRow:
-    by_step = {row.step: row for row in rows}
-    if not by_step:
-        raise DataError(f"{name} has left no checkpoint: run its training again.")
-    if step is None:
-        return by_step[max(by_step)]
-    if step not in by_step:
-        raise UsageError(f"{name} has no checkpoint of step {step}; it has {', '.join(map(str, sorted(by_step)))}.")
-    return by_step[step]
-
-
-def _trained(train: TrainSpec, latents: Artifact) -> tuple[tuple[Trained, ...], str, str]:
+def _trained(train: TrainSpec, latents: Artifact) -> tuple[tuple[Bucket, ...], str, str]:
     """The buckets trained on, the largest first, each at its commonest size; and what made the latents and features."""
     sizes: dict[str, Counter[tuple[int, int]]] = {}
     rates: list[float] = []
@@ -208,7 +197,7 @@ def _trained(train: TrainSpec, latents: Artifact) -> tuple[tuple[Trained, ...], 
             ((height_px, width_px), _), *_ = sizes[bucket.resolution].most_common(1)
             is_video = bucket.num_frames > 1 and rates
             fps = statistics.median(rates) / bucket.frame_interval if is_video else 0.0
-            found.add(Trained(bucket.num_frames, height_px, width_px, fps))
+            found.add(Bucket(bucket.num_frames, height_px, width_px, fps))
     ordered = sorted(found, key=lambda each: (each.num_frames, each.height_px * each.width_px, each.fps), reverse=True)
     return tuple(ordered), codec_id, text_id
 
@@ -240,35 +229,70 @@ def _in_folder(place: Path, choice: Choice, name: str) -> Model:
         )
     config = read_config(config_file)
     family = family_of(config)
-    codec, text = _companions(pipeline, choice, family.published)
+    told = told_by(place if place.is_dir() else place.parent)
+    encoders, remarks = _encoders(pipeline, choice, family.published, told, name)
+    text = encoders.text
     if max_tokens := config.get("model_max_length"):
         text = text.model_copy(update={"max_tokens": min(max_tokens, text.max_tokens)})
-    kind = {"weights": _KINDS[file.name]} if file.name in _KINDS else {}
+    weights = _KINDS.get(file.name, told.weights)
     return Model(
-        f"{name} ({file.name})",
-        {"digest": _digest(file), "from": Path(name).name} | kind,
+        f"{name} ({file.name}{f', {weights} weights' if weights else ''})",
+        {"digest": _digest(file), "from": Path(name).name} | ({"weights": weights} if weights else {}),
         config,
         family,
-        codec,
+        encoders.codec,
         text,
         (),
         lambda dtype, device: family.load(file, config_file, dtype=dtype, device=device),
+        encoders.codec_id,
+        encoders.text_id,
+        training=told.training,
+        remarks=remarks,
     )
 
 
-def _companions(pipeline: Path | None, choice: Choice, usual: Published) -> tuple[CodecSpec, TextSpec]:
-    """The codec and text encoder: those that were named, or else a pipeline's own, or else the published ones."""
-    codec, text = usual.codec, usual.text
-    if pipeline is not None and (pipeline / "vae").is_dir():
-        codec = codec.model_copy(update={"model": str(pipeline / "vae" if codec.kind == "sd-vae" else pipeline)})
-    if pipeline is not None and (pipeline / "text_encoder").is_dir():
-        text = text.model_copy(update={"model": str(pipeline)})
+def _encoders(
+    pipeline: Path | None, choice: Choice, usual: Published, told: Told, name: str
+) -> tuple[Encoders, tuple[str, ...]]:
+    """What makes pixels of latents and reads prompts: what was named, or else a pipeline's own, or else what the folder
+    says that it goes with, or else what was published; and which was only guessed."""
+    said = told.encoders or Encoders(codec=usual.codec, text=usual.text)
+    codec, text, codec_id, text_id = said.codec, said.text, said.codec_id, said.text_id
+    own_codec, own_text = (pipeline / part if pipeline and (pipeline / part).is_dir() else None for part in _PARTS)
+    if codec.kind == BUILT_IN_CODEC:
+        own_codec = None
+    if text.kind == BUILT_IN_TEXT_ENCODER:
+        own_text = None
     if choice.vae is not None:
-        codec = CodecSpec() if choice.vae == BUILT_IN_CODEC else codec.model_copy(update={"model": choice.vae})
+        codec, codec_id = _named_codec(choice.vae, codec, usual), ""
+    elif own_codec:
+        place = own_codec if codec.kind == "sd-vae" else own_codec.parent
+        codec, codec_id = codec.model_copy(update={"model": str(place), "revision": ""}), ""
     if choice.text_encoder is not None:
-        is_built_in = choice.text_encoder == BUILT_IN_TEXT_ENCODER
-        text = TextSpec() if is_built_in else text.model_copy(update={"model": choice.text_encoder})
-    return codec, text
+        text, text_id = _named_text(choice.text_encoder, text, usual), ""
+    elif own_text:
+        text, text_id = text.model_copy(update={"model": str(own_text.parent), "revision": ""}), ""
+    guessed = []
+    if told.encoders is None and choice.vae is None and not own_codec:
+        guessed.append(f"the codec {codec.kind} ({codec.model}; --vae names another)")
+    if told.encoders is None and choice.text_encoder is None and not own_text:
+        guessed.append(f"the text encoder {text.kind} ({text.model}; --text-encoder names another)")
+    remarks = (f"{name} does not say what it goes with. Taken: {' and '.join(guessed)}.",) if guessed else ()
+    return Encoders(codec=codec, text=text, codec_id=codec_id, text_id=text_id), remarks
+
+
+def _named_codec(name: str, said: CodecSpec, usual: Published) -> CodecSpec:
+    if name == BUILT_IN_CODEC:
+        return CodecSpec()
+    base = usual.codec if said.kind == BUILT_IN_CODEC else said
+    return base.model_copy(update={"model": name, "revision": ""})
+
+
+def _named_text(name: str, said: TextSpec, usual: Published) -> TextSpec:
+    if name == BUILT_IN_TEXT_ENCODER:
+        return TextSpec()
+    base = usual.text if said.kind == BUILT_IN_TEXT_ENCODER else said
+    return base.model_copy(update={"model": name, "revision": ""})
 
 
 def _weights_in(place: Path, weights: Weights | None, name: str) -> Path:
@@ -276,8 +300,8 @@ def _weights_in(place: Path, weights: Weights | None, name: str) -> Path:
     if place.is_file():
         return place
     if weights is None:
-        ema = place / _EMA
-        return ema if ema.is_file() else find_weights(place)
+        usual = place / next(name for name, kind in _KINDS.items() if kind == DEFAULT_WEIGHTS)
+        return usual if usual.is_file() else find_weights(place)
     file = place / next(name for name, kind in _KINDS.items() if kind == weights)
     if not file.is_file():
         raise UsageError(f"{name} has no {file.name}: leave --weights out to take the weights it has.")

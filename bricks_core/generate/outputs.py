@@ -27,13 +27,14 @@ from bricks_core.video.read import Pixels, open_film, read_rgb
 from bricks_core.video.write import write_mp4
 
 Settings = Mapping[str, Any]
-"""All that decides what is in a film, as JSON has it; and under "bricks" the version of the code, which does not count
-when settings are compared."""
+"""All that decides what is in a film, as JSON has it; and what does not count when settings are compared: the code's
+version, and how far the model's training was."""
 
 State = Literal["missing", "same", "other"]
 
 MAX_SLUG = 48
 _VERSION = "bricks"
+_NOT_COMPARED = (_VERSION, "training")
 
 
 def slug(text: str) -> str:
@@ -71,7 +72,7 @@ def state_of(file: Path, settings: Settings) -> tuple[State, list[str]]:
     differing = [
         name
         for name in dict.fromkeys([*settings, *found])
-        if name != _VERSION and found.get(name) != _as_json(settings.get(name))
+        if name not in _NOT_COMPARED and found.get(name) != _as_json(settings.get(name))
     ]
     return ("other" if differing else "same"), differing
 

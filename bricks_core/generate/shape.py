@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bricks_core.errors import UsageError, nearest
-from bricks_core.generate.model import Trained
+from bricks_core.generate.model import Bucket
 from bricks_core.video.buckets import VAE_STRIDE, Resolution, Size, resolution
 
 log = logging.getLogger("bricks")
@@ -21,9 +21,9 @@ MIN_SIDE_PX = 16
 class Able:
     """What a model can make."""
 
-    trained: Sequence[Trained]
+    trained: Sequence[Bucket]
     """The buckets it was trained on, the largest first; empty when that is not known."""
-    usual: Trained
+    usual: Bucket
     """What to make then."""
     side_px: int = VAE_STRIDE
     """Sides are multiples of this, but for sizes it was trained on: the codec leaves out what is beyond."""

@@ -23,13 +23,14 @@ from bricks_core.pipeline.find import find_artifact
 from bricks_core.pipeline.garbage import KEEP_DAYS, Garbage, Swept
 from bricks_core.pipeline.pending import TRY_AGAIN, in_short, limits_of, to_try_again, tries_of
 from bricks_core.pipeline.plan import Step
-from bricks_core.pipeline.points import Pointer, read_pointer, read_points, run_names
+from bricks_core.pipeline.points import Pointer, read_points, run_names
+from bricks_core.pipeline.trained import kept_so_far, unfinished
 from bricks_core.pipeline.upgrade import Upgraded
 from bricks_core.spec.ingest import Video
 from bricks_core.spec.items import KINDS, ItemKey
 from bricks_core.spec.manifest import SCHEMA_VERSION, Manifest, Try
 from bricks_core.spec.run import BrickRun
-from bricks_core.spec.stages import STAGES, Stage, stage_named
+from bricks_core.spec.stages import STAGES, Stage
 from bricks_core.spec.train import HeldOutRow
 from bricks_core.storage.artifacts import Artifact, artifact_prefix, open_artifact, problems
 from bricks_core.storage.claims import Claims
@@ -133,6 +134,22 @@ def final_screen(
     _next_screen(console, nexts)
 
 
+def so_far_screen(run: BrickRun, store: Store, manifests: dict[str, Manifest]) -> None:
+    """What was found of a training that is not finished, and where its report is."""
+    train, spec = manifests["train"], run.spec.train
+    console, how_far = _console(), unfinished(train.counts["steps"], spec.num_steps) if spec is not None else ""
+    console.print(f"\nThe training of run {run.name} is {how_far}.", style="bold", highlight=False, soft_wrap=True)
+    _held_out_screen(console, Artifact(store, train))
+    report = f"{artifact_prefix('evaluate', manifests['evaluate'].digest)}report/index.html"
+    console.print(f"\nReport so far  {_join(store.uri, report)}", highlight=False, soft_wrap=True)
+    console.print(
+        f"It is of now: the run does not point to it, and bricks gc takes it after {KEEP_DAYS:g} days.",
+        style="dim",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
 def status_screen(store: Store, name: str | None) -> None:
     """Every run's stages: done (with what is pending in it), stale with why, running (as they last told), or pending;
     and who is at a run now."""
@@ -150,6 +167,9 @@ def status_screen(store: Store, name: str | None) -> None:
             pointer, why = points.stages.get(stage.name), stale.get(stage.name)
             tries = tries_of(store, pointer) if pointer is not None and why is None else []
             state, what = _stage_status(store, run, stage, pointer, why or in_short(tries), is_stale=why is not None)
+            if stage.name == "train" and (kept := kept_so_far(store, run)):
+                begun = Text("begun", "yellow")
+                state, what = (begun, kept) if state.plain == "pending" else (state, f"{what}\n{kept}")
             stopped += tries
             known = known or state.plain != "pending"
             grid.add_row(run if stage.name == "ingest" else "", stage.name, state, what)

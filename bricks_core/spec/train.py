@@ -14,6 +14,10 @@ from bricks_core.spec.strict import How, HowRounded, Row, Strict, What
 
 IMAGE_FPS = 120.0
 """The frame rate that a model is told of an image, in training as in sampling."""
+Weights = Literal["raw", "ema"]
+"""As the optimizer leaves them, or their average over the last steps."""
+DEFAULT_WEIGHTS: Weights = "ema"
+"""Which are meant where nobody says it and there are both: to generate, to export, and in the report."""
 WAN_TOKENS = 512
 """Rows of caption features that Wan reads, always: behind the caption's end they are zeros, and no mask hides them."""
 

@@ -7,13 +7,13 @@ import logging
 import pytest
 
 from bricks_core.errors import BricksError
-from bricks_core.generate.model import Trained
+from bricks_core.generate.model import Bucket
 from bricks_core.generate.shape import Able, Asked, shape_of
 
-TRAINED = (Trained(32, 360, 640, 8.0), Trained(16, 240, 426, 12.0), Trained(1, 360, 640, 0.0))
+TRAINED = (Bucket(32, 360, 640, 8.0), Bucket(16, 240, 426, 12.0), Bucket(1, 360, 640, 0.0))
 
 
-USUAL = Trained(16, 240, 426, 8.0)
+USUAL = Bucket(16, 240, 426, 8.0)
 
 
 def shaped(trained=TRAINED, **asked):
@@ -88,7 +88,7 @@ def test_what_the_model_cannot_make_is_refused_with_what_it_can(asked, said):
     assert said in str(refused.value)
 
 
-WAN = Able((), Trained(81, 480, 832, 16.0), side_px=16, time_stride=4)
+WAN = Able((), Bucket(81, 480, 832, 16.0), side_px=16, time_stride=4)
 
 
 def test_wan_is_asked_for_what_its_makers_show():

@@ -10,13 +10,10 @@ from typing import Any
 
 from bricks_core.errors import UsageError
 from bricks_core.exchange.checkpoints.checkpoint import (
-    CONFIG,
-    EMA,
-    PROVENANCE,
-    WEIGHTS,
     Checkpoint,
     DtypeName,
     Network,
+    goes_with,
     in_dtype,
     network_of,
     open_checkpoint,
@@ -26,9 +23,11 @@ from bricks_core.exchange.checkpoints.new_folder import new_folder
 from bricks_core.models.pretrained import explained
 from bricks_core.models.tensor_files import Tensors, write_safetensors
 from bricks_core.models.weights import read_config
+from bricks_core.pipeline.trained import CONFIG, PROVENANCE
 from bricks_core.progress import Progress
 from bricks_core.storage.hashes import sha256_of_file
 from bricks_core.storage.store import Store, check_key
+from bricks_core.storage.trainings import EMA, WEIGHTS
 
 OURS = (WEIGHTS, EMA, CONFIG, PROVENANCE)
 """Names by which a folder is known to be a checkpoint of ours."""
@@ -145,4 +144,4 @@ def _provenance(
         "resized": list(network.resized),
         "left_out": list(checkpoint.left_out),
         "running_states": checkpoint.running,
-    }
+    } | goes_with(checkpoint, checkpoint.told_weights)

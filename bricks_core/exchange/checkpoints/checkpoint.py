@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -43,17 +43,19 @@ from bricks_core.models.weights import (
     shape_of,
     with_null_caption_of,
 )
-from bricks_core.pipeline.screen import find_artifact
-from bricks_core.spec.train import CheckpointRow, ModelSpec, STDiT2Spec, TrainSpec
-from bricks_core.storage.artifacts import Artifact, open_artifact
+from bricks_core.pipeline.trained import CONFIG, PROVENANCE, STATE, Trained, find_trained, told_by
+from bricks_core.spec.latents import Encoders, LatentsSpec
+from bricks_core.spec.train import ModelSpec, STDiT2Spec, Weights
+from bricks_core.storage.artifacts import open_artifact
 from bricks_core.storage.store import Store
+from bricks_core.storage.tables import read_columns
+from bricks_core.storage.trainings import EMA, WEIGHTS
 
 Layout = Literal["bricks", "open-sora-hub", "open-sora-training", "diffusers", "file"]
 
 DtypeName = Literal["stored", "float32", "bfloat16", "float16"]
 """stored: every tensor in the type it has, so that nothing is lost."""
 
-WEIGHTS, EMA, CONFIG, PROVENANCE = "weights.safetensors", "ema.safetensors", "config.json", "provenance.json"
 RUNNING_STATES = "running_states.json"
 PICKLES = (".pt", ".pth", ".bin")
 
@@ -83,6 +85,14 @@ class Checkpoint:
     left_out: tuple[str, ...] = ()
     model: ModelSpec | None = None
     """As the run file has it that it was trained by."""
+    encoders: Encoders | None = None
+    """What it goes with; None: nothing says it."""
+    origin: str = ""
+    """Where it comes from, as an export tells it: of a path its last part."""
+    told_weights: Weights | None = None
+    """Which of a training's its weights are, where they are of one kind alone and their provenance tells."""
+    training: str = ""
+    """That its training is not finished, in words."""
 
     @property
     def family(self) -> Family:
@@ -159,6 +169,13 @@ class Network:
 # ------------------------------------------------------------------------------------------------------------- opening
 
 
+def goes_with(checkpoint: Checkpoint, weights: Weights | None) -> dict[str, Any]:
+    """What a folder's provenance tells for `bricks generate`; nothing of what is not known."""
+    encoders = checkpoint.encoders.model_dump(mode="json") if checkpoint.encoders else None
+    told = {"weights": weights, "training": checkpoint.training, "encoders": encoders}
+    return {name: each for name, each in told.items() if each}
+
+
 @contextmanager
 def find_checkpoint(wanted: str, store: Store, step: int | None = None) -> Iterator[Checkpoint]:
     """The checkpoint at a path, or of a run's training in the store: RUN, RUN/train or train/DIGEST.
@@ -178,33 +195,38 @@ def find_checkpoint(wanted: str, store: Store, step: int | None = None) -> Itera
             f"{wanted} is no path here, and no RUN or train/DIGEST of the store. If it is a hub id, bring it in first: "
             f"bricks checkpoint import {wanted} --out FOLDER."
         )
-    stage, digest = find_artifact(store, name if second else f"{name}/train")
-    artifact = open_artifact(store, stage, digest, earlier=True)
-    row = _row(artifact, wanted, step)
-    config_key = f"{row.weights_key.rpartition('/')[0]}/{CONFIG}"
-    with (
-        artifact.local(row.weights_key) as weights,
-        artifact.local(row.ema_key) as ema,
-        artifact.local(config_key) as config,
-    ):
+    training = find_trained(store, name)
+    state = training.state(step)
+    with ExitStack() as stack:
+        weights, ema, config = (
+            stack.enter_context(training.local(each)) for each in (*state.files.values(), state.config)
+        )
         yield Checkpoint(
-            f"{wanted}, step {row.step}",
+            f"{wanted}, step {state.step}",
             "bricks",
             open_tensors(weights),
             open_tensors(ema),
             read_config(config),
-            {"epoch": 0, "step": row.step, "global_step": row.step, "sample_start_index": None},
-            model=TrainSpec.model_validate(artifact.manifest.spec).model,
+            {"epoch": 0, "step": state.step, "global_step": state.step, "sample_start_index": None},
+            model=training.spec.model,
+            encoders=_encoders(training),
+            origin=state.origin,
+            training=training.unfinished,
         )
 
 
-def _row(artifact: Artifact, wanted: str, step: int | None) -> CheckpointRow:
-    rows = {row.step: row for row in artifact.rows("checkpoints", CheckpointRow)}
-    if not rows:
-        raise DataError(f"{wanted} has left no checkpoint: run its training again.")
-    if step is not None and step not in rows:
-        raise UsageError(f"{wanted} has no checkpoint of step {step}; it has {', '.join(map(str, sorted(rows)))}.")
-    return rows[max(rows) if step is None else step]
+def _encoders(training: Trained) -> Encoders | None:
+    """What a training's latents were made with; None where that is gone."""
+    if not training.latents:
+        return None
+    try:
+        latents = open_artifact(training.store, "latents", training.latents, earlier=True)
+        with latents.local(latents.manifest.tables["latents"].key) as file:
+            row = next(read_columns(file, ["codec", "text_encoder"]))
+    except (DataError, StopIteration):
+        return None
+    made = LatentsSpec.model_validate(latents.manifest.spec)
+    return Encoders(codec=made.codec, text=made.text, codec_id=row["codec"], text_id=row["text_encoder"])
 
 
 def open_checkpoint(place: Path, name: str = "") -> Checkpoint:
@@ -214,7 +236,20 @@ def open_checkpoint(place: Path, name: str = "") -> Checkpoint:
         UsageError: nothing is there.
         DataError: it holds no checkpoint, or a file of it is damaged or missing.
     """
-    name = name or str(place)
+    found = _lying_at(place, name or str(place))
+    told = told_by(place if place.is_dir() else place.parent)
+    said = _read_json((place if place.is_dir() else place.parent) / PROVENANCE).get("running_states")
+    return replace(
+        found,
+        running=found.running or (said if isinstance(said, dict) else {}),
+        encoders=told.encoders,
+        origin=Path(found.name).name,
+        told_weights=told.weights if found.ema is None else None,
+        training=told.training,
+    )
+
+
+def _lying_at(place: Path, name: str) -> Checkpoint:
     if place.is_file():
         beside = place.with_name(CONFIG)
         return Checkpoint(name, "file", open_tensors(place), config=read_config(beside) if beside.is_file() else None)
@@ -238,11 +273,8 @@ def open_checkpoint(place: Path, name: str = "") -> Checkpoint:
         layout: Layout = "diffusers" if file.name.startswith("diffusion_pytorch_model") else "open-sora-hub"
         return Checkpoint(name, layout, open_tensors(file), config=given, left_out=left_out)
     ema = open_tensors(place / EMA) if (place / EMA).is_file() else None
-    step = _read_json(place / "state.json").get("step")
-    found: Any = _read_json(place / PROVENANCE).get("running_states")
-    running = found if isinstance(found, dict) else {}
-    if not running and step is not None:
-        running = {"epoch": 0, "step": step, "global_step": step, "sample_start_index": None}
+    step = _read_json(place / STATE).get("step")
+    running = {"epoch": 0, "step": step, "global_step": step, "sample_start_index": None} if step is not None else {}
     return Checkpoint(name, "bricks", open_tensors(file), ema, given, running, left_out)
 
 

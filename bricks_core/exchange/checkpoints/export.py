@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from bricks_core.errors import UsageError
 from bricks_core.exchange.checkpoints.checkpoint import (
-    CONFIG,
     RUNNING_STATES,
     Checkpoint,
     DtypeName,
     Network,
+    goes_with,
     network_of,
     type_named,
 )
 from bricks_core.exchange.checkpoints.new_folder import new_folder
 from bricks_core.exchange.checkpoints.open_sora import write_hub_folder, write_training_folder
 from bricks_core.models.tensor_files import Tensors
+from bricks_core.pipeline.trained import CONFIG, PROVENANCE
 from bricks_core.progress import Progress
+from bricks_core.spec.train import DEFAULT_WEIGHTS, Weights
 
 Format = Literal["open-sora-hub", "open-sora-training", "diffusers"]
 
@@ -40,7 +43,8 @@ class Exported:
     checkpoint: Checkpoint
     network: Network
     format: Format
-    weights: Literal["raw", "ema"]
+    weights: Weights | None
+    """None: the checkpoint has one kind alone, and does not say which."""
     dtype: DtypeName
     out: Path
     was_there: bool
@@ -52,7 +56,7 @@ def export_checkpoint(
     out: Path,
     format: Format,
     *,
-    weights: Literal["raw", "ema"] = "raw",
+    weights: Weights | None = None,
     dtype: DtypeName | None = None,
     vae: str = "",
     text_encoder: str = "",
@@ -60,6 +64,7 @@ def export_checkpoint(
 ) -> Exported:
     """Write a checkpoint's network in another tool's layout.
 
+    weights             None: the EMA where there is one; of a training folder, which holds both, the weights themselves
     dtype               of the weights; None: the one that is usual there (USUAL_DTYPE)
     vae, text_encoder   folders or hub ids to put beside it, for diffusers
 
@@ -75,7 +80,10 @@ def export_checkpoint(
     network = network_of(checkpoint)
     if weights == "ema" and network.ema is None:
         raise UsageError(f"{checkpoint.name} has no EMA weights: leave --weights out to export those it has.")
+    if weights is None and network.ema is not None:
+        weights = "raw" if format == "open-sora-training" else DEFAULT_WEIGHTS
     chosen: Tensors = network.ema if weights == "ema" and network.ema else network.weights
+    which = weights if network.ema else checkpoint.told_weights
     dtype = dtype or USUAL_DTYPE[format]
     count = len(chosen.headings)
     with new_folder(out, force=force, known_by=KNOWN_BY) as folder, Progress("export") as progress:
@@ -94,4 +102,8 @@ def export_checkpoint(
 
             write_diffusers_folder(family, network, chosen, type_named(dtype), vae, text_encoder, folder.path)
             progress.advance(count)
-    return Exported(checkpoint, network, format, weights, dtype, out, folder.was_there)
+        # A training folder holds both kinds of weights, so it is of none.
+        if told := goes_with(checkpoint, None if format == "open-sora-training" else which):
+            provenance = {"from": checkpoint.origin, "running_states": checkpoint.running} | told
+            (folder.path / PROVENANCE).write_text(json.dumps(provenance, indent=1) + "\n", encoding="utf-8")
+    return Exported(checkpoint, network, format, which, dtype, out, folder.was_there)

@@ -45,6 +45,7 @@ _PARTS = {
     r"(csize|ar)_embedder\.": "size and shape (csize_embedder, ar_embedder)",
     r"(fl|fps)_embedder\.": "frames and rate (fl_embedder, fps_embedder)",
 }
+_WEIGHTS = {"ema": "EMA weights", "raw": "raw weights", None: "the weights that it has"}
 UNKNOWN = "unknown to this network"
 SHOWN = 20
 
@@ -65,6 +66,7 @@ def show_checkpoint(checkpoint: Checkpoint, *, all_tensors: bool) -> None:
     facts["weights"] = _tensors_in_words(checkpoint.weights)
     facts["EMA"] = _tensors_in_words(checkpoint.ema) if checkpoint.ema else "none"
     facts["step"] = "not known" if checkpoint.step is None else f"{checkpoint.step:,}"
+    facts |= _told(checkpoint)
     if checkpoint.left_out:
         facts["beside it"] = "\n".join(checkpoint.left_out)
     console.print(_facts(facts))
@@ -106,6 +108,7 @@ def tell_imported(imported: Imported, key: str = "") -> None:
     facts["EMA"] = _tensors_in_words(network.ema) if network.ema else "none"
     if checkpoint.step is not None:
         facts["step"] = f"{checkpoint.step:,}"
+    facts |= _told(checkpoint)
     if network.dropped:
         facts["dropped"] = f"{', '.join(network.dropped)} (of an old version; computed since)"
     if network.resized:
@@ -123,9 +126,9 @@ def tell_exported(exported: Exported) -> None:
     console, out = _console(), exported.out
     types = "in the types they had" if exported.dtype == "stored" else exported.dtype
     facts = {
-        "exported": f"{exported.checkpoint.name}, {'EMA' if exported.weights == 'ema' else 'raw'} weights, {types}",
+        "exported": f"{exported.checkpoint.name}, {_WEIGHTS[exported.weights]}, {types}",
         "as": exported.format,
-    }
+    } | _told(exported.checkpoint)
     if exported.format == "open-sora-training":
         facts["model/"] = f"{types}, in shards of at most 1024 MB"
         facts["ema.pt"] = "float32, the EMA" if exported.network.ema else "float32, the weights: there is no EMA"
@@ -135,6 +138,13 @@ def tell_exported(exported: Exported) -> None:
         )
     if exported.format == "diffusers":
         parts = [name for name in ("vae", "text_encoder", "tokenizer") if not (out / name).is_dir()]
+        encoders = exported.checkpoint.encoders
+        if encoders is not None and encoders.codec.kind == "patch-dct" and "vae" in parts:
+            facts["codec"] = (
+                "patch-dct, which is built into Bricks: the folder has no VAE of diffusers, and bricks generate "
+                f"{shlex.quote(str(out))} makes videos with it"
+            )
+            parts = [] if encoders.text.kind == "hashed-words" else parts[1:]
         if parts:
             facts["missing"] = (
                 f"{', '.join(parts)}: put them in with --vae and --text-encoder, or give them to from_pretrained"
@@ -143,6 +153,17 @@ def tell_exported(exported: Exported) -> None:
     console.print(_facts(facts))
     for file in sorted(file for file in out.rglob("*") if file.is_file()):
         console.print(f"  {file.stat().st_size:>13,} bytes  {file.relative_to(out)}", highlight=False)
+
+
+def _told(checkpoint: Checkpoint) -> dict[str, str]:
+    """What is known of its training, and of what it goes with."""
+    facts = {}
+    if checkpoint.training:
+        facts["training"] = checkpoint.training
+    if checkpoint.encoders:
+        codec, text = checkpoint.encoders.codec, checkpoint.encoders.text
+        facts["goes with"] = " and ".join(" ".join(filter(None, [each.kind, each.model])) for each in (codec, text))
+    return facts
 
 
 # -------------------------------------------------------------------------------------------------------------- tables

@@ -94,6 +94,12 @@ class Training:
     bucket_losses: dict[str, list[Point]]
     samples_seen: int
     """By the logged steps' rate, over all steps."""
+    of_steps: int = 0
+    """Steps that were asked for: more than `num_steps` where the training is not finished."""
+
+    @property
+    def is_finished(self) -> bool:
+        return self.num_steps >= self.of_steps
 
 
 @dataclass
@@ -108,10 +114,9 @@ class HeldOut:
     changes: list[Change] = field(default_factory=list)
     """First to last step, for all buckets together (bucket ""), then bucket by bucket."""
 
-    @property
-    def best(self) -> Change | None:
-        """The better of raw and EMA weights over all buckets."""
-        return min((each for each in self.changes if not each.bucket), key=lambda each: each.after, default=None)
+    def overall(self, weights: str) -> Change | None:
+        """The change of one kind of weights over all buckets; None where it was not measured twice."""
+        return next((each for each in self.changes if not each.bucket and each.weights == weights), None)
 
 
 @dataclass
@@ -367,7 +372,8 @@ def nice_step(step: float) -> float:
 
 
 def training_facts(work: Work, spec: TrainSpec) -> Training:
-    """The curves, from the tables of train."""
+    """The curves, from the tables of train, as far as it has come."""
+    of_steps, spec = spec.num_steps, spec.up_to(steps_done(work, spec))
     width = max(1, math.ceil(spec.num_steps / MAX_POINTS))
     loss, learning_rate, norm = Curve(width), Curve(width), Curve(width)
     num_logged = num_samples = 0
@@ -392,7 +398,13 @@ def training_facts(work: Work, spec: TrainSpec) -> Training:
         gradient_norm=norm.points(),
         bucket_losses={bucket: smoothed(buckets[bucket].points()) for bucket in sorted(buckets)},
         samples_seen=sum(phase.steps * sum(b.batch_size for b in phase.buckets) for phase in spec.phases),
+        of_steps=of_steps,
     )
+
+
+def steps_done(work: Work, spec: TrainSpec) -> int:
+    """Steps of the training that its artifact tells of: fewer than were asked for where it is not finished."""
+    return work.inputs["train"].manifest.counts.get("steps", spec.num_steps)
 
 
 class Curve:

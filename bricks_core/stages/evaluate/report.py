@@ -20,6 +20,7 @@ from markupsafe import Markup
 
 from bricks_core.spec.evaluate import EvaluateSpec
 from bricks_core.spec.manifest import Manifest
+from bricks_core.spec.train import DEFAULT_WEIGHTS
 from bricks_core.stages.evaluate.charts import Chart, Series, bar_chart, line_chart
 from bricks_core.stages.evaluate.facts import Bin, Change, Dataset, HeldOut, StageFacts, Training
 from bricks_core.stages.evaluate.gallery import Exhibit
@@ -46,6 +47,17 @@ class Facts:
     lineage: list[StageFacts]
     settings: dict[str, dict[str, Any]]
     """The resolved settings of every stage."""
+
+    @property
+    def weights(self) -> str:
+        """Of raw and EMA, those that the page is about: what `bricks generate` takes too, unless only others were
+        sampled."""
+        return DEFAULT_WEIGHTS if DEFAULT_WEIGHTS in self.spec.weights else self.spec.weights[0]
+
+    @property
+    def change(self) -> Change | None:
+        """What became of their held-out loss; None where that was not measured twice."""
+        return self.held_out.overall(self.weights)
 
 
 @dataclass(frozen=True)
@@ -152,6 +164,7 @@ def page(facts: Facts, prompts: Sequence[Prompt], overview: Picture | None, show
             size=_shown_size(facts.size),
             overview=overview,
             prompts=prompts,
+            unfinished="" if facts.training.is_finished else _steps_in_words(facts.training),
             held_out=facts.held_out,
             dataset=facts.dataset,
             charts=charts(facts),
@@ -244,25 +257,35 @@ def timings_js(timings: Sequence[Timing], run: str) -> str:
 
 def verdict(facts: Facts) -> Verdict:
     """Whether it learnt, by the only number that can tell; and when there is none, that there is none."""
-    best = facts.held_out.best
-    made = (
-        f"A text-to-video model was trained for {number(facts.training.num_steps)} steps on "
-        f"{_clips_and_images(facts.dataset)}"
-    )
+    change, training = facts.change, facts.training
+    done = f"{number(training.num_steps)} steps"
+    if not training.is_finished:
+        done = f"{number(training.num_steps)} of {number(training.of_steps)} steps so far"
+    made = f"A text-to-video model was trained for {done} on {_clips_and_images(facts.dataset)}"
     asked = f"then asked {_several(len(facts.spec.prompts), 'prompt')} with the same noise at every checkpoint"
-    if best is None:
+    if change is None and facts.held_out.curves:
         return Verdict(
-            f"Trained for {number(facts.training.num_steps)} steps; nothing was held out to judge it by",
+            f"Trained for {done}; the held‑out loss has been measured only once",
+            f"{made}, {asked}. Whether it got better is known when it is measured again: look at the panels.",
+        )
+    if change is None:
+        return Verdict(
+            f"Trained for {done}; nothing was held out to judge it by",
             f"{made}, {asked}. No videos were kept apart, so no number says whether it got better: look at the panels.",
         )
-    words = f"from {loss(best.before)} to {loss(best.after)} with {WEIGHTS[best.weights]} weights"
+    words = f"from {loss(change.before)} to {loss(change.after)} with {WEIGHTS[change.weights]} weights"
+    for other in facts.held_out.changes:
+        if not other.bucket and other.after < change.after:
+            words += f", to {loss(other.after)} with {WEIGHTS[other.weights]} ones"
     num_clips = max(each.num_clips for each in facts.held_out.changes)
     few = f" (measured on {_several(num_clips, 'clip')}: a hint, no more)" if num_clips < FEW_CLIPS else ""
-    return Verdict(_headline(best), f"{made}, {asked}. On videos it never saw its loss went {words}{few}.")
+    so_far = "" if training.is_finished else "So far: "
+    title = f"{so_far}{_headline(change)}"
+    return Verdict(title, f"{made}, {asked}. On videos it never saw its loss went {words}{few}.")
 
 
-def _headline(best: Change) -> str:
-    percent = best.improvement_percent
+def _headline(change: Change) -> str:
+    percent = change.improvement_percent
     if percent >= 5:
         return f"It learnt: the held‑out loss fell by {percent:.0f} %"
     if percent >= 1:
@@ -275,20 +298,25 @@ def _headline(best: Change) -> str:
 def tiles(facts: Facts, num_checkpoints: int) -> list[Tile]:
     """The few numbers at the top."""
     found = []
-    if best := facts.held_out.best:
+    if overall := facts.change:
         arrow = Markup('<span class="arrow" aria-label="to">→</span>')
-        value = Markup("{} {} {}").format(loss(best.before), arrow, loss(best.after))
-        note = f"{change(best.improvement_percent)}, {WEIGHTS[best.weights]} weights"
-        found.append(Tile("Held-out loss", value, note, "main good" if best.improvement_percent > 0 else "main"))
+        value = Markup("{} {} {}").format(loss(overall.before), arrow, loss(overall.after))
+        note = f"{change(overall.improvement_percent)}, {WEIGHTS[overall.weights]} weights"
+        found.append(Tile("Held-out loss", value, note, "main good" if overall.improvement_percent > 0 else "main"))
     data, seen = facts.dataset, f"{_several(facts.training.samples_seen, 'sample')} seen"
     training_clips = sum(count for name, count in data.latents.items() if name.endswith("train"))
     return [
         *found,
-        Tile("Training steps", number(facts.training.num_steps), seen),
+        Tile("Training steps", _steps_in_words(facts.training), seen),
         Tile("Training samples", number(training_clips), _clips_and_images(data)),
         Tile("Footage in clips", duration(data.clip_seconds), f"{_several(_used_videos(data), 'video')}"),
         Tile("Prompts", number(len(facts.spec.prompts)), f"at {_several(num_checkpoints, 'checkpoint')}"),
     ]
+
+
+def _steps_in_words(training: Training) -> str:
+    of = "" if training.is_finished else f" of {number(training.of_steps)}"
+    return f"{number(training.num_steps)}{of}"
 
 
 def funnel(data: Dataset) -> list[Stop]:
@@ -392,8 +420,7 @@ def charts(facts: Facts) -> dict[str, Any]:
 
 def _after(facts: Facts, prompt: Prompt) -> Player:
     """The first prompt's last video, of the weights that the verdict is about."""
-    best = facts.held_out.best.weights if facts.held_out.best else ""
-    return next((each for each in prompt.players if each.weights == best), prompt.players[-1])
+    return next((each for each in prompt.players if each.weights == facts.weights), prompt.players[-1])
 
 
 def _bin_name(each: Bin) -> str:

@@ -47,7 +47,7 @@ def join(spec: EvaluateSpec, work: Work) -> Joined:
     page = Pages(spec, work, samples)
     page.objects += _taken_into_the_report(asked, work)
     prompts = [page.prompt(index) for index in range(len(spec.prompts))]
-    overview = page.overview(facts.held_out.best.weights if facts.held_out.best else "ema")
+    overview = page.overview(facts.weights)
     shown, thumbnails = exhibits(work)
     page.objects += thumbnails
     page.put("report/report.json", report.report_json(facts).encode())
@@ -136,10 +136,8 @@ class Pages:
         return Prompt(text, self._players(samples), list(_steps(samples)), self._picture(key, drawn, alt))
 
     def overview(self, weights: str) -> Picture:
-        """All prompts over the training, in one picture. `weights`, or the others where those were not sampled."""
+        """All prompts over the training, in one picture."""
         steps = sorted({sample.step for samples in self._by_prompt.values() for sample in samples})
-        if weights not in self._spec.weights:
-            weights = self._spec.weights[0]
 
         def middle(row: int, column: int) -> Pixels | None:
             step = steps[column]
@@ -192,7 +190,9 @@ def _leave_timings(work: Work, facts: Facts, num_samples: int) -> None:
     """Beside the page, but not in the manifest: the artifact's objects stay the same whoever makes them, and when."""
     name = work.run.name if work.run else ""
     steps = facts.training.num_steps
-    timings = [Timing.of(artifact.manifest, steps) for artifact in work.inputs.values()]
+    # Of a training that is not finished its manifest does not know how long it has taken.
+    told = [each.manifest for name, each in work.inputs.items() if name != "train" or facts.training.is_finished]
+    timings = [Timing.of(manifest, steps) for manifest in told]
     timings.append(Timing("evaluate", work.started_at, datetime.now(UTC), host_facts(), num_samples, "samples"))
     data = report.timings_js(timings, name)
     work.store.put(work.prefix + "report/timings.js", data.encode())

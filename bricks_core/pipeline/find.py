@@ -1,0 +1,29 @@
+"""Artifacts by what a person writes."""
+
+from __future__ import annotations
+
+from bricks_core.errors import DataError, UsageError, nearest
+from bricks_core.pipeline.points import read_pointer, run_names
+from bricks_core.spec.stages import STAGES, stage_named
+from bricks_core.storage.store import Store
+
+
+def find_artifact(store: Store, wanted: str) -> tuple[str, str]:
+    """The stage and digest that RUN/STAGE or STAGE/DIGEST means."""
+    wanted = wanted.removeprefix("artifacts/").rstrip("/")
+    first, slash, second = wanted.partition("/")
+    if not slash:
+        raise UsageError(f"{wanted} names no artifact: write RUN/STAGE, such as quickstart/clip, or STAGE/DIGEST.")
+    if second in STAGES:
+        pointer = read_pointer(store, first, second)
+        if pointer is None:
+            names = run_names(store)
+            near = "" if first in names else nearest(first, names)
+            raise DataError(f"{store.uri} has no run {first} with a finished {second}{near}.")
+        return second, pointer.digest
+    stage = stage_named(first).name
+    digests = {entry.key.split("/")[2] for entry in store.list(f"artifacts/{stage}/{second}")}
+    if len(digests) != 1:
+        how_many = "no artifact" if not digests else f"{len(digests)} artifacts"
+        raise DataError(f"{store.uri} has {how_many} of {stage} whose digest begins with {second}.")
+    return stage, digests.pop()

@@ -1,0 +1,126 @@
+"""The report of a training that is stopped or under way, from the checkpoints that it has.
+
+It reads beside whoever trains and writes nothing that they read: a train artifact and one of evaluate, each at an
+address of its own, that no run points to. Samples are items, so that the evaluation of the finished one finds them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from bricks_core.errors import AlteredObject, DataError, NoSuchObject, TryLater
+from bricks_core.pipeline.plan import Step, plan_stage
+from bricks_core.pipeline.resolve import Address, Found, Resolver
+from bricks_core.pipeline.trained import unfinished
+from bricks_core.progress import Progress
+from bricks_core.spec.manifest import Manifest
+from bricks_core.spec.run import BrickRun
+from bricks_core.spec.stages import STAGES, until
+from bricks_core.spec.train import TrainSpec
+from bricks_core.storage.artifacts import find_manifest, open_artifact
+from bricks_core.storage.claim import Holder
+from bricks_core.storage.claims import Claims
+from bricks_core.storage.store import Store
+from bricks_core.storage.trainings import ROOT
+from bricks_core.storage.work import Work
+
+log = logging.getLogger("bricks")
+
+NUM_TRIES = 3
+
+
+def evaluate_so_far(run: BrickRun, store: Store, *, tell: Callable[[Step], None] = lambda step: None) -> dict[str, Any]:
+    """Evaluate what there is of a run's training. Returns the manifests by stage; of a training that is finished, those
+    that the run has.
+
+    Raises:
+        SpecError: the run file has no such sections.
+        DataError: the stages before are not finished, or no step is kept yet.
+        TryLater: checkpoints are taken away faster than they can be read.
+    """
+    for _ in range(NUM_TRIES):
+        try:
+            return _evaluate(run, store, tell)
+        except (AlteredObject, NoSuchObject) as error:
+            if not error.key.startswith(ROOT):
+                raise
+            # Where the training was stopped once it leaves a checkpoint that goes when it has gone on.
+            log.warning("%s Looking again at what there is.", error)
+    raise TryLater(f"The checkpoints of run {run.name} go while they are read, or are damaged: start again later.")
+
+
+def _evaluate(run: BrickRun, store: Store, tell: Callable[[Step], None]) -> dict[str, Manifest]:
+    # Sources are taken to be as they were when the run looked at them: whoever trains reads that.
+    resolver, found = Resolver(run, store, frozen=True), Found()
+    evaluate, train = STAGES["evaluate"], STAGES["train"]
+    for stage in until("latents"):
+        step = plan_stage(run, store, resolver, stage, found, items=False)
+        if step.state != "cached" or step.address is None or step.manifest is None:
+            raise DataError(
+                f"{stage.name} of run {run.name} is not done with these settings ({'; '.join(step.why[:3])}): there is "
+                "no training of it to look at."
+            )
+        found[stage.name] = step.address, step.manifest
+    address = resolver.address(train, found)
+    run.stage_spec("evaluate")  # said before anything is written
+    with Claims(store, f"evaluation of run {run.name} so far") as claims:
+        manifest = resolver.find(address)
+        if manifest is None:
+            work = _work(run, store, address, claims)
+            manifest = work.commit(_module("train").join_so_far(address.spec, work))
+        found["train"] = Address(train, address.spec, manifest.digest, address.inputs, address.cache_key), manifest
+        assert isinstance(address.spec, TrainSpec)
+        how_far = unfinished(manifest.counts["steps"], address.spec.num_steps) or "the training is finished"
+        address = resolver.address(evaluate, found)
+        done = resolver.find(address)
+        tell(Step(evaluate, "cached" if done else "to run", [how_far], address, done))
+        if done is None:
+            done = _sampled(_work(run, store, address, claims), address)
+        found["evaluate"] = address, done
+    return {name: each for name, (_, each) in found.items()}
+
+
+def _sampled(work: Work, address: Address) -> Manifest:
+    def theirs() -> Manifest | None:
+        return find_manifest(work.store, "evaluate", address.digest)
+
+    def told(holder: Holder) -> None:
+        log.info("evaluate: the same is being made by %s. Waiting for it.", holder)
+
+    batch = f"evaluate/{address.digest}"
+    is_mine = work.claims.take_or_wait(batch, lambda: theirs() is not None, told)
+    try:
+        if (done := theirs()) is not None:
+            return done
+        module = _module("evaluate")
+        with work.progress:
+            module.run(address.spec, work)
+        return work.commit(module.join(address.spec, work))
+    finally:
+        if is_mine:
+            work.claims.release(batch)
+
+
+def _work(run: BrickRun, store: Store, address: Address, claims: Claims) -> Work:
+    """A working place that tells nobody: neither the run's status nor W&B are of this."""
+    needs = {name: address.inputs[name] for name in address.stage.needs}
+    quiet = run.spec.model_copy(update={"tracking": run.spec.tracking.model_copy(update={"wandb": "off"})})
+    return Work(
+        store,
+        address.stage,
+        address.spec,
+        address.cache_key or address.digest,
+        address.inputs,
+        {name: open_artifact(store, name, digest) for name, digest in needs.items()},
+        Progress(address.stage.name),
+        run=run.model_copy(update={"spec": quiet}),
+        fingerprints={name: each for name, each in address.inputs.items() if name not in needs},
+        claims=claims,
+    )
+
+
+def _module(stage: str) -> Any:
+    return importlib.import_module(f"bricks_core.stages.{stage}.stage")
