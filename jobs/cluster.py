@@ -1,4 +1,4 @@
-"""Runs in a cluster: bricks submit|status|logs|suspend|resume|cancel|doctor"""
+"""Runs in a cluster: bricks submit|status|logs|suspend|resume|retry|cancel|doctor"""
 
 from __future__ import annotations
 
@@ -139,13 +139,39 @@ def resume(run: RunArgument, namespace: NamespaceFlag = None, context: ContextFl
     next_commands([(f"bricks status {run} --cluster{flags}", "how far it is, and why it waits")])
 
 
+def retry(
+    run: RunArgument,
+    renew: Annotated[
+        bool,
+        typer.Option("--renew", help="Do again what the installed version makes otherwise (bricks status says what)."),
+    ] = False,
+    namespace: NamespaceFlag = None,
+    context: ContextFlag = None,
+) -> None:
+    """Begin a run again that failed for good, or was cancelled.
+
+    Once, and with the images that are installed now. What is finished stays finished.
+    """
+    from bricks_core.cluster.runs import retry as begin_again
+    from bricks_core.cluster.screen import next_commands
+
+    flags = _flags(namespace, context)
+    was = begin_again(_connect(context, namespace), run, renew=renew)
+    what = "does again what the installed version makes otherwise" if renew else "begins again where it stopped"
+    typer.echo(f"Run {run} ({was.lower()}) {what}.")
+    next_commands([(f"bricks status {run} --cluster{flags}", "how far it is, and why it waits")])
+
+
 def cancel(
     run: RunArgument,
     namespace: NamespaceFlag = None,
     context: ContextFlag = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask; nobody is asked in a pipe.")] = False,
 ) -> None:
-    """End a run for good. What is finished is kept, and found by another run that asks the same."""
+    """End a run for good.
+
+    What is finished is kept, and found by another run that asks the same. Only bricks retry begins it again.
+    """
     from bricks_core.cluster.runs import get, set_field
     from bricks_core.cluster.screen import next_commands
 
@@ -165,10 +191,7 @@ def cancel(
     flags = _flags(namespace, context)
     next_commands(
         [
-            (
-                f"bricks submit FILE --set metadata.name={run}-2{flags}",
-                "go on under another name: what is done is found",
-            ),
+            (f"bricks retry {run}{flags}", "begin it again: what is done is found"),
             (
                 f"kubectl delete brickrun {run} --namespace {cluster.namespace}",
                 "remove it and its Jobs; artifacts stay in the store",
@@ -250,7 +273,7 @@ def _flags(namespace: str | None, context: str | None) -> str:
 
 
 app = commands("Runs in a cluster.")
-for command in (submit, status, logs, suspend, resume, cancel, doctor):
+for command in (submit, status, logs, suspend, resume, retry, cancel, doctor):
     app.command()(command)
 
 if __name__ == "__main__":

@@ -19,7 +19,8 @@ import yaml
 from pydantic import ValidationError
 
 from bricks_core.cluster.api import KINDS, Cluster, NotThere
-from bricks_core.cluster.launcher import Object
+from bricks_core.cluster.launcher import RUN_LABEL, STAGE_LABEL, Object
+from bricks_core.cluster.runs import current_stage
 from bricks_core.errors import BricksError, ClusterDenied, ClusterUnavailable, SpecError
 from bricks_core.spec.cluster import ClusterProfile
 from bricks_core.storage.places import open_store
@@ -107,7 +108,7 @@ def examine(patient: Patient) -> Iterator[Finding]:
         ClusterUnavailable: the cluster does not answer, so that there is nothing to be looked at.
     """
     yield from _cluster(patient)
-    for look in (_kind, _controller, _rights, _profile):
+    for look in (_kind, _controller, _live_runs, _rights, _profile):
         yield from _guarded(look, patient)
     if patient.profile is not None:
         for look in (_launcher, _queues, _secrets, _account, _claim, _gpus, _rdma, _pod_security):
@@ -230,6 +231,29 @@ def _looked_at(patient: Patient) -> Iterator[Finding]:
         )
     elif runs:
         yield Finding("controller", "ok", f"it looks at the runs ({len(runs)})")
+
+
+def _live_runs(patient: Patient) -> Iterator[Finding]:
+    """What an upgrade meets: stages under way go on with the image that they began with, which must stay to be had."""
+    if not patient.cluster.knows("BrickRun"):
+        return
+    runs = [run for run in patient.cluster.list("BrickRun") if _condition(run, "Finished").get("status") != "True"]
+    if not runs:
+        yield Finding("live runs", "none", "no run is under way, so that an upgrade meets none")
+    for run in sorted(runs, key=lambda each: str(each["metadata"]["name"])):
+        name, status = run["metadata"]["name"], run.get("status") or {}
+        stage = current_stage(run)
+        if not stage:
+            yield Finding("live runs", "ok", f"{name}: nothing of it has begun")
+            continue
+        pods = patient.cluster.list("Pod", labels={RUN_LABEL: name, STAGE_LABEL: stage["name"]})
+        images = sorted({each["spec"]["containers"][0]["image"] for each in pods})
+        pinned = (status.get("pinned") or {}).get("stages") or ()
+        images = images or [each.get("image", "?") for each in pinned if each.get("name") == stage["name"]]
+        since = f" since {stage['startedAt']}" if stage.get("startedAt") else ""
+        what = f"{stage['name']} {str(stage.get('state')).lower()}{since}, try {stage.get('attempt', 0)}"
+        with_image = f"image {', '.join(images) or '?'}"
+        yield Finding("live runs", "ok", f"{name}: {what}, {with_image}; it goes on so after an upgrade")
 
 
 def _rights(patient: Patient) -> Iterator[Finding]:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from bricks_core.cluster.pin import Pin
 from bricks_core.spec.cluster import ClusterProfile
 from bricks_core.spec.manifest import canonical_json
 from bricks_core.spec.run import BrickRun
@@ -61,6 +62,10 @@ class Task:
     """Of its pods; empty: the profile's for the stage."""
     inputs: Mapping[str, str] = field(default_factory=dict)
     """What stands for the finished artifacts in the stage's cache key, by stage; empty where nobody has looked."""
+    pin: Pin | None = None
+    """What the run began with; None: nobody keeps it."""
+    spec: Object | None = None
+    """The run file's spec with the defaults that the run began with, as its pods read it; None: as `run` has it."""
 
     @property
     def workload_name(self) -> str:
@@ -78,15 +83,20 @@ class Task:
 
     @property
     def work(self) -> str:
-        """Names what the child is to do, the artifacts that it reads included: equal for runs that ask for the same."""
-        return _hash([self.cache_key, dict(self.inputs)])
+        """Names what the child is to do, the artifacts that it reads included: equal for runs that ask for the same of
+        the same version."""
+        version = [self.pin.stage(self.stage).version] if self.pin else []
+        return _hash([self.cache_key, dict(self.inputs), *version])
 
     @property
     def circumstances(self) -> str:
-        """Names what the child was given to work with, beside its cache key: when that changes, it may try again."""
-        profile = self.profile.model_dump(mode="json", by_alias=True)
-        spec = self.run.stage_spec(self.stage).model_dump(mode="json")
-        return _hash([self.cache_key, spec, self.run.spec.cluster.model_dump(mode="json"), profile])
+        """Names what the run file asks for its tries, beside its cache key: when that changes, it may try again.
+
+        Nothing of the cluster's profile, and nothing of the code's version: an upgrade begins no run again.
+        """
+        spec = self.spec or self.run.model_dump(mode="json")["spec"]
+        begun = [self.pin.retry, self.pin.renew] if self.pin else []
+        return _hash([self.cache_key, spec.get(self.stage), spec.get("cluster"), *begun])
 
 
 def _hash(value: Any) -> str:

@@ -13,6 +13,7 @@ from bricks_core.cluster.launcher import (
     Task,
 )
 from bricks_core.cluster.needs import needs
+from bricks_core.cluster.pin import GENERATION_ANNOTATION, RENEW_ANNOTATION, RETRY_ANNOTATION, VERSION_ANNOTATION
 
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 JOB_UID_LABEL = "kueue.x-k8s.io/job-uid"
@@ -42,8 +43,22 @@ def metadata(task: Task, *, queued: bool = True) -> Object:
         "name": task.workload_name,
         "labels": labels(task) | ({QUEUE_LABEL: queue} if queue else {}),
         "annotations": {CACHE_KEY_ANNOTATION: task.cache_key, CIRCUMSTANCES_ANNOTATION: task.circumstances}
-        | ({WORK_ANNOTATION: task.work} if task.owner else {}),
+        | ({WORK_ANNOTATION: task.work} if task.owner else {})
+        | _begun(task),
     } | owners(task)
+
+
+def _begun(task: Task) -> dict[str, str]:
+    """For which generation, and which beginning, of the run a child was made."""
+    if task.pin is None:
+        return {}
+    told = {
+        GENERATION_ANNOTATION: str(task.pin.generation),
+        VERSION_ANNOTATION: str(task.pin.stage(task.stage).version),
+        RETRY_ANNOTATION: task.pin.retry,
+        RENEW_ANNOTATION: task.pin.renew,
+    }
+    return {name: value for name, value in told.items() if value}
 
 
 def owners(task: Task) -> Object:

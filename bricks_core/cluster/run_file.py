@@ -1,4 +1,5 @@
-"""The ConfigMap that every pod reads its run from, and YAML as a person would write it."""
+"""The ConfigMap that every pod reads its run from, the one that keeps what a run began with, and YAML as a person would
+write it."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ import yaml
 
 from bricks_core.cluster.launcher import Object, Task
 from bricks_core.cluster.metadata import labels, owners
+from bricks_core.cluster.pin import pin_name
 from bricks_core.errors import SpecError
 from bricks_core.spec.manifest import canonical_json
 
@@ -29,16 +31,19 @@ def run_file(task: Task) -> Object:
     Raises:
         SpecError: the run is larger than a ConfigMap can be.
     """
-    run = task.run.model_dump(mode="json")
-    # What says nothing to a stage would only make another ConfigMap: annotations that kubectl keeps, the stop buttons.
-    run["metadata"] = {"name": task.run.name}
+    whole = task.run.model_dump(mode="json")
+    spec = task.spec or whole["spec"]
     # null in `cluster` says: as the profile has it.
-    cluster = task.run.spec.cluster.model_dump(mode="json", exclude_none=True)
-    run["spec"] |= {"cluster": cluster, "suspend": False, "cancel": False}
-    data = {
-        "run.yaml": as_yaml(run),
-        "preflight.yaml": as_yaml(task.profile.preflight.model_dump(mode="json", by_alias=True)),
+    cluster = _without_nulls(spec.get("cluster") or {})
+    # What says nothing to a stage would only make another ConfigMap: annotations that kubectl keeps, the stop buttons.
+    run = whole | {
+        "metadata": {"name": task.run.name},
+        "spec": spec | {"cluster": cluster, "suspend": False, "cancel": False},
     }
+    preflight = task.profile.preflight.model_dump(mode="json", by_alias=True)
+    if task.pin is not None:  # an image of before refuses what it does not know
+        preflight = {name: value for name, value in preflight.items() if name in task.pin.preflight}
+    data = {"run.yaml": as_yaml(run), "preflight.yaml": as_yaml(preflight)}
     size = sum(len(text.encode()) for text in data.values())
     if size > MAX_CONFIG_BYTES:
         raise SpecError(
@@ -51,14 +56,51 @@ def run_file(task: Task) -> Object:
         "kind": "ConfigMap",
         "metadata": {
             "name": f"{task.run.name}-{digest}",
-            "labels": {
-                name: value for name, value in labels(task).items() if name.endswith(("/name", "/managed-by", "/run"))
-            },
+            "labels": _labels(task),
         }
         | owners(task),
         "immutable": True,
         "data": data,
     }
+
+
+def pin_file(task: Task) -> Object:
+    """The ConfigMap that keeps what the task's run began with.
+
+    Raises:
+        SpecError: that is larger than a ConfigMap can be.
+    """
+    pin, owner = task.pin, task.owner
+    assert pin is not None
+    assert owner is not None
+    kept = pin.data()
+    size = sum(len(text) for texts in kept.values() for text in texts.values())
+    if size > MAX_CONFIG_BYTES:
+        raise SpecError(
+            f"Run {task.run.name} is so large that its settings take {size} bytes, compressed, and a cluster's "
+            f"ConfigMap holds {MAX_CONFIG_BYTES}: name folders instead of single files in ingest.sources."
+        )
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {
+            "name": pin_name(task.run.name, owner.uid, pin.generation, pin.retry, pin.renew),
+            "labels": _labels(task),
+        }
+        | owners(task),
+        "immutable": True,
+        **kept,
+    }
+
+
+def _labels(task: Task) -> dict[str, str]:
+    return {name: value for name, value in labels(task).items() if name.endswith(("/name", "/managed-by", "/run"))}
+
+
+def _without_nulls(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {name: _without_nulls(each) for name, each in value.items() if each is not None}
 
 
 def as_yaml(value: Any) -> str:

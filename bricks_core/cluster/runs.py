@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from pydantic import ValidationError
 
 from bricks_core.cluster.api import AlreadyThere, Changed, Cluster, NotThere
 from bricks_core.cluster.launcher import Object
+from bricks_core.cluster.pin import RENEW_ANNOTATION, RETRY_ANNOTATION
 from bricks_core.cluster.wait import EVERY_S, Tell, minutes, poll
 from bricks_core.errors import DataError, TryLater, UsageError, nearest
 from bricks_core.pipeline.plan import differences
@@ -96,8 +99,8 @@ def set_field(cluster: Cluster, name: str, field: Literal["suspend", "cancel"], 
     found = get(cluster, name)
     if field == "suspend" and found["spec"].get("cancel"):
         raise DataError(
-            f"BrickRun {name} was cancelled, for good: there is nothing to {'stop' if value else 'resume'}. Submit its "
-            "file under another name: what is finished is found."
+            f"BrickRun {name} was cancelled, for good: there is nothing to {'stop' if value else 'resume'}. "
+            f"bricks retry {name} begins it again: what is finished is found."
         )
     if bool(found["spec"].get(field, False)) == value:
         return False
@@ -110,6 +113,37 @@ def set_field(cluster: Cluster, name: str, field: Literal["suspend", "cancel"], 
         )
     cluster.patch(KIND, name, {"spec": {field: value}})
     return True
+
+
+def retry(cluster: Cluster, name: str, *, renew: bool = False) -> str:
+    """Let a run that failed for good, or was cancelled, begin again: once, with the images of now.
+
+    `renew`: let any run do again what the installed version of Bricks makes otherwise. Returns the phase it was in.
+
+    Raises:
+        DataError: there is no such run, or nothing of it to begin again.
+    """
+    found = get(cluster, name)
+    finished = condition(found, "Finished")
+    phase = str((found.get("status") or {}).get("phase") or "Pending")
+    reason = finished.get("reason") if finished.get("status") == "True" else ""
+    if reason == "SpecInvalid":
+        raise DataError(f"The run file of BrickRun {name} cannot be used: mend it, and submit it. {why_so(found)}")
+    if not renew and reason == "Succeeded":
+        raise DataError(
+            f"BrickRun {name} has succeeded: there is nothing to try again. bricks retry {name} --renew does again "
+            "what the installed version makes otherwise."
+        )
+    if not renew and not reason:
+        how = "bricks resume goes on with it" if phase == "Suspended" else "it is tried again by itself"
+        raise DataError(f"BrickRun {name} is not at its end ({phase}): {how}. bricks status {name} says where it is.")
+    value = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
+    annotations = {RETRY_ANNOTATION: value} | ({RENEW_ANNOTATION: value} if renew else {})
+    change: Object = {"metadata": {"annotations": annotations}}
+    if found["spec"].get("cancel"):
+        change["spec"] = {"cancel": False}
+    cluster.patch(KIND, name, change)
+    return phase
 
 
 def wait_for_run(
@@ -169,7 +203,7 @@ def why_so(run: Object) -> str:
 def _change(cluster: Cluster, found: Object, run: BrickRun, document: Object) -> Submitted:
     if found["spec"].get("cancel") and not run.spec.cancel:
         raise DataError(
-            f"BrickRun {run.name} was cancelled, for good. kubectl delete brickrun {run.name}, then submit again: what "
+            f"BrickRun {run.name} was cancelled, for good. bricks retry {run.name} begins it again, then submit: what "
             "is finished is found in the store."
         )
     before = _readable(found, run)

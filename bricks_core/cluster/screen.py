@@ -59,6 +59,8 @@ def run_screen(run: Object, namespace: str, flags: str = "") -> None:
     why = why_so(run) or str((current_stage(run) or {}).get("message") or _nobody_looked(run))
     if why:
         console.print(why, soft_wrap=True, highlight=False, markup=False)
+    for each in _begun(run):
+        console.print(each, soft_wrap=True, highlight=False, markup=False)
     grid = _grid("stage", "state", "try", "progress", "what")
     for stage in status.get("stages") or []:
         grid.add_row(
@@ -133,9 +135,29 @@ def _what_next(run: Object, flags: str) -> list[tuple[str, str]]:
         commands.append(
             (f"bricks submit FILE{flags}", "when it is mended: a changed file starts its stage's tries anew")
         )
+    if phase in ("Failed", "Cancelled") and condition(run, "Finished").get("reason") != "SpecInvalid":
+        commands.append((f"bricks retry {name}{flags}", "begin it again as it is, with the images of now"))
+    if condition(run, "UpToDate").get("status") == "False":
+        commands.append((f"bricks retry {name} --renew{flags}", "do again what the installed version makes otherwise"))
     if not phase:
         commands.append((f"bricks doctor{flags}", "whether the controller is running, and the rest"))
     return commands
+
+
+def _begun(run: Object) -> list[str]:
+    """What a run goes by, and what a newer version would do again."""
+    status = run.get("status") or {}
+    pinned = status.get("pinned") or {}
+    told = []
+    if pinned.get("codeVersion"):
+        current = status.get("currentStage")
+        image = next((each.get("image") for each in pinned.get("stages") or [] if each.get("name") == current), "")
+        with_image = f", {current} with image {image}" if image else ""
+        told.append(f"It goes by Bricks {pinned['codeVersion']} since {pinned.get('since', '?')}{with_image}.")
+    newer = condition(run, "UpToDate")
+    if newer.get("status") == "False":
+        told.append(str(newer.get("message") or ""))
+    return told
 
 
 def _what(stage: dict[str, Any], said: str) -> str:

@@ -149,11 +149,6 @@ RULES: dict[str, list[Object]] = {
     ],
     "spec": [
         _rule(
-            "!(has(oldSelf.cancel) && oldSelf.cancel) || (has(self.cancel) && self.cancel)",
-            "cancel cannot be taken back: make another BrickRun, which finds what this one has finished. To stop for a "
-            "while there is suspend.",
-        ),
-        _rule(
             "!has(self.train) || self.train == null || self.train.phases.all(phase, phase.buckets.all(bucket, "
             f"bucket.resolution in {_RESOLUTIONS}))",
             "a bucket's resolution is not encoded: latents.resolutions must have it, written the same.",

@@ -22,6 +22,8 @@ from bricks_core.cluster.launcher import (
     Owner,
     Task,
 )
+from bricks_core.cluster.pin import GENERATION_ANNOTATION, RENEW_ANNOTATION, RETRY_ANNOTATION, VERSION_ANNOTATION, Pin
+from bricks_core.cluster.run_file import pin_file
 from bricks_core.controller.heartbeats import Heartbeat
 from bricks_core.controller.retries import Decision, Try, decide
 from bricks_core.controller.same_work import OtherChild, key_inputs, live_elsewhere, taken_over
@@ -32,7 +34,7 @@ from bricks_core.pipeline.resolve import Address
 from bricks_core.spec.cluster import ClusterProfile
 from bricks_core.spec.manifest import Manifest
 from bricks_core.spec.run import BrickRun
-from bricks_core.spec.stages import STAGES
+from bricks_core.spec.stages import STAGES, Stage
 
 ENDED_ANNOTATION = "bricks.dev/ended"
 """How a child ended, as it was when that was acted upon: its pods may go with their nodes, and their exit codes too."""
@@ -59,6 +61,8 @@ class Child:
     stage: str
     attempt: int
     observation: Observation
+    image: str = ""
+    """Of its pods, by digest where one of them tells it; empty: none is left to tell."""
     pods_until: datetime | None = None
     """It is over, and pods of it are still ending: by then they will be gone, or their node is. None: they are gone."""
 
@@ -88,6 +92,21 @@ class Child:
         """Why it ended badly: as was noted on it when its pods could still be asked, for those may go with their nodes;
         else as they tell now."""
         return noted(annotation(self.workload, ENDED_ANNOTATION)) or self.observation.failure
+
+    @property
+    def is_unmarked(self) -> bool:
+        """A controller of an earlier version made it, which did not write for which generation."""
+        return not annotation(self.workload, GENERATION_ANNOTATION)
+
+    def was_begun_as(self, pin: Pin) -> bool:
+        """Whether the run was not begun again since it was made (`bricks retry`)."""
+        if self.is_unmarked:
+            return not pin.retry and not pin.renew
+        return self.told(RETRY_ANNOTATION) == pin.retry and self.told(RENEW_ANNOTATION) == pin.renew
+
+    def told(self, name: str) -> str:
+        """One of its annotations, or nothing."""
+        return annotation(self.workload, name)
 
     @property
     def is_going(self) -> bool:
@@ -131,6 +150,10 @@ class World:
     run: BrickRun | None = None
     """None: it cannot be used, and `mistakes` says why."""
     mistakes: str = ""
+    pin: Pin | None = None
+    """What the run began with, or begins with now. None: nobody keeps it."""
+    spec: Object | None = None
+    """The run file's spec with the defaults that it began with; `run` is made of it. None: as `run` has it."""
     children: Sequence[Child] = ()
     knows_children: bool = True
     """False: the cluster could not be asked for them."""
@@ -149,6 +172,28 @@ class World:
     kinds: frozenset[str] = frozenset({"Job"})
     """Kinds of workloads that this cluster has."""
     trouble: Trouble | None = None
+
+    @property
+    def generation(self) -> int:
+        return int(self.raw["metadata"].get("generation") or 0)
+
+    def stage(self, name: str) -> Stage:
+        """A stage in the version that the run began with."""
+        return self.pin.stage(name) if self.pin else STAGES[name]
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Keep what the run begins with, in this ConfigMap, before anything of it is begun."""
+
+    object: Object
+
+
+@dataclass(frozen=True)
+class Forget:
+    """Let the run point no more to what these stages left: they are done again."""
+
+    stages: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -186,7 +231,7 @@ class Point:
     address: Address
 
 
-Action = Create | Delete | Note | Point
+Action = Keep | Forget | Create | Delete | Note | Point
 
 
 @dataclass
@@ -248,9 +293,35 @@ def plan(world: World, launcher_for: LauncherFor) -> Plan:
     first = [*points, *_idle(world, tuple(world.finished))]
     stage = next((name for name in wanted if name not in world.finished), None)
     if stage is None:
-        return Plan(first, wanted)
+        return Plan([*_keeping(world), *first], wanted)
     turn = _turn(world, stage, launcher_for)
-    return Plan([*first, *turn.actions], wanted, turn, turn.again_s, turn.asks)
+    if world.pin and world.pin.renews and not world.pin.config:
+        # Nothing else, until what is to be done again is forgotten.
+        return Plan(_keeping(world), wanted, turn, turn.again_s)
+    begins = any(isinstance(action, Create) for action in turn.actions)
+    return Plan([*_keeping(world, begins=begins), *first, *turn.actions], wanted, turn, turn.again_s, turn.asks)
+
+
+def outdated(world: World) -> tuple[str, ...]:
+    """Finished stages of the run that this version of Bricks would do again, and so all that read them."""
+    return tuple(
+        name for name, (_, manifest) in (world.finished or {}).items() if manifest.stage_version != STAGES[name].version
+    )
+
+
+def _keeping(world: World, *, begins: bool = False) -> list[Action]:
+    """What the run begins with is kept as soon as something of it is there or is about to be."""
+    pin = world.pin
+    if pin is None or pin.config or world.run is None:
+        return []
+    if not (begins or pin.renews or world.children):
+        return []
+    forgotten = outdated(world) if pin.renews else ()
+    try:
+        keep = Keep(pin_file(_task(world, next(iter(STAGES)), [])))
+    except SpecError:  # told when its pods' own run file is made
+        return []
+    return [*([Forget(forgotten)] if forgotten else []), keep]
 
 
 def stages_of(run: BrickRun) -> tuple[str, ...]:
@@ -263,9 +334,17 @@ def stages_of(run: BrickRun) -> tuple[str, ...]:
     return tuple(wanted)
 
 
-def note(failure: Failure) -> str:
-    """How a try ended, as its child's annotation has it."""
-    return json.dumps(asdict(failure))
+def note(failure: Failure, image: str) -> str:
+    """How a try ended and with which image, as its child's annotation has it."""
+    return json.dumps(asdict(failure) | {"image": image})
+
+
+def noted_image(text: str) -> str:
+    """The image of a note; empty: there is none."""
+    try:
+        return str(json.loads(text)["image"])
+    except (ValueError, TypeError, KeyError):
+        return ""
 
 
 def noted(text: str) -> Failure | None:
@@ -303,6 +382,9 @@ def _turn(world: World, stage: str, launcher_for: LauncherFor) -> Turn:
     if world.run.spec.cancel or world.run.spec.suspend:
         return _stopping(world, stage)
     mine = sorted((child for child in world.children if child.stage == stage), key=lambda child: child.attempt)
+    ahead = next((child for child in world.children if child.stage != stage and _goes_on(world, stage, child)), None)
+    if ahead is not None:
+        return _living(ahead, world.now)
     task = _task(world, stage, mine)
     stale = _stale(world, stage, task)
     if stale:
@@ -321,12 +403,7 @@ def _turn(world: World, stage: str, launcher_for: LauncherFor) -> Turn:
             first = live_elsewhere(world.others)
             if first is not None and first.age_order < (live.created_at, live.name):
                 return _same_work(stage, first, [_delete(live, "SameWork")])
-        state: StageState = "Running" if live.observation.state == "running" else "Waiting"
-        reason, message = live.observation.reason, live.observation.message
-        again_s = LOOK_AGAIN_S if state == "Running" else None
-        if reason in _AT_FIRST and world.now - live.created_at < timedelta(seconds=LOOK_AGAIN_S):
-            reason, message, again_s = "Created", f"{live.kind} {live.name} is created.", LOOK_AGAIN_S
-        return Turn(stage, state, reason, message, child=live, is_over=False, again_s=again_s)
+        return _living(live, world.now)
     going = next((child for child in world.children if child.is_going), None)
     if going is not None:
         message = f"{stage}: {going.name} is being deleted; the next try begins when its pods have ended."
@@ -336,13 +413,56 @@ def _turn(world: World, stage: str, launcher_for: LauncherFor) -> Turn:
         message = f"{stage}: pods of {lingering.name} are still ending; the next try begins when they have."
         # Nothing is noted yet: what ends last may tell most.
         return Turn(stage, "Waiting", "Stopping", message, child=lingering, is_over=False, again_s=LOOK_AGAIN_S)
-    tries = [_try(child) for child in mine if child.circumstances == task.circumstances]
+    tries = [_try(child) for child in mine if _counts(world, child, task)]
     if tries:
         decision = decide(tries, world.run.spec.cluster.attempts)
         if decision.again_at is None or decision.again_at > world.now:
             return _after(world, stage, mine, decision)
         return _creating(world, task, launcher_for, mine, decision)
     return _creating(world, task, launcher_for, mine, None)
+
+
+def _living(live: Child, now: datetime) -> Turn:
+    """Of a stage that has a live child."""
+    state: StageState = "Running" if live.observation.state == "running" else "Waiting"
+    reason, message = live.observation.reason, live.observation.message
+    again_s = LOOK_AGAIN_S if state == "Running" else None
+    if reason in _AT_FIRST and now - live.created_at < timedelta(seconds=LOOK_AGAIN_S):
+        reason, message, again_s = "Created", f"{live.kind} {live.name} is created.", LOOK_AGAIN_S
+    return Turn(live.stage, state, reason, message, child=live, is_over=False, again_s=again_s)
+
+
+def _is_of_now(world: World, child: Child) -> bool:
+    """Whether a child was made for the run as it is asked for now: whatever this version of Bricks would ask for
+    instead, it is not touched. Of one that does not say for which generation, its cache key tells."""
+    pin = world.pin
+    if pin is None or not child.was_begun_as(pin):
+        return False
+    if child.is_unmarked:
+        return pin.first == world.generation and child.cache_key in ("", _task(world, child.stage, []).cache_key)
+    return child.told(GENERATION_ANNOTATION) == str(world.generation)
+
+
+def _goes_on(world: World, stage: str, child: Child) -> bool:
+    """Whether a child of a later stage is at work for what the run asks for now, although an earlier stage is not found
+    done any more: it began when that one was."""
+    names = list(STAGES)
+    return child.is_live and names.index(child.stage) > names.index(stage) and _is_of_now(world, child)
+
+
+def _counts(world: World, child: Child, task: Task) -> bool:
+    """Whether a child is one of the tries that its stage has."""
+    if world.pin is None or not child.is_unmarked:
+        return _is_of_now(world, child) or child.circumstances == task.circumstances
+    return _is_of_now(world, child)
+
+
+def _image(world: World, stage: str, mine: Sequence[Child]) -> str:
+    """The image that a stage goes on with: as it began. Empty: as the profile has it."""
+    if world.pin is None:
+        return ""
+    before = [child.image for child in mine if child.image and child.was_begun_as(world.pin)]
+    return before[-1] if before else world.pin.images.get(stage, "")
 
 
 def _task(world: World, stage: str, mine: Sequence[Child]) -> Task:
@@ -357,6 +477,9 @@ def _task(world: World, stage: str, mine: Sequence[Child]) -> Task:
         owner=Owner(metadata["name"], metadata["uid"]),
         excluded_nodes=tuple(sorted(bad_nodes)),
         inputs=key_inputs(STAGES[stage], world.finished or {}),
+        image=_image(world, stage, mine),
+        pin=world.pin,
+        spec=world.spec,
     )
 
 
@@ -387,17 +510,26 @@ def _stale(world: World, stage: str, task: Task) -> list[Delete]:
     for child in world.children:
         if not child.is_live or (child.stage != stage and child.stage not in later):
             continue
-        if child.stage in later or child.cache_key not in ("", task.cache_key):
+        if _is_renewed(world, child):
+            stale.append(_delete(child, "Renewed"))
+        elif child.stage in later or (child.cache_key not in ("", task.cache_key) and not _is_of_now(world, child)):
             stale.append(_delete(child, "SettingsChanged"))
         elif child.attempt < newest:
             stale.append(_delete(child, "Duplicate"))
     return stale
 
 
+def _is_renewed(world: World, child: Child) -> bool:
+    """Whether somebody has asked for what a child makes to be made by a newer version (`bricks retry --renew`)."""
+    if world.pin is None or not world.pin.renew or child.told(RENEW_ANNOTATION) == world.pin.renew:
+        return False
+    return child.told(VERSION_ANNOTATION) != str(world.stage(child.stage).version)
+
+
 def _notes(mine: Sequence[Child]) -> list[Action]:
     """What is about to be acted upon, and could not be found out again once the pods are gone."""
     return [
-        Note(child.kind, child.name, child.uid, note(failure))
+        Note(child.kind, child.name, child.uid, note(failure, child.image))
         for child in mine
         if (failure := child.observation.failure) is not None
         and failure != Failure(exit_code=None)
@@ -482,7 +614,7 @@ def _creating(
     if world.others is None:
         return Turn(stage, "Waiting", "Creating", "", child=last, decision=decision, asks=task)
     assert world.finished is not None
-    address = taken_over(task.run, STAGES[stage], world.finished, world.others, world.asked_at)
+    address = taken_over(task.run, world.stage(stage), world.finished, world.others, world.asked_at)
     if address is not None and world.pointed.get(stage) != address.pointer():
         message = f"{stage}: another run has made the same at the same time; that is taken."
         return Turn(stage, "Waiting", "SameWork", message, [Point(address)], last, decision)

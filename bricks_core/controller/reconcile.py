@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import yaml
 
 from bricks_core.cluster.api import AlreadyThere, Changed, Cluster, NotThere
 from bricks_core.cluster.launcher import (
@@ -26,12 +30,15 @@ from bricks_core.cluster.launcher import (
 from bricks_core.cluster.launchers import launcher_for, launcher_of
 from bricks_core.cluster.metadata import JOB_UID_LABEL, QUEUE_LABEL
 from bricks_core.cluster.observe import NOT_DONE, has_ended
+from bricks_core.cluster.pin import RENEW_ANNOTATION, Pin, asked, pin_name_of
 from bricks_core.controller.heartbeats import Heartbeat, read_heartbeats
 from bricks_core.controller.plan import (
     ENDED_ANNOTATION,
     Child,
     Create,
     Delete,
+    Forget,
+    Keep,
     Note,
     Plan,
     Point,
@@ -39,19 +46,22 @@ from bricks_core.controller.plan import (
     World,
     annotation,
     child_place,
+    noted_image,
     plan,
     time_of,
 )
-from bricks_core.controller.report import events, report
+from bricks_core.controller.report import events, report, told_time
 from bricks_core.controller.same_work import OtherChild
 from bricks_core.controller.status import RunStatus, read_status
 from bricks_core.errors import BricksError, ClusterDenied, CorruptManifest, SpecError
-from bricks_core.pipeline.points import Pointer, point, read_pointer
-from bricks_core.pipeline.resolve import Address, finished
+from bricks_core.pipeline.kept import finished
+from bricks_core.pipeline.points import Pointer, forget, point, read_pointer
+from bricks_core.pipeline.resolve import Address
 from bricks_core.spec.cluster import ClusterProfile
 from bricks_core.spec.manifest import Manifest
 from bricks_core.spec.run import BrickRun, run_of
 from bricks_core.storage.artifacts import MANIFEST, artifact_prefix, find_manifest
+from bricks_core.storage.code_version import code_version
 from bricks_core.storage.store import Store
 
 log = logging.getLogger("bricks.controller")
@@ -65,6 +75,8 @@ NUM_LOCKS = 64
 same moment."""
 MAX_ROUNDS = 6
 MAX_KEPT = 4096
+MAX_EDITS = 32
+"""Of a run file, that are gone through for what the run began with, where its status does not say where that is."""
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 1.0, 300.0
 HEARTBEATS_KEPT_S = 10.0
 KINDS_KEPT_S = 60.0
@@ -99,6 +111,8 @@ class Reconciler:
         self._same_work = [threading.Lock() for _ in range(NUM_LOCKS)]
         self._manifests: dict[str, tuple[str, Manifest]] = {}
         self._kinds: dict[str, tuple[bool, float]] = {}
+        self._pins: dict[str, tuple[str, Pin | None]] = {}
+        """By uid: where what the run begins with is looked for, and that, or what it went by before; None: neither."""
         self._beats: dict[tuple[str, str], tuple[float, list[Heartbeat]]] = {}
 
     def runs(self) -> list[str]:
@@ -219,11 +233,15 @@ class Reconciler:
         except SpecError as error:
             mistakes = str(error)
         children = self._children(name, uid)
+        pin, spec = None, None
+        if run is not None:
+            pin = self._pin(raw, run, children)
+            run, spec = pin.run_of(raw)
         done: Mapping[str, tuple[Address, Manifest]] | None = {}
         beats: list[Heartbeat] = []
         try:
             if run is not None:
-                done = finished(run, self.store, self._find)
+                done = finished(run, self.store, pin.versions if pin else {}, self._find)
                 beats = self._heartbeats(name, uid, [child for child in children if child.stage not in done])
         except BricksError as error:
             done, trouble = None, trouble or _trouble(error)
@@ -233,6 +251,8 @@ class Reconciler:
             profile=self.profile,
             run=run,
             mistakes=mistakes,
+            pin=pin,
+            spec=spec,
             children=children,
             finished=done,
             heartbeats=beats,
@@ -240,6 +260,49 @@ class Reconciler:
             kinds=frozenset(self.workload_kinds()),
             trouble=trouble,
         )
+
+    def _pin(self, raw: Object, run: BrickRun, children: Sequence[Child]) -> Pin:
+        """What a run began with; what it would begin with now, if it never did."""
+        uid = raw["metadata"]["uid"]
+        place = pin_name_of(raw)
+        found_at, kept = self._pins.get(uid, ("", None))
+        if found_at != place:
+            kept = self._kept_pin(place, uid) or self._pin_before(raw)
+            if len(self._pins) >= MAX_KEPT:
+                self._pins.clear()
+            self._pins[uid] = place, kept
+        if kept is not None and kept.config == place:
+            return kept
+        now, before = Pin.of_now(raw, run, self.profile, told_time(self._now())), kept
+        if before is not None:
+            return before.followed(now, raw)
+        unmarked = [child for child in children if child.is_unmarked]
+        return now.adopted(self._spec_of(unmarked[-1])) if unmarked else now
+
+    def _pin_before(self, raw: Object) -> Pin | None:
+        """What the run went by before its file was edited, or before it was begun again."""
+        hint = read_status(raw.get("status")).pinned
+        now = int(raw["metadata"].get("generation") or 0)
+        earlier = range(now - 1, max(0, now - MAX_EDITS), -1)
+        places = [hint.config] if hint else []
+        places += [pin_name_of(raw, each) for each in earlier]
+        return next(filter(None, (self._kept_pin(each, raw["metadata"]["uid"]) for each in places)), None)
+
+    def _kept_pin(self, place: str, uid: str) -> Pin | None:
+        try:
+            config = self.cluster.get("ConfigMap", place)
+        except NotThere:
+            return None
+        return Pin.read(config) if _owned_by(config, uid) else None
+
+    def _spec_of(self, child: Child) -> Object | None:
+        """The spec that a child's pods read; None: it cannot be found any more."""
+        try:
+            config = self.cluster.get("ConfigMap", _first(child.workload, "configMap")["name"])
+            spec = yaml.safe_load(config["data"]["run.yaml"])["spec"]
+        except (NotThere, KeyError, TypeError, yaml.YAMLError):
+            return None
+        return spec if isinstance(spec, dict) else None
 
     def _children(self, name: str, uid: str) -> list[Child]:
         workloads = [
@@ -255,7 +318,7 @@ class Reconciler:
         for workload, (stage, attempt) in workloads:
             own = [pod for pod in pods if _is_pod_of(pod, workload, stage, attempt)]
             seen = launcher_of(workload).observe(workload, own, self._admission(workload))
-            child = Child(workload, stage, attempt, seen)
+            child = Child(workload, stage, attempt, seen, _image_of(workload, own))
             is_over = seen.state in ("failed", "succeeded")
             children.append(replace(child, pods_until=_pods_until(child, own)) if is_over else child)
         return children
@@ -309,6 +372,14 @@ class Reconciler:
         for action in planned.actions:
             try:
                 match action:
+                    case Keep(config):
+                        trouble = self._keep(config, uid)
+                        if trouble is not None:
+                            return trouble
+                    case Forget(stages):
+                        log.info("to be done again: %s", ", ".join(stages), extra=_fields(name))
+                        forget(name, self.store, stages)
+                        self._pointed.pop(uid, None)
                     case Point(address):
                         pointer = address.pointer()
                         point(name, self.store, pointer)
@@ -331,6 +402,18 @@ class Reconciler:
                 raise Changed(str(error)) from None
             except BricksError as error:
                 return _trouble(error)
+        return None
+
+    def _keep(self, config: Object, uid: str) -> Trouble | None:
+        """Keep what a run begins with; whoever does it first says what that is."""
+        self._pins.pop(uid, None)
+        try:
+            self.cluster.create(config)
+        except AlreadyThere:
+            trouble = self._compare(config, uid)
+            if trouble is not None:
+                return trouble
+            raise Changed(f"ConfigMap {config['metadata']['name']} is there already.") from None
         return None
 
     def _create(self, action: Create, uid: str) -> Trouble | None:
@@ -414,13 +497,16 @@ _OUT_OF_REACH = ("ClusterUnavailable",)
 
 
 def is_settled(run: Object) -> bool:
-    """Whether a run has succeeded, as it is asked for now: then nothing is left to do, whatever happens."""
+    """Whether a run has succeeded, as it is asked for now, and this version of the controller has said what there is to
+    say of it: then nothing is left to do, whatever happens."""
     status = read_status(run.get("status"))
     succeeded = status.condition("Succeeded")
     return (
         succeeded is not None
         and succeeded.status == "True"
         and status.observed_generation == run["metadata"].get("generation")
+        and status.controller == code_version()
+        and asked(run, RENEW_ANNOTATION) == (status.pinned.renewed if status.pinned else "")
     )
 
 
@@ -447,6 +533,8 @@ def _is_altered(there: Object, wanted: Object) -> bool:
     not: it was made for what the run asked for then, and the next look takes it away."""
     if there["kind"] in WORKLOADS:
         return (there["metadata"].get("labels") or {}).get(RUN_LABEL) != wanted["metadata"]["labels"][RUN_LABEL]
+    if there["kind"] == "ConfigMap" and "binaryData" in wanted:  # two may find another time, and both be right
+        return Pin.read(there) is None
     return there["kind"] == "ConfigMap" and there.get("data") != wanted.get("data")
 
 
@@ -457,6 +545,34 @@ def _is_pod_of(pod: Object, workload: Object, stage: str, attempt: int) -> bool:
     # One of an earlier run of that name may still be there; between a TrainJob and its pods there are other owners.
     owners = [each for each in pod["metadata"].get("ownerReferences") or () if each.get("kind") == workload["kind"]]
     return not owners or any(each.get("uid") == workload["metadata"]["uid"] for each in owners)
+
+
+def _image_of(workload: Object, pods: Sequence[Object]) -> str:
+    """With which image a child works: by the digest that a node has fetched, where one of its pods tells it."""
+    noted = noted_image(annotation(workload, ENDED_ANNOTATION))
+    if noted:
+        return noted
+    image = str((_first(workload, "containers") or [{}])[0].get("image") or "")
+    for pod in sorted(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp"))):
+        container = (pod["spec"].get("containers") or [{}])[0]
+        image = image or str(container.get("image") or "")
+        for told in (pod.get("status") or {}).get("containerStatuses") or ():
+            digest = re.search(r"@(sha256:[0-9a-f]{64})$", str(told.get("imageID") or ""))
+            if told.get("name") == container.get("name") and digest and image and "@" not in image:
+                folder, _, last = image.rpartition("/")
+                return f"{folder}/{last.partition(':')[0]}@{digest[1]}".removeprefix("/")
+    return image
+
+
+def _first(value: Any, name: str) -> Any:
+    """The first value of that name, at whatever depth; None: there is none."""
+    if isinstance(value, dict):
+        if name in value:
+            return value[name]
+        value = list(value.values())
+    if isinstance(value, list):
+        return next((found for each in value if (found := _first(each, name)) is not None), None)
+    return None
 
 
 def _pods_until(child: Child, pods: Sequence[Object]) -> datetime | None:

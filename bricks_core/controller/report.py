@@ -7,19 +7,24 @@ from datetime import datetime
 
 from bricks_core.controller.heartbeats import progress_of
 from bricks_core.controller.plan import Child as Found
-from bricks_core.controller.plan import Plan, Turn, World
+from bricks_core.controller.plan import Plan, Turn, World, stages_of
 from bricks_core.controller.status import (
     Child,
     Condition,
     ConditionType,
     Output,
     Phase,
+    Pinned,
+    PinnedStage,
     RunStatus,
     StageProgress,
     StageStatus,
     Truth,
     clipped,
 )
+from bricks_core.spec.items import KINDS
+from bricks_core.spec.stages import STAGES
+from bricks_core.storage.code_version import code_version
 
 STAGE_DONE = "StageDone"
 
@@ -50,7 +55,10 @@ def report(world: World, plan: Plan, before: RunStatus) -> RunStatus:
         conditions.add("Running", "True" if turn.state == "Running" else "False", turn.reason, turn.message)
     _degraded(world, turn, conditions)
     phase = _outcome(world, turn, conditions)
+    _up_to_date(world, conditions)
     return RunStatus(
+        controller=clipped(code_version(), 128),
+        pinned=_pinned(world, before),
         observed_generation=_generation(world),
         phase=phase,
         current_stage=turn.stage if turn else "",
@@ -124,6 +132,8 @@ def _unusable(world: World, before: RunStatus, conditions: _Conditions) -> RunSt
         observed_generation=_generation(world),
         phase="Failed",
         current_stage=before.current_stage,
+        controller=clipped(code_version(), 128),
+        pinned=before.pinned,
         conditions=conditions.told,
         stages=before.stages,
     )
@@ -147,6 +157,8 @@ def _blind(world: World, before: RunStatus, conditions: _Conditions) -> RunStatu
     _degraded(world, None, conditions)
     conditions.keep("Succeeded")
     conditions.keep("Finished")
+    if before.condition("UpToDate"):
+        conditions.keep("UpToDate")
     return before.model_copy(update=told)
 
 
@@ -156,6 +168,52 @@ def _degraded(world: World, turn: Turn | None, conditions: _Conditions) -> None:
         conditions.add("Degraded", "False", "AsExpected", "The controller can do its work.")
     else:
         conditions.add("Degraded", "True", trouble.reason, trouble.message)
+
+
+def _pinned(world: World, before: RunStatus) -> Pinned | None:
+    pin = world.pin
+    if pin is None or not pin.config:
+        return before.pinned
+    return Pinned(
+        config=pin.config,
+        code_version=clipped(pin.code, 128),
+        since=pin.at,
+        retried=clipped(pin.retry, 128),
+        renewed=clipped(pin.renew, 128),
+        stages=[
+            PinnedStage(name=name, version=version, image=clipped(pin.images.get(name, ""), 512))
+            for name, version in pin.versions.items()
+        ][:16],
+    )
+
+
+def _up_to_date(world: World, conditions: _Conditions) -> None:
+    """What this version of Bricks would do again, if the run began now."""
+    assert world.run is not None
+    pin, now = world.pin, code_version()
+    if pin is None:
+        return
+    made = {name: manifest.stage_version for name, (_, manifest) in (world.finished or {}).items()}
+    versions = {name: made.get(name, world.stage(name).version) for name in stages_of(world.run)}
+    moved = [
+        f"{name} (version {version}, now {STAGES[name].version})"
+        for name, version in versions.items()
+        if version != STAGES[name].version
+    ]
+    begun = set(versions) - set(made)
+    kinds = [
+        f"{KINDS[name].what} (version {version}, now {KINDS[name].version})"
+        for name, version in pin.kinds.items()
+        if begun and name in KINDS and version != KINDS[name].version
+    ]
+    if not moved and not kinds:
+        conditions.add("UpToDate", "True", "SameVersions", f"Bricks {now} would do nothing of it again.")
+        return
+    message = (
+        f"Bricks {now} would do again: {', '.join([*moved, *kinds])}, and what is made of it. The run keeps what it "
+        f"has, and goes on as it began (Bricks {pin.code}); bricks retry {world.run.name} --renew does it again."
+    )
+    conditions.add("UpToDate", "False", "NewerVersion", message)
 
 
 def _outcome(world: World, turn: Turn | None, conditions: _Conditions) -> Phase:

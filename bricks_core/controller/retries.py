@@ -68,14 +68,14 @@ RULES = (
         "never",
         "WrongData",
         "it says that what it was given to work on cannot be used",
-        "Its last lines name it: take it out or mend it, then delete the failed child to have it tried again.",
+        "Its last lines name it: take it out or mend it; then bricks retry has it tried again.",
     ),
     Rule(
         OUR_BUG,
         "once",
         "Bug",
         "it ended with a fault of ours",
-        "Please report it with its last lines. Deleting the failed children has it tried again.",
+        "Please report it with its last lines. bricks retry has it tried again, with the images of now.",
     ),
     Rule(
         OTHER_NODE,

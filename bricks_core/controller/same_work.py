@@ -42,7 +42,11 @@ class OtherChild:
 
 def key_inputs(stage: Stage, found: Mapping[str, tuple[Address, Manifest]]) -> dict[str, str]:
     """What stands for the finished artifacts in a stage's cache key."""
-    return {need: found[need][1].read_as.get(stage.name) or found[need][0].digest for need in stage.key_inputs}
+    return {
+        need: found[need][1].read_as.get(stage.name) or found[need][0].digest
+        for need in stage.key_inputs
+        if need in found
+    }
 
 
 def live_elsewhere(others: Sequence[OtherChild]) -> OtherChild | None:

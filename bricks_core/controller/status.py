@@ -15,7 +15,7 @@ MAX_MESSAGE = 1024
 
 Phase = Literal["Pending", "Running", "Suspended", "Succeeded", "Failed", "Cancelled"]
 StageState = Literal["Pending", "Waiting", "Running", "Done", "Failed"]
-ConditionType = Literal["Accepted", "Running", "Degraded", "Succeeded", "Finished"]
+ConditionType = Literal["Accepted", "Running", "Degraded", "Succeeded", "Finished", "UpToDate"]
 Truth = Literal["True", "False", "Unknown"]
 Short = Annotated[str, Field(max_length=128)]
 Name = Annotated[str, Field(max_length=253)]
@@ -117,6 +117,31 @@ class StageStatus(Told):
     progress: StageProgress | None = None
 
 
+class PinnedStage(Told):
+    """What a run goes by for one stage."""
+
+    name: Short
+    version: int = Field(0, ge=0)
+    """Of what the stage makes: a version of Bricks that makes something else has raised it."""
+    image: Annotated[str, Field(max_length=512)] = ""
+
+
+class Pinned(Told):
+    """What the run began with, and goes by whatever is installed later."""
+
+    config: Name
+    """Name of the ConfigMap that has all of it."""
+    code_version: Short = ""
+    """Of Bricks."""
+    since: Time | None = None
+    """When it began, or was begun again."""
+    retried: Short = ""
+    """Its annotation bricks.dev/retry that was seen to."""
+    renewed: Short = ""
+    """The same of bricks.dev/renew."""
+    stages: Annotated[list[PinnedStage], Field(max_length=16, json_schema_extra=_map_by("name"))] = []
+
+
 class RunStatus(Told):
     """The status of a BrickRun."""
 
@@ -127,6 +152,9 @@ class RunStatus(Told):
     """The one that runs, waits or failed; empty before the first and after the last."""
     progress: Short = ""
     """One line about it: 1200/24000 steps, 3 h 20 min left."""
+    controller: Short = ""
+    """The version of Bricks that wrote this."""
+    pinned: Pinned | None = None
     conditions: Annotated[list[Condition], Field(max_length=8, json_schema_extra=_map_by("type"))] = []
     stages: Annotated[list[StageStatus], Field(max_length=16, json_schema_extra=_map_by("name"))] = []
 

@@ -6,6 +6,7 @@ runs/<run>/points/00000007.json     put if absent, so that of two writers neithe
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -79,10 +80,20 @@ def read_pointer(store: Store, run: str, stage: str) -> Pointer | None:
 
 def point(run: str, store: Store, *pointers: Pointer) -> None:
     """Let a run point to artifacts. Written only when it says something new, so that nothing to do writes nothing."""
+    _change(run, store, lambda stages: stages | {each.stage: each for each in pointers})
+
+
+def forget(run: str, store: Store, stages: Iterable[str]) -> None:
+    """Let a run point no more to what these stages left, so that they are done again. The artifacts stay."""
+    names = set(stages)
+    _change(run, store, lambda now: {name: pointer for name, pointer in now.items() if name not in names})
+
+
+def _change(run: str, store: Store, change: Callable[[dict[str, Pointer]], dict[str, Pointer]]) -> None:
     for _ in range(_TRIES):
         now, last_number = _newest(store, run)
+        stages = change(now.stages)
         # Behind a damaged set the same is said anew, so that the newest one can be read again.
-        stages = now.stages | {each.stage: each for each in pointers}
         if stages == now.stages and now.number == last_number:
             return
         if last_number + 1 == _END:
