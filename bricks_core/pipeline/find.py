@@ -6,6 +6,7 @@ from bricks_core.errors import DataError, UsageError, nearest
 from bricks_core.pipeline.points import read_pointer, run_names
 from bricks_core.spec.stages import STAGES, stage_named
 from bricks_core.storage.store import Store
+from bricks_core.storage.trainings import begun
 
 
 def find_artifact(store: Store, wanted: str) -> tuple[str, str]:
@@ -16,6 +17,11 @@ def find_artifact(store: Store, wanted: str) -> tuple[str, str]:
         raise UsageError(f"{wanted} names no artifact: write RUN/STAGE, such as quickstart/clip, or STAGE/DIGEST.")
     if second in STAGES:
         pointer = read_pointer(store, first, second)
+        if pointer is None and second == "train" and begun(store, first):
+            raise DataError(
+                f"The training of run {first} is not finished: bricks checkpoint show {first} tells of the last "
+                f"checkpoint that it has, bricks status {first} which there are."
+            )
         if pointer is None:
             names = run_names(store)
             near = "" if first in names else nearest(first, names)

@@ -111,7 +111,7 @@ def test_a_runs_checkpoint_is_found_as_bricks_show_finds_artifacts(store, tmp_pa
     ("name", "step", "error", "why"),
     [
         ("film", 3, UsageError, "has no checkpoint of step 3; it has 0, 4"),
-        ("fil", None, DataError, r'has no run fil with a finished train \(did you mean "film"\?\)'),
+        ("fil", None, DataError, r'has no run fil with a training \(did you mean "film"\?\)'),
         ("train/b", None, DataError, "has no artifact of train whose digest begins with b"),
         ("./film", None, UsageError, "is not there"),
         ("film/latents", None, UsageError, "is no path here, and no RUN or train/DIGEST of the store"),

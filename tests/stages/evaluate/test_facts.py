@@ -131,11 +131,11 @@ def test_a_mean_is_over_bins_and_then_over_buckets():
     assert facts.bins[0].curves == {"raw": [(0, 5.5), (10, 15.5)]}
 
 
-def test_the_better_of_raw_and_ema_is_the_verdict_and_a_rise_is_a_negative_improvement():
+def test_what_became_of_one_kind_of_weights_over_all_buckets_and_a_rise_is_a_negative_improvement():
     rows = [row(0, "raw", loss=1.0), row(0, "ema", loss=1.0), row(10, "raw", loss=2.0), row(10, "ema", loss=1.5)]
-    best = held_out_facts(rows).best
-    assert best is not None
-    assert (best.weights, best.before, best.after, best.improvement_percent) == ("ema", 1.0, 1.5, -50.0)
+    overall = held_out_facts(rows).overall("ema")
+    assert overall is not None
+    assert (overall.weights, overall.before, overall.after, overall.improvement_percent) == ("ema", 1.0, 1.5, -50.0)
 
 
 def test_a_bucket_that_is_measured_only_later_does_not_move_the_whole():
@@ -154,7 +154,7 @@ def test_many_bins_are_joined_to_few():
 
 def test_nothing_measured_is_nothing():
     facts = held_out_facts([])
-    assert facts.best is None
+    assert facts.overall("ema") is None
     assert facts.curves == {}
 
 
