@@ -133,7 +133,15 @@ app.add_typer(checkpoint.app, name="checkpoint")
 app.add_typer(dataset.app, name="dataset")
 app.add_typer(store_app, name="store")
 app.command()(render)
-for command in (cluster.submit, cluster.status, cluster.logs, cluster.suspend, cluster.resume, cluster.cancel):
+for command in (
+    cluster.submit,
+    cluster.status,
+    cluster.logs,
+    cluster.suspend,
+    cluster.resume,
+    cluster.retry,
+    cluster.cancel,
+):
     app.command()(command)
 app.command()(cluster.doctor)
 app.add_typer(evaluation.app, name="eval")

@@ -292,12 +292,12 @@ def plan(world: World, launcher_for: LauncherFor) -> Plan:
     ]
     first = [*points, *_idle(world, tuple(world.finished))]
     stage = next((name for name in wanted if name not in world.finished), None)
-    if stage is None:
-        return Plan([*_keeping(world), *first], wanted)
-    turn = _turn(world, stage, launcher_for)
+    turn = _turn(world, stage, launcher_for) if stage else None
     if world.pin and world.pin.renews and not world.pin.config:
         # Nothing else, until what is to be done again is forgotten.
-        return Plan(_keeping(world), wanted, turn, turn.again_s)
+        return Plan(_keeping(world), wanted, turn, turn.again_s if turn else None)
+    if turn is None:
+        return Plan([*_keeping(world), *first], wanted)
     begins = any(isinstance(action, Create) for action in turn.actions)
     return Plan([*_keeping(world, begins=begins), *first, *turn.actions], wanted, turn, turn.again_s, turn.asks)
 

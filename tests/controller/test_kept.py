@@ -1,0 +1,304 @@
+"""What a run began with, as it is kept, and what a newer version of the code makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bricks_core.cluster.pin import Pin, kept
+from bricks_core.cluster.runs import retry
+from bricks_core.controller.reconcile import is_settled
+from bricks_core.errors import DataError
+from bricks_core.spec.cluster import ClusterProfile
+from bricks_core.spec.run import run_of
+from bricks_core.spec.stages import STAGES
+from tests.controller.town import PROFILE, Town, run_object, town
+from tests.kubernetes.double import Double
+
+Object = dict[str, Any]
+LEAVES = st.integers(0, 3) | st.sampled_from(["a", "b"]) | st.none()
+VALUES = st.recursive(
+    LEAVES,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from("klmn"), inner, max_size=3),
+    max_leaves=8,
+)
+SPECS = st.dictionaries(st.sampled_from("klmn"), VALUES, max_size=4)
+
+
+def raw(**spec: Any) -> Object:
+    found = run_object(**spec)
+    return found | {"metadata": found["metadata"] | {"uid": "u1", "generation": 1}}
+
+
+def pin(obj: Object, profile: ClusterProfile = PROFILE) -> Pin:
+    return Pin.of_now(obj, run_of(obj), profile, "2026-11-30T10:00:00Z")
+
+
+# --- the spec with its defaults
+
+
+def with_defaults(written: Any, defaults: Any) -> Any:
+    """A spec as a version resolves it, whose defaults these are."""
+    if isinstance(written, dict) and isinstance(defaults, dict):
+        return defaults | {name: with_defaults(each, defaults.get(name)) for name, each in written.items()}
+    return written
+
+
+@given(SPECS, SPECS)
+def test_what_is_not_edited_is_as_it_was_resolved(written: Object, defaults: Object) -> None:
+    resolved = with_defaults(written, defaults)
+    assert kept(written, written, resolved) == resolved
+
+
+@given(SPECS, SPECS, SPECS)
+def test_what_is_written_now_is_so_and_what_is_taken_out_is_gone(
+    now: Object, written: Object, defaults: Object
+) -> None:
+    found = kept(now, written, with_defaults(written, defaults))
+    for name, value in now.items():
+        assert isinstance(value, dict | list) or found[name] == value or (name in written and written[name] == value)
+    assert not {name for name in written if name not in now} & found.keys()
+
+
+def test_an_edit_leaves_the_defaults_of_all_that_it_does_not_name() -> None:
+    written = {"clip": {"crf": 20}, "train": {"phases": [{"name": "one"}]}}
+    resolved = {
+        "clip": {"crf": 20, "preset": "of before"},
+        "train": {"phases": [{"name": "one", "steps": 3}], "log": 5},
+        "score": {"limit": 1},
+    }
+    assert kept(written | {"clip": {"crf": 21}}, written, resolved) == resolved | {
+        "clip": {"crf": 21, "preset": "of before"}
+    }
+    assert kept({"clip": {"crf": 20}}, written, resolved) == {"clip": resolved["clip"], "score": {"limit": 1}}
+    longer = {"phases": [{"name": "one"}, {"name": "two"}]}
+    assert kept(written | {"train": longer}, written, resolved)["train"] == longer | {"log": 5}
+
+
+def test_another_kind_of_thing_has_other_defaults() -> None:
+    resolved = {"codec": {"kind": "vae", "model": "of before", "scale": 2}}
+    now = {"codec": {"kind": "dct"}}
+    assert kept(now, {"codec": {"kind": "vae"}}, resolved) == now
+
+
+def test_what_is_kept_is_read_as_it_was_and_what_is_damaged_is_not() -> None:
+    first = pin(raw(clip={"min_frames": 20}))
+    data = first.data() | {"metadata": {"name": "somewhere"}}
+    again = Pin.read(data)
+    assert again == first
+    assert again is not None
+    assert again.config == "somewhere"
+    assert list(again.resolved) == list(first.resolved), "the run file is written in this order"
+    assert again.run_of(raw(clip={"min_frames": 20}))[0] == run_of(raw(clip={"min_frames": 20}))
+    assert Pin.read(data | {"binaryData": {"settings.json.gz": "AAAA"}}) is None
+    assert Pin.read(data | {"data": {}}) is None
+
+
+def test_a_default_that_is_another_one_later_is_not_for_a_run_that_has_begun() -> None:
+    first = pin(raw())
+    before = replace(first, resolved=first.resolved | {"clip": first.resolved["clip"] | {"crf": 33}})
+    run, spec = before.run_of(raw())
+    assert run.spec.clip.crf == 33
+    assert spec is not None
+    edited, _ = before.run_of(raw(clip={"min_frames": 20}))
+    assert (edited.spec.clip.crf, edited.spec.clip.min_frames) == (33, 20)
+
+
+def test_settings_that_this_version_does_not_know_are_left_to_the_file() -> None:
+    first = pin(raw())
+    strange = replace(first, resolved=first.resolved | {"clip": {"of_a_later_version": 1}})
+    assert strange.run_of(raw()) == (run_of(raw()), None)
+
+
+# --- a run, and versions that come and go
+
+
+@contextmanager
+def raised(*names: str, by: int = 1) -> Iterator[None]:
+    """Code of a later version, which makes something else in these stages."""
+    before = dict(STAGES)
+    STAGES.update({name: replace(STAGES[name], version=STAGES[name].version + by) for name in names})
+    try:
+        yield
+    finally:
+        STAGES.update(before)
+
+
+def made(here: Town) -> dict[str, int]:
+    """How many children each stage ever had."""
+    found: dict[str, int] = {}
+    for change in here.server.storage.history:
+        if change.type == "ADDED" and change.resource.plural == "jobs":
+            stage = change.object["metadata"]["labels"]["bricks.dev/stage"]
+            found[stage] = found.get(stage, 0) + 1
+    return found
+
+
+def until_done(here: Town, *names: str) -> None:
+    """Brought on by new controllers, of a version that has raised these stages; pods are of the version they began
+    with."""
+    for _ in range(60):
+        with raised(*names):
+            here.controller().reconcile("tiny")
+        if here.condition("Finished").get("status") == "True":
+            return
+        here.executor.step()
+        here.server.advance(100)
+    raise AssertionError(here.status())
+
+
+def test_what_is_finished_stays_finished_and_the_rest_is_made_by_the_version_that_the_run_began_with() -> None:
+    with town() as here:
+        controller = here.controller()
+        while here.status().get("currentStage") != "score":
+            controller.reconcile("tiny")
+            here.executor.step()
+        until_done(here, *STAGES)
+        assert here.status()["phase"] == "Succeeded"
+        assert made(here) == dict.fromkeys(("ingest", "clip", "score", "caption", "latents"), 1)
+        told = here.condition("UpToDate")
+        assert (told["status"], told["reason"]) == ("False", "NewerVersion")
+        assert f"ingest (version {STAGES['ingest'].version}, now {STAGES['ingest'].version + 1})" in told["message"]
+        here.controller().reconcile("tiny")
+        assert here.condition("UpToDate")["status"] == "True"
+        here.check_end()
+
+
+def test_a_run_that_goes_back_to_an_earlier_version_keeps_what_the_later_one_made() -> None:
+    with town() as here:
+        with raised("clip", "score"):
+            controller = here.controller()
+            while here.status().get("currentStage") != "caption":
+                controller.reconcile("tiny")
+                here.executor.step()
+        controller = here.controller()
+        controller.reconcile("tiny")
+        assert made(here)["clip"] == 1
+        assert here.status()["currentStage"] == "caption"
+
+
+def test_what_somebody_asks_to_be_renewed_is_done_again_once_and_never_by_a_later_upgrade() -> None:
+    with town() as here:
+        until_done(here)
+        with pytest.raises(DataError, match="has succeeded"):
+            retry(here.server.cluster(), "tiny")
+        retry(here.server.cluster(), "tiny", renew=True)
+        assert not is_settled(here.server.cluster().get("BrickRun", "tiny"))
+        with raised("clip"):
+            for _ in range(40):
+                here.controller().reconcile("tiny")
+                here.executor.step()
+                here.server.advance(100)
+            assert here.status()["phase"] == "Succeeded"
+            assert here.condition("UpToDate")["status"] == "True"
+            assert is_settled(here.server.cluster().get("BrickRun", "tiny"))
+        again = {"ingest": 1} | dict.fromkeys(("clip", "score", "caption", "latents"), 2)
+        assert made(here) == again
+        here.lose_status()
+        until_done(here, "clip", "score")
+        assert made(here) == again
+        assert here.condition("UpToDate")["status"] == "False"
+
+
+def test_renewing_a_run_under_way_replaces_what_a_newer_version_makes_otherwise_and_nothing_else() -> None:
+    with town() as here:
+        controller = here.controller()
+        while here.status().get("currentStage") != "score":
+            controller.reconcile("tiny")
+            here.executor.step()
+        (before,) = [job for job in here.jobs() if "score" in job["metadata"]["name"]]
+        retry(here.server.cluster(), "tiny", renew=True)
+        here.controller().reconcile("tiny")
+        (same,) = [job for job in here.jobs() if "score" in job["metadata"]["name"]]
+        assert same["metadata"]["uid"] == before["metadata"]["uid"], "this version makes nothing of it otherwise"
+        retry(here.server.cluster(), "tiny", renew=True)
+        with raised("clip"):
+            for _ in range(40):
+                here.controller().reconcile("tiny")
+                here.executor.step()
+                here.server.advance(100)
+            assert here.status()["phase"] == "Succeeded"
+        assert made(here) == {"ingest": 1, "clip": 2, "score": 2, "caption": 1, "latents": 1}
+
+
+def test_a_run_suspended_over_an_upgrade_goes_on_with_the_images_that_it_began_with() -> None:
+    with town() as here:
+        here.controller().reconcile("tiny")
+        here.ask(suspend=True)
+        here.controller().reconcile("tiny")
+        here.executor.step()
+        here.controller().reconcile("tiny")
+        assert here.jobs() == []
+        here.lose_status()
+        here.ask(suspend=False)
+        newer = here.controller()
+        newer.profile = PROFILE.model_copy(update={"images": PROFILE.images.model_copy(update={"tag": "9.9.9"})})
+        newer.reconcile("tiny")
+        (job,) = here.jobs()
+        assert job["spec"]["template"]["spec"]["containers"][0]["image"] == PROFILE.images.of("ingest")
+
+
+def test_a_tag_that_is_moved_is_not_followed_by_a_later_try() -> None:
+    digest = "sha256:" + "a" * 64
+    with town([137]) as here:
+        controller = here.controller()
+        controller.reconcile("tiny")
+        here.executor.step()
+        here.executor.step()
+        tell_image(here.server, f"ghcr.io/bricks/bricks-ingest@{digest}")
+        here.come_to_rest(controller)
+        images = {
+            job["metadata"]["name"]: job["spec"]["template"]["spec"]["containers"][0]["image"] for job in here.jobs()
+        }
+        assert images["tiny-ingest-a1"] == PROFILE.images.of("ingest")
+        assert images["tiny-ingest-a2"] == f"ghcr.io/bricks/bricks-ingest@{digest}"
+
+
+def tell_image(server: Double, image_id: str) -> None:
+    """A node says what it has fetched."""
+    kind = server.storage.resource("", "pods")
+    assert kind is not None
+
+    def change(pod: Object) -> Object:
+        told = [each | {"imageID": image_id} for each in pod["status"]["containerStatuses"]]
+        return pod | {"status": pod["status"] | {"containerStatuses": told}}
+
+    with server.storage.lock:
+        for pod in server.storage.all(kind, "bricks"):
+            server.storage.update(kind, "bricks", pod["metadata"]["name"], change, "status")
+
+
+def test_children_of_a_controller_that_kept_nothing_go_on_and_their_failures_count_until_the_file_is_edited() -> None:
+    with town([64]) as here:
+        controller = here.controller()
+        for _ in range(3):
+            controller.reconcile("tiny")
+            here.executor.step()
+        controller.reconcile("tiny")
+        assert here.status()["phase"] == "Failed"
+        forget_marks(here)
+        here.lose_status()
+        newer = here.controller()
+        newer.profile = PROFILE.model_copy(update={"priority_class": "other"})
+        newer.reconcile("tiny")
+        assert (here.status()["phase"], made(here)) == ("Failed", {"ingest": 1})
+        here.ask(ingest={"sources": run_object()["spec"]["ingest"]["sources"], "decode_timeout_s": 99})
+        newer.reconcile("tiny")
+        assert made(here) == {"ingest": 2}
+
+
+def forget_marks(here: Town) -> None:
+    """As a controller of before leaves it: no ConfigMap of what the run began with, and children that say less."""
+    cluster = here.server.cluster()
+    for config in cluster.list("ConfigMap"):
+        if "binaryData" in config:
+            cluster.delete("ConfigMap", config["metadata"]["name"], foreground=False)
+    for job in cluster.list("Job"):
+        marks = [f"bricks.dev/{name}" for name in ("generation", "version", "circumstances", "work")]
+        cluster.patch("Job", job["metadata"]["name"], {"metadata": {"annotations": dict.fromkeys(marks)}})
