@@ -205,6 +205,27 @@ def test_a_controller_that_does_not_look_is_told(bricks, double):
     assert "has not looked at small" in bricks("doctor", "--store", "store", code=69).out
 
 
+def test_runs_under_way_are_listed_before_an_upgrade(bricks, double):
+    assert "no run is under way" in line(bricks("doctor", "--store", "store", code=None), "live runs")[0]
+    for name, finished in (("wide", "False"), ("done", "True")):
+        bricks("submit", bricks.run_file(name))
+        stage = {"name": "train", "state": "Running", "attempt": 2, "startedAt": "2026-11-28T04:10:00Z"}
+        meta = {"type": "Finished", "status": finished, "reason": "So", "message": ""}
+        told = meta | {"lastTransitionTime": "2026-11-28T04:10:00Z"}
+        run = double.cluster(NAMESPACE).get("BrickRun", name)
+        status = {"phase": "Running", "currentStage": "train", "stages": [stage], "conditions": [told]}
+        double.cluster(NAMESPACE).write_status(run | {"status": status})
+    bricks("submit", bricks.run_file("young"))
+    labels = {"bricks.dev/run": "wide", "bricks.dev/stage": "train"}
+    pod = {"containers": [{"name": "main", "image": "example.org/bricks-train:1"}]}
+    make(double, "Pod", "wide-train-a2-0", metadata={"labels": labels}, spec=pod)
+    wide = "wide: train running since 2026-11-28T04:10:00Z, try 2, image example.org/bricks-train:1"
+    assert line(bricks("doctor", "--store", "store", code=None), "live runs") == [
+        f"✓ live runs     {wide}; it goes on so after an upgrade",
+        "✓ live runs     young: nothing of it has begun",
+    ]
+
+
 def test_a_namespace_that_refuses_the_profiles_pods_is_told(bricks, double, profile):
     everything(double)
     with double.storage.lock:

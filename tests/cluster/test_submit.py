@@ -148,6 +148,59 @@ def test_a_run_that_was_cancelled_while_it_was_suspended_is_not_offered_to_be_re
     assert "cancelled, for good: there is nothing to stop" in bricks("suspend", "small", code=65).error
 
 
+def test_a_run_that_failed_or_was_cancelled_begins_again_with_each_retry(bricks, double):
+    bricks("submit", bricks.run_file())
+    tell_status(double, phase="Failed", conditions=[condition("Finished", "True", "Failed", "All tries are spent.")])
+    assert "bricks retry small" in bricks("status", "small", "--cluster").out
+    assert "Run small (failed) begins again where it stopped" in bricks("retry", "small").out
+    first = stored(double)["metadata"]["annotations"]
+    assert set(first) == {"bricks.dev/retry"}
+    bricks("retry", "small")
+    assert stored(double)["metadata"]["annotations"] != first, "each has a fresh value"
+    tell_status(double, phase="Running", conditions=[condition("Finished", "False", "Unfinished", "clip is not done.")])
+    bricks("cancel", "small", "--yes")
+    tell_status(double, phase="Cancelled", conditions=[condition("Finished", "True", "Cancelled", "It was cancelled.")])
+    bricks("retry", "small")
+    assert stored(double)["spec"]["cancel"] is False
+
+
+@pytest.mark.parametrize(
+    ("phase", "reason", "says"),
+    [
+        ("Running", "", "not at its end (Running): it is tried again by itself"),
+        ("Suspended", "", "not at its end (Suspended): bricks resume goes on with it"),
+        ("Succeeded", "Succeeded", "bricks retry small --renew does again what the installed version makes otherwise"),
+        ("Failed", "SpecInvalid", "cannot be used: mend it, and submit it"),
+    ],
+)
+def test_a_run_with_nothing_to_try_again_is_told_so(bricks, double, phase, reason, says):
+    bricks("submit", bricks.run_file())
+    tell_status(
+        double, phase=phase, conditions=[condition("Finished", "True" if reason else "False", reason or "No", "So.")]
+    )
+    assert says in bricks("retry", "small", code=65).error
+    assert "annotations" not in stored(double)["metadata"]
+
+
+def test_a_run_is_renewed_whatever_it_is_at(bricks, double):
+    bricks("submit", bricks.run_file())
+    newer = "Bricks 2 would do again: clip (version 3, now 4)."
+    pinned = {
+        "config": "small-began-1",
+        "codeVersion": "1.0",
+        "since": "2026-11-28T04:10:00Z",
+        "stages": [{"name": "clip", "version": 3, "image": "example.org/bricks-clip:1.0"}],
+    }
+    told = [condition("UpToDate", "False", "NewerVersion", newer)]
+    tell_status(double, phase="Running", currentStage="clip", pinned=pinned, conditions=told)
+    said = bricks("status", "small", "--cluster").out
+    assert "It goes by Bricks 1.0 since 2026-11-28T04:10:00Z, clip with image example.org/bricks-clip:1.0." in said
+    assert newer in said
+    assert "bricks retry small --renew" in said
+    bricks("retry", "small", "--renew")
+    assert set(stored(double)["metadata"]["annotations"]) == {"bricks.dev/retry", "bricks.dev/renew"}
+
+
 def test_a_run_that_is_at_its_end_cannot_be_stopped(bricks, double):
     bricks("submit", bricks.run_file())
     tell_status(double, phase="Succeeded", conditions=[condition("Finished", "True", "Succeeded", "All is done.")])
