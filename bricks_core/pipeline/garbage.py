@@ -279,6 +279,10 @@ class _Marks:
         for each in begun(self.store, run)[-1:]:
             self.states.update(each.places)
             self.states.add(each.inputs.get("continue_from", ""))
+            if (training := each.trajectory()) is not None:
+                buckets = [bucket for phase in training.spec.phases for bucket in phase.buckets]
+                measures = {training.measure(step, bucket).key for step in training.measured() for bucket in buckets}
+                self.items["held_out"].update(bytes.fromhex(key.key) for key in measures)
 
     def states_to_sweep(self) -> Iterator[Entry]:
         """Of states that are not reached, and are old."""

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from pydantic_core import to_jsonable_python
 
 from bricks_core.errors import AlteredObject, CorruptManifest
-from bricks_core.pipeline.points import Pointer, read_pointer
+from bricks_core.pipeline.points import Pointer, read_pointer, read_points
 from bricks_core.pipeline.resolve import Address, Found, Resolver, changed_limits, pending_again
 from bricks_core.spec.manifest import Manifest
 from bricks_core.spec.run import BrickRun
@@ -18,6 +18,7 @@ from bricks_core.spec.stages import STAGES, Stage, until
 from bricks_core.spec.strict import Strict, mark_of
 from bricks_core.spec.train import TrainSpec
 from bricks_core.storage.artifacts import problems
+from bricks_core.storage.earlier import began_before, trained_before
 from bricks_core.storage.store import Store
 from bricks_core.storage.trainings import Trajectory, keyed, trainings_of
 
@@ -76,7 +77,7 @@ def plan_stage(
     if manifest is None:
         why = _why(run, store, address)
         if isinstance(address.spec, TrainSpec):
-            why += _where_training_begins(run, store, address.spec, address.inputs, found["latents"][1])
+            why += _where_training_begins(run, store, address.spec, address, found["latents"][1])
         return Step(stage, "to run", why, address)
     again = pending_again(run, manifest)
     if again:
@@ -84,8 +85,8 @@ def plan_stage(
         return Step(stage, "to run", [f"{limits}: {len(again)} refused for it are tried again"], address)
     wrong = problems(store, manifest, items=items, thorough=thorough)
     if wrong and address.made_by:  # what is made now is as this version makes it, and lies where that lies
-        why = f"finished by an earlier version ({address.made_by}) and damaged since: made anew"
-        return Step(stage, "to run", [why], resolver.address(stage, found, kept=False))
+        damaged = f"finished by an earlier version ({address.made_by}) and damaged since: made anew"
+        return Step(stage, "to run", [damaged], resolver.address(stage, found, kept=False))
     if wrong:
         return Step(stage, "broken", [str(each) for each in wrong], address, manifest, list(wrong))
     renewed = [f"{address.made_by} since it was finished: --renew makes it anew"] if address.made_by else []
@@ -105,19 +106,29 @@ def differences(before: Any, after: Any, path: str = "") -> Iterator[str]:
 
 
 def _where_training_begins(
-    run: BrickRun, store: Store, spec: TrainSpec, inputs: dict[str, str], latents: Manifest
+    run: BrickRun, store: Store, spec: TrainSpec, address: Address, latents: Manifest
 ) -> list[str]:
     """From which state a training goes on; and what the run had begun before, if it goes on from nothing of that."""
-    outside = {name: each for name, each in inputs.items() if name not in STAGES}
+    outside = {name: each for name, each in address.inputs.items() if name not in STAGES}
     training = Trajectory(spec, keyed(latents, outside))
-    full = [step for step, record in training.records(store).items() if record.is_full and step]
-    if full:
+    records = training.records(store)
+    full = [step for step, record in records.items() if record.is_full and step]
+    missing = [step for step in training.wanted() if step not in records]
+    if full and missing and missing[0] > full[-1]:
         return [f"goes on from step {full[-1]:,} of {spec.num_steps:,}"]
+    if full and missing:
+        nearest = max((step for step in full if step <= missing[0]), default=0)
+        return [f"checkpoints after {len(missing)} more steps, from {missing[0]:,} on, made from step {nearest:,}"]
+    if full:
+        return ["all its checkpoints are there"]
     if "continue_from" in outside:
         return [f"begins with {outside['continue_from'].rstrip('/')}"]
     before = next((each for each in trainings_of(store, run.name) if each.newest), None)
     if before is None:
-        return []
+        pointer = read_pointer(store, run.name, "train")
+        digests = [address.cache_key, *([pointer.digest] if pointer else [])]
+        earlier = "" if spec.init_from else trained_before(store, run.name, digests)
+        return [earlier] if earlier else []
     return [
         f"begins at step 0: with these settings, data or version the {before.newest:,} steps done would have been "
         f"others; train.continue_from: {run.name}@{before.newest} takes what they have learnt"
@@ -136,6 +147,8 @@ def _why(run: BrickRun, store: Store, address: Address) -> list[str]:
     """What differs between the artifact a run had and the one it needs."""
     before, name = read_pointer(store, run.name, address.stage.name), address.stage.name
     if before is None:
+        if not read_points(store, run.name).stages and began_before(store, run.name, name):
+            return ["done by an earlier version of Bricks: bricks store upgrade, before this run, makes use of that"]
         return ["first time"]
     why = _settings_changed(before, name, address.spec)
     outside = address.inputs.keys() - set(STAGES)

@@ -32,10 +32,11 @@ from typing import Any, Self
 from pydantic import Field, ValidationError
 
 from bricks_core.errors import DataError, NoSuchObject, SpecError
+from bricks_core.spec.items import Recipe, recipe
 from bricks_core.spec.manifest import Manifest, StoredObject, canonical_json
 from bricks_core.spec.stages import STAGES
 from bricks_core.spec.strict import Strict, what_of
-from bricks_core.spec.train import Phase, TrainSpec
+from bricks_core.spec.train import Phase, TrainBucket, TrainSpec
 from bricks_core.storage.store import Store
 
 log = logging.getLogger("bricks")
@@ -131,6 +132,11 @@ class Trajectory:
     def measured(self) -> list[int]:
         """Steps at which the held-out loss is wanted."""
         return sorted({*range(0, self.spec.num_steps + 1, self.spec.held_out.every_steps), self.spec.num_steps})
+
+    def measure(self, step: int, bucket: TrainBucket) -> Recipe:
+        """The key of the held-out losses of a state in one bucket."""
+        asked = what_of(bucket, "num_frames", "resolution", "frame_interval")
+        return recipe("held_out", state=self.folder(step), bucket=asked, settings=what_of(self.spec.held_out))
 
     def records(self, store: Store) -> dict[int, Record]:
         """The committed states of it, by step, the first step first."""

@@ -25,10 +25,10 @@ from bricks_core.diffusion.families import family_of
 from bricks_core.errors import AlteredObject, DataError, NoSuchObject, SpecError, TryLater
 from bricks_core.models.tensor_files import read_tensors
 from bricks_core.models.weights import save_weights
-from bricks_core.spec.items import Recipe, recipe
+from bricks_core.spec.items import Recipe
 from bricks_core.spec.latents import Encoders
 from bricks_core.spec.manifest import StoredObject
-from bricks_core.spec.strict import Strict, what_of
+from bricks_core.spec.strict import Strict
 from bricks_core.spec.train import TrainBucket, TrainSpec
 from bricks_core.stages.train.losses import History
 from bricks_core.stages.train.step import Trainer
@@ -135,7 +135,9 @@ class Checkpoints:
     def _due(self, whole: dict[int, Record]) -> dict[int, Due]:
         """What is missing, by step."""
         steps = self.trajectory.measured()
-        measures = {(step, bucket.name): self.measure(step, bucket).key for step in steps for bucket in self._buckets}
+        measures = {
+            (step, bucket.name): self.trajectory.measure(step, bucket).key for step in steps for bucket in self._buckets
+        }
         there = self._work.items.load(measures.values())
         missing: dict[int, Due] = {step: Due(True, []) for step in self.trajectory.wanted() if step not in whole}
         for (step, bucket), key in measures.items():
@@ -143,19 +145,17 @@ class Checkpoints:
                 missing.setdefault(step, Due(False, [])).buckets.append(bucket)
         return dict(sorted(missing.items()))
 
-    def measure(self, step: int, bucket: TrainBucket) -> Recipe:
-        """The key of the held-out losses of a state in one bucket."""
-        asked = what_of(bucket, "num_frames", "resolution", "frame_interval")
-        state = self.trajectory.folder(step)
-        return recipe("held_out", state=state, bucket=asked, settings=what_of(self._spec.held_out))
-
     def measures(self) -> Iterator[Recipe]:
         """The keys of all held-out losses that are wanted."""
         return (each for _, each in self.measures_by_step())
 
     def measures_by_step(self) -> Iterator[tuple[int, Recipe]]:
         """The same, each with its step."""
-        return ((step, self.measure(step, bucket)) for step in self.trajectory.measured() for bucket in self._buckets)
+        return (
+            (step, self.trajectory.measure(step, bucket))
+            for step in self.trajectory.measured()
+            for bucket in self._buckets
+        )
 
     # ---------------------------------------------------------------------------------------------- writing and reading
 

@@ -34,6 +34,7 @@ from bricks_core.stages.train.losses import History, Losses, is_logged, joined, 
 from bricks_core.stages.train.parallel import Processes, processes
 from bricks_core.stages.train.speed import Speed
 from bricks_core.stages.train.step import Trainer
+from bricks_core.storage.earlier import trained_before
 from bricks_core.storage.shards import Packs, one_encoder
 from bricks_core.storage.trainings import EMA, OPTIMIZER, WEIGHTS, Record, begin
 from bricks_core.storage.work import Joined, Work
@@ -55,6 +56,9 @@ def run(spec: TrainSpec, work: Work) -> None:
         checkpoints = Checkpoints(work, spec, _measured_buckets(spec, clips))
         stretches = everyone.told_by_first(checkpoints.stretches() if everyone.is_first else None)
         if everyone.is_first and work.run is not None:
+            is_new = not (spec.init_from or spec.continue_from) and any(each.begin is None for each in stretches or ())
+            if is_new and (earlier := trained_before(work.store, work.run.metadata.name, [work.digest])):
+                log.warning("train: %s.", earlier)
             begin(work.store, work.run.metadata.name, spec, checkpoints.inputs, work.input_digests["latents"])
         if stretches:
             with _deterministic(everyone.device), StopRequest() as stop, contextlib.ExitStack() as stack:
@@ -288,7 +292,7 @@ class Training:
             for bucket in _buckets(self.spec):
                 if bucket.name in buckets:
                     measured = Measured(rows=[row for row in rows if row.bucket == bucket.name])
-                    self.work.items.put(self.checkpoints.measure(step, bucket), measured)
+                    self.work.items.put(self.checkpoints.trajectory.measure(step, bucket), measured)
         self.held_out_loss = mean_loss(rows, "raw") or float("nan")
         self.tracker.log(
             step, {f"held_out/{row.weights}/{row.bucket}/t{row.first_timestep:03d}": row.loss for row in rows}

@@ -9,6 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from bricks_core.errors import SpecError
+from bricks_core.pipeline.garbage import collect
+from bricks_core.pipeline.points import Pointer, point
 from bricks_core.spec.manifest import artifact_digest
 from bricks_core.spec.train import Constant, HeldOutSpec, OneCycle, Phase, TrainSpec
 from bricks_core.stages.train import stage
@@ -212,6 +214,21 @@ def test_the_state_it_goes_on_from_is_the_one_that_was_named_or_the_newest_when_
         == outside["continue_from"]
     )
     assert "/step-000012-" in continued(first, "third", newest)
+
+
+def test_gc_keeps_the_states_of_the_training_that_a_run_has_begun_last_and_sweeps_those_of_others(first, counted):
+    latents = Pointer(stage="latents", digest=LATENTS_DIGEST, cache_key=LATENTS_DIGEST, spec={}, inputs={})
+    point("first", first, latents)
+    other = small_spec(seed=7)
+    done(first, other)
+    garbage = collect(first, delete=True, keep_days=0)
+    assert garbage.rest["states of trainings"].num == 4 * 6 + 2
+    counted.clear()
+    done(first, with_phases(3, 9))
+    assert counted == [8, 9, 10, 11]
+    counted.clear()
+    done(first, other)
+    assert counted == list(range(8))
 
 
 @pytest.mark.parametrize(
