@@ -232,7 +232,7 @@ def _in_folder(place: Path, choice: Choice, name: str) -> Model:
     told = told_by(place if place.is_dir() else place.parent)
     encoders, remarks = _encoders(pipeline, choice, family.published, told, name)
     text = encoders.text
-    if max_tokens := config.get("model_max_length"):
+    if (max_tokens := config.get("model_max_length")) and not encoders.text_id:
         text = text.model_copy(update={"max_tokens": min(max_tokens, text.max_tokens)})
     weights = _KINDS.get(file.name, told.weights)
     return Model(

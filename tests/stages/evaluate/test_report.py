@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from urllib.parse import unquote
 
@@ -10,7 +11,8 @@ import pytest
 
 from bricks_core.spec.latents import Latent
 from bricks_core.spec.train import HeldOutRow
-from bricks_core.stages.evaluate import report
+from bricks_core.stages.evaluate import report, stage
+from bricks_core.stages.evaluate.facts import held_out_facts
 from bricks_core.stages.evaluate.gallery import NUM_DROPPED, NUM_KEPT
 
 NASTY = "<script>alert(1)</script> \"><img src=x onerror='alert(2)'> {{ 7 * 7 }} </style> & ünïcode 积木"
@@ -116,6 +118,58 @@ def test_what_users_write_is_shown_as_they_wrote_it_and_never_run(finished):
     assert page.tags.count("script") == 2
     assert "onerror" not in page.attributes
     assert "{{ 7 * 7 }}" in page.words
+
+
+def test_the_page_is_about_the_ema_which_generate_and_export_take_too_and_tells_where_raw_weights_are_ahead(seen):
+    run, artifact, page = seen
+    changes = json.loads(run.store.get(artifact.prefix + "report/report.json"))["held_out"]["changes"]
+    raw, ema = (next(each for each in changes if (each["weights"], each["bucket"]) == (w, "")) for w in ("raw", "ema"))
+    assert raw["after"] < ema["after"]
+    told = f"to {report.loss(ema['after'])} with EMA weights, to {report.loss(raw['after'])} with raw ones"
+    assert told in page.words
+    assert f"the held‑out loss fell by {ema['improvement_percent']:.0f} %" in page.words
+    assert "over the training, EMA weights" in page.words
+
+
+def test_where_only_raw_weights_are_sampled_the_page_is_about_those(finished):
+    run = finished()
+    page = Page(run.page(run.evaluate(run.spec.model_copy(update={"weights": ["raw"]}))))
+    assert "over the training, raw weights" in page.words
+    assert re.search(r"its loss went from [\d.]+ to [\d.]+ with raw weights \(", page.words)
+
+
+def of_an_unfinished_training(run, steps):
+    """The page, where the training has come only so far."""
+    work = run.work()
+    train = work.inputs["train"]
+    work.inputs["train"] = replace(train, manifest=train.manifest.model_copy(update={"counts": {"steps": steps}}))
+    stage.run(work.spec, work)
+    work.commit(stage.join(work.spec, work))
+    return Page(work.store.get(work.prefix + "report/index.html").decode()), work
+
+
+def test_the_page_of_a_training_that_is_not_finished_says_so_in_its_head(finished):
+    page, work = of_an_unfinished_training(finished(), 40)
+    assert "Not finished, 40 of 60 steps: So far: It learnt" in page.words
+    assert "The training is not finished: 40 of 60 steps are done." in page.words
+    assert "was trained for 40 of 60 steps so far on" in page.words
+    numbers = json.loads(work.store.get(work.prefix + "report/report.json"))["training"]
+    assert (numbers["num_steps"], numbers["of_steps"], numbers["samples_seen"]) == (40, 60, 480)
+    assert numbers["phases"] == [["look", 0, 30], ["move", 30, 40]]
+    assert '"train"' not in work.store.get(work.prefix + "report/timings.js").decode()
+
+
+def test_a_finished_training_is_not_called_unfinished(seen):
+    _, _, page = seen
+    assert "finished" not in page.words.partition("Settings")[0]
+
+
+def test_a_loss_that_was_measured_only_once_so_far_is_no_verdict(finished):
+    run = finished()
+    rows = [row for row in run.work().rows("train", "held_out", HeldOutRow) if row.step == 0]
+    facts = stage.gather(run.spec, run.work())
+    once = replace(facts, held_out=held_out_facts(rows))
+    assert "the held‑out loss has been measured only once" in report.verdict(once).title
 
 
 def test_a_verdict_on_few_clips_is_called_a_hint(seen):
