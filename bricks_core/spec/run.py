@@ -17,6 +17,7 @@ from bricks_core.errors import SpecError, nearest
 from bricks_core.spec.caption import CaptionSpec
 from bricks_core.spec.clip import ClipSpec
 from bricks_core.spec.cluster import ClusterSettings
+from bricks_core.spec.earlier import gone
 from bricks_core.spec.evaluate import EvaluateSpec
 from bricks_core.spec.gates import Gate
 from bricks_core.spec.ingest import IngestSpec
@@ -332,6 +333,8 @@ def _sentence(detail: ErrorDetails) -> str:
     """One mistake of the run file in words a person can act on."""
     place = ".".join(str(part) for part in detail["loc"] if part not in _DISCRIMINATORS)
     if detail["type"] == "extra_forbidden":
+        if instead := gone(detail["loc"]):
+            return instead
         known = fields_at(detail["loc"][:-1])
         name = str(detail["loc"][-1])
         return f'unknown key "{place}"{nearest(name, known)}; known here: {", ".join(known)}.'

@@ -1,20 +1,32 @@
-"""Artifacts of schema 1, in which the work of a stage lay in the artifact itself: read, so that it need not be done
-again.
+"""What earlier versions of Bricks left in a store: read, so that it need not be done again.
+
+Schema 1, in which the work of a stage lay in the artifact itself:
 
     artifacts/<stage>/<digest>/parts/<id>.json    rows by table, and objects: what one piece of the work left
     artifacts/<stage>/<digest>/manifest.json      when all was done, with the tables
+    runs/<run>/<stage>.json                       the artifact that a run had last; wanted/<stage>.json: had begun
+
+Trainings of schema 1, and of schema 2 before it had trainings/, whose states lay in the artifact:
+
+    artifacts/train/<digest>/checkpoints/step-<n>/       as in trainings/<key>/step-<n>-<rates>/, with rows.json
+    artifacts/train/<digest>/checkpoints/stopped-<n>/    the same, where a signal stopped it
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
+from bricks_core.errors import NoSuchObject
 from bricks_core.spec.items import Recipe
 from bricks_core.spec.manifest import Manifest, StoredObject
+from bricks_core.spec.strict import Strict
 from bricks_core.storage.artifacts import artifact_prefix
 from bricks_core.storage.store import Store
 from bricks_core.storage.tables import read_columns
@@ -136,3 +148,62 @@ class Earlier:
             if isinstance(part, dict):
                 found.append(part)
         return found
+
+
+# ------------------------------------------------------------------------------------------------------------ trainings
+
+
+class EarlierRecord(Strict):
+    """checkpoint.json of a state in a train artifact."""
+
+    step: int
+    phase: str
+    planned: bool
+    """By its interval; else a signal stopped the training there."""
+    files: list[StoredObject]
+    """Keys relative to the artifact."""
+
+
+def began_before(store: Store, run: str, stage: str) -> str | None:
+    """The digest of a stage's artifact that a run had, or had begun, under schema 1; None: neither."""
+    for key in (f"runs/{run}/wanted/{stage}.json", f"runs/{run}/{stage}.json"):
+        try:
+            pointer = json.loads(store.get(key))
+        except (NoSuchObject, ValueError):
+            continue
+        if isinstance(pointer, dict) and re.fullmatch("[0-9a-f]+", str(pointer.get("digest"))):
+            return str(pointer["digest"])
+    return None
+
+
+def trained_before(store: Store, run: str, digests: Iterable[str]) -> str:
+    """That an earlier version has trained for a run, and what can be made of it, in words; empty: it has not.
+
+    `digests`: of train artifacts, finished or not, that may be meant.
+    """
+    for digest in dict.fromkeys([*digests, *filter(None, [began_before(store, run, "train")])]):
+        last = max(_earlier_records(store, digest), key=lambda each: each[0].step, default=None)
+        if last is not None and last[0].step:
+            record, folder = last
+            return (
+                f"begins at step 0: an earlier version of Bricks has done {record.step:,} steps and kept them in "
+                f"another form; train.init_from: {folder} takes their weights, without the optimizer"
+            )
+    return ""
+
+
+def _earlier_records(store: Store, digest: str) -> Iterator[tuple[EarlierRecord, str]]:
+    """The states in a train artifact whose weights are there, each with its folder."""
+    prefix = artifact_prefix("train", digest)
+    sizes = {entry.key: entry.size_bytes for entry in store.list(f"{prefix}checkpoints/")}
+    for key in sizes:
+        folder, _, name = key.rpartition("/")
+        if name != "checkpoint.json":
+            continue
+        try:
+            record = EarlierRecord.model_validate_json(store.get(key))
+        except (NoSuchObject, ValidationError):
+            continue
+        there = {prefix + file.key for file in record.files if sizes.get(prefix + file.key) == file.size_bytes}
+        if f"{folder}/weights.safetensors" in there:
+            yield record, folder
