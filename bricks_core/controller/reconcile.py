@@ -373,7 +373,8 @@ class Reconciler:
             try:
                 match action:
                     case Keep(config):
-                        trouble = self._keep(config, uid)
+                        self._pins.pop(uid, None)
+                        trouble = self._create([config], uid, _fields(name))
                         if trouble is not None:
                             return trouble
                     case Forget(stages):
@@ -393,9 +394,9 @@ class Reconciler:
                         # With the uid: one made anew under that name answers 409.
                         change = {"uid": action.uid, "annotations": {ENDED_ANNOTATION: action.text}}
                         self.cluster.patch(action.kind, action.name, {"metadata": change})
-                    case Create():
+                    case Create(task, objects):
                         with self._creating:
-                            trouble = self._create(action, uid)
+                            trouble = self._create(objects, uid, _fields(name, task.workload_name))
                         if trouble is not None:
                             return trouble
             except (Changed, NotThere) as error:  # what the plan was made from is not so any more
@@ -404,28 +405,17 @@ class Reconciler:
                 return _trouble(error)
         return None
 
-    def _keep(self, config: Object, uid: str) -> Trouble | None:
-        """Keep what a run begins with; whoever does it first says what that is."""
-        self._pins.pop(uid, None)
-        try:
-            self.cluster.create(config)
-        except AlreadyThere:
-            trouble = self._compare(config, uid)
-            if trouble is not None:
-                return trouble
-            raise Changed(f"ConfigMap {config['metadata']['name']} is there already.") from None
-        return None
-
-    def _create(self, action: Create, uid: str) -> Trouble | None:
-        extra = _fields(action.task.run.name, action.task.workload_name)
-        for obj in action.objects:
+    def _create(self, objects: Sequence[Object], uid: str, fields: Mapping[str, object]) -> Trouble | None:
+        for obj in objects:
             try:
                 self.cluster.create(obj)
-                log.info("created %s %s", obj["kind"], obj["metadata"]["name"], extra=extra)
+                log.info("created %s %s", obj["kind"], obj["metadata"]["name"], extra=fields)
             except AlreadyThere:
                 trouble = self._compare(obj, uid)
                 if trouble is not None:
                     return trouble
+                if _is_pin(obj):  # whoever kept it first has said what the run begins with
+                    raise Changed(f"ConfigMap {obj['metadata']['name']} is there already.") from None
         return None
 
     def _compare(self, obj: Object, uid: str) -> Trouble | None:
@@ -533,9 +523,14 @@ def _is_altered(there: Object, wanted: Object) -> bool:
     not: it was made for what the run asked for then, and the next look takes it away."""
     if there["kind"] in WORKLOADS:
         return (there["metadata"].get("labels") or {}).get(RUN_LABEL) != wanted["metadata"]["labels"][RUN_LABEL]
-    if there["kind"] == "ConfigMap" and "binaryData" in wanted:  # two may find another time, and both be right
+    if _is_pin(wanted):  # of another moment, and as right
         return Pin.read(there) is None
     return there["kind"] == "ConfigMap" and there.get("data") != wanted.get("data")
+
+
+def _is_pin(obj: Object) -> bool:
+    """Whether an object of ours keeps what a run began with."""
+    return obj["kind"] == "ConfigMap" and "binaryData" in obj
 
 
 def _is_pod_of(pod: Object, workload: Object, stage: str, attempt: int) -> bool:
