@@ -21,7 +21,7 @@ from bricks_core.errors import (
     TryLater,
 )
 from bricks_core.pipeline.plan import Step, make_plan, plan_stage
-from bricks_core.pipeline.points import point, read_pointer, read_points
+from bricks_core.pipeline.points import forget, point, read_pointer, read_points
 from bricks_core.pipeline.resolve import Address, Found, Resolver, address_alone, pending_again
 from bricks_core.progress import Progress
 from bricks_core.spec.manifest import Manifest
@@ -34,6 +34,7 @@ from bricks_core.storage.claims import Claims
 from bricks_core.storage.items import Bundle, Items
 from bricks_core.storage.store import Store
 from bricks_core.storage.trainings import Trajectory, keyed
+from bricks_core.storage.trainings import forget as forget_training
 from bricks_core.storage.work import Joined, Work
 
 log = logging.getLogger("bricks")
@@ -161,6 +162,10 @@ def _run_once(
         address = step.address
         assert address is not None
         tell(step)
+        if renew and step.state != "cached":
+            forget(run.name, store, [stage.name])  # whoever looks for it alone does not find what it was, either
+            if stage.name == "train":
+                forget_training(store, run.name)
         if step.state == "broken":
             mend(store, step)
         if step.state == "cached" and step.manifest is not None:

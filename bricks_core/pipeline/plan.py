@@ -20,7 +20,7 @@ from bricks_core.spec.train import TrainSpec
 from bricks_core.storage.artifacts import problems
 from bricks_core.storage.earlier import began_before, trained_before
 from bricks_core.storage.store import Store
-from bricks_core.storage.trainings import Trajectory, keyed, trainings_of
+from bricks_core.storage.trainings import Trajectory, begun_by_another_version, keyed, trainings_of
 
 State = Literal["cached", "to run", "broken"]
 
@@ -111,6 +111,12 @@ def _where_training_begins(
     """From which state a training goes on; and what the run had begun before, if it goes on from nothing of that."""
     outside = {name: each for name, each in address.inputs.items() if name not in STAGES}
     training = Trajectory(spec, keyed(latents, outside))
+    other = begun_by_another_version(store, run.name, spec, keyed(latents, outside))
+    if other is not None:
+        return [
+            f"{other.newest:,} of {spec.num_steps:,} steps were done by another version (train {other.begun.version}, "
+            f"here {STAGES['train'].version}): train.continue_from: {run.name}@{other.newest}, or --renew"
+        ]
     records = training.records(store)
     full = [step for step, record in records.items() if record.is_full and step]
     missing = [step for step in training.wanted() if step not in records]

@@ -92,17 +92,23 @@ class _Stretch:
 class Trajectory:
     """The states that a training with these settings goes through, whether they are there or not."""
 
-    def __init__(self, spec: TrainSpec, inputs: Mapping[str, str], *, version: int = STAGES["train"].version):
+    def __init__(self, spec: TrainSpec, inputs: Mapping[str, str], *, version: int | None = None):
         """`inputs`: what is read of the latents, and fingerprints of what lies outside the store (see `keyed`).
-        `version`: of the stage."""
+        `version`: of the stage; None: this code's."""
         self.spec = spec
+        version = version or STAGES["train"].version
         base = {name: each for name, each in what_of(spec).items() if name not in _NOT_TRAINED_WITH}
         before: list[Any] = []
         self._stretches: list[_Stretch] = []
         begin = 0
         for phase in spec.phases:
             what = {name: each for name, each in what_of(phase).items() if name not in ("steps", "schedule")}
-            whole = {"version": version, "settings": base, "inputs": dict(inputs), "phase": what}
+            whole = {
+                "version": version or STAGES["train"].version,
+                "settings": base,
+                "inputs": dict(inputs),
+                "phase": what,
+            }
             key = hashlib.sha256(canonical_json(whole | {"before": before})).hexdigest()[:32]
             rates = list(_hashes(phase))
             self._stretches.append(_Stretch(phase, key, begin, rates))
@@ -270,6 +276,23 @@ def trainings_of(store: Store, run: str) -> Iterator[Training]:
     for each in reversed(begun(store, run)):
         if (trajectory := each.trajectory()) is not None:
             yield Training(each, trajectory, trajectory.records(store))
+
+
+def begun_by_another_version(store: Store, run: str, spec: TrainSpec, inputs: Mapping[str, str]) -> Training | None:
+    """The run's last training, where it is this very one, another version of the stage has begun it, and it is not
+    finished: what comes of its states in this version is not what they promise."""
+    last = next(trainings_of(store, run), None)
+    if last is None or last.begun.version == STAGES["train"].version or last.is_finished or not last.newest:
+        return None
+    same = what_of(last.trajectory.spec) == what_of(spec) and last.begun.inputs == dict(inputs)
+    return last if same else None
+
+
+def forget(store: Store, run: str) -> None:
+    """Let a run have begun no training of another version. The states stay, for whoever names them."""
+    kept = [each for each in begun(store, run) if each.version == STAGES["train"].version]
+    if kept != begun(store, run):
+        store.put(trainings_key(run), _AllBegun(trainings=kept).model_dump_json(indent=1).encode())
 
 
 # ---------------------------------------------------------------------------------------------- going on from another

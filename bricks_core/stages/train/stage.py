@@ -25,6 +25,7 @@ from bricks_core.errors import DataError, SpecError, Stopped
 from bricks_core.models.weights import find_weights, load_weights
 from bricks_core.spec.items import ItemKey
 from bricks_core.spec.latents import Encoders, Latent, LatentsSpec
+from bricks_core.spec.stages import STAGES
 from bricks_core.spec.strict import Row
 from bricks_core.spec.train import BucketLossRow, CheckpointRow, HeldOutRow, StepRow, TrainBucket, TrainSpec
 from bricks_core.stages.train.checkpoint import STATE, Checkpoints, State, Stretch, seed_global_generators
@@ -36,7 +37,7 @@ from bricks_core.stages.train.speed import Speed
 from bricks_core.stages.train.step import Trainer
 from bricks_core.storage.earlier import trained_before
 from bricks_core.storage.shards import Packs, one_encoder
-from bricks_core.storage.trainings import EMA, OPTIMIZER, WEIGHTS, Record, begin
+from bricks_core.storage.trainings import EMA, OPTIMIZER, WEIGHTS, Record, begin, begun_by_another_version
 from bricks_core.storage.work import Joined, Work
 from bricks_core.tracking import Tracker, open_tracker, tracking_folder
 
@@ -59,6 +60,7 @@ def run(spec: TrainSpec, work: Work) -> None:
             is_new = not (spec.init_from or spec.continue_from) and any(each.begin is None for each in stretches or ())
             if is_new and (earlier := trained_before(work.store, work.run.metadata.name, [work.digest])):
                 log.warning("train: %s.", earlier)
+            _refuse_another_version(spec, work, checkpoints)
             begin(work.store, work.run.metadata.name, spec, checkpoints.inputs, work.input_digests["latents"])
         if stretches:
             with _deterministic(everyone.device), StopRequest() as stop, contextlib.ExitStack() as stack:
@@ -143,6 +145,19 @@ def _joined(
                 counts[f"{SPLIT_WORDS[clip.split]} in {bucket.name}"] += 1
     objects = [file for record in records for file in record.files if done is spec or not file.key.endswith(OPTIMIZER)]
     return Joined(tables, items=measures, objects=objects, counts=counts, depends_on=spec.shown)
+
+
+def _refuse_another_version(spec: TrainSpec, work: Work, checkpoints: Checkpoints) -> None:
+    """Raises SpecError: another version of Bricks has begun this training, and did something otherwise in a step."""
+    name = work.run.name if work.run is not None else ""
+    other = begun_by_another_version(work.store, name, spec, checkpoints.inputs)
+    if other is not None:
+        raise SpecError(
+            f"Another version of Bricks has begun this training (train {other.begun.version}, here "
+            f"{STAGES[work.stage.name].version}) and has done {other.newest:,} of {spec.num_steps:,} steps. Either set "
+            f"train.continue_from to {name}@{other.newest}, which takes what they have learnt, or begin from the start "
+            "with bricks run --renew. That version itself can finish it."
+        )
 
 
 def _measured_buckets(spec: TrainSpec, clips: Sequence[Latent]) -> list[TrainBucket]:

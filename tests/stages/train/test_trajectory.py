@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from bricks_core.errors import SpecError
+from bricks_core.errors import SpecError, Stopped
 from bricks_core.pipeline.garbage import collect
 from bricks_core.pipeline.points import Pointer, point
 from bricks_core.spec.manifest import artifact_digest
+from bricks_core.spec.run import BrickRun
+from bricks_core.spec.stages import STAGES
 from bricks_core.spec.train import Constant, HeldOutSpec, OneCycle, Phase, TrainSpec
 from bricks_core.stages.train import stage
 from bricks_core.stages.train.step import Trainer
 from bricks_core.storage.store import Store
-from bricks_core.storage.trainings import Trajectory, begin, begun, continued, keyed
+from bricks_core.storage.trainings import Trajectory, begin, begun, continued, forget, keyed
+from tests.journey.tiny_run import TINY
 from tests.stages.train.apart import train_apart
 from tests.stages.train.conftest import CLIPS, IMAGES, small_spec
 from tests.stages.train.latents_made_up import LATENTS_DIGEST, made_up_latents, state_folder, train_work
@@ -214,6 +218,37 @@ def test_the_state_it_goes_on_from_is_the_one_that_was_named_or_the_newest_when_
         == outside["continue_from"]
     )
     assert "/step-000012-" in continued(first, "third", newest)
+
+
+def test_a_training_that_another_version_began_stops_and_names_the_ways_to_go_on(new_store, counted, monkeypatch):
+    store = new_store()
+    work = train_work(store, SHORT)
+    work.run = BrickRun.model_validate(TINY)
+    step = Trainer.step
+
+    def told_to_stop(self, *arguments):
+        step(self, *arguments)
+        if self.num_steps_done == 4:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", told_to_stop)
+        with pytest.raises(Stopped):
+            stage.run(SHORT, work)
+    monkeypatch.setitem(STAGES, "train", replace(STAGES["train"], version=99))
+    counted.clear()
+    with pytest.raises(SpecError, match=r"\(train 2, here 99\) and has done 4 of 8 .*tiny@4.*bricks run --renew"):
+        stage.run(SHORT, work)
+    assert counted == []
+    onwards = small_spec(continue_from="tiny@4")
+    there = train_work(store, onwards)
+    there.run, there.fingerprints = work.run, {"continue_from": continued(store, "tiny", onwards)}
+    stage.run(onwards, there)
+    assert len(counted) == 8
+    forget(store, "tiny")
+    counted.clear()
+    stage.run(SHORT, work)
+    assert counted == list(range(8))
 
 
 def test_gc_keeps_the_states_of_the_training_that_a_run_has_begun_last_and_sweeps_those_of_others(first, counted):
