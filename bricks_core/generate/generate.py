@@ -171,7 +171,7 @@ def generate(wishes: Wishes, open_store: Callable[[], Store], tell: Callable[[st
     )
     _check_given(wanted, model.family, wishes)
     if model.training:
-        log.warning("%s is %s.", model.name, model.training)
+        log.warning("The training of %s is %s.", wishes.model, model.training)
     for remark in model.remarks:
         log.info("%s", remark)
     common = plan.settings(wishes)

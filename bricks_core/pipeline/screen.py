@@ -31,7 +31,7 @@ from bricks_core.spec.items import KINDS, ItemKey
 from bricks_core.spec.manifest import SCHEMA_VERSION, Manifest, Try
 from bricks_core.spec.run import BrickRun
 from bricks_core.spec.stages import STAGES, Stage
-from bricks_core.spec.train import HeldOutRow
+from bricks_core.spec.train import HeldOutRow, TrainSpec
 from bricks_core.storage.artifacts import Artifact, artifact_prefix, open_artifact, problems
 from bricks_core.storage.claims import Claims
 from bricks_core.storage.items import Items
@@ -135,19 +135,18 @@ def final_screen(
 
 
 def so_far_screen(run: BrickRun, store: Store, manifests: dict[str, Manifest]) -> None:
-    """What was found of a training that is not finished, and where its report is."""
-    train, spec = manifests["train"], run.spec.train
-    console, how_far = _console(), unfinished(train.counts["steps"], spec.num_steps) if spec is not None else ""
-    console.print(f"\nThe training of run {run.name} is {how_far}.", style="bold", highlight=False, soft_wrap=True)
+    """What was found of a training that may not be finished, and where its report is."""
+    train, spec = manifests["train"], TrainSpec.model_validate(manifests["train"].spec)
+    console, how_far = _console(), unfinished(train.counts["steps"], spec.num_steps)
+    line = f"\nThe training of run {run.name} is {how_far or 'finished'}."
+    console.print(line, style="bold", highlight=False, soft_wrap=True)
     _held_out_screen(console, Artifact(store, train))
     report = f"{artifact_prefix('evaluate', manifests['evaluate'].digest)}report/index.html"
-    console.print(f"\nReport so far  {_join(store.uri, report)}", highlight=False, soft_wrap=True)
-    console.print(
-        f"It is of now: the run does not point to it, and bricks gc takes it after {KEEP_DAYS:g} days.",
-        style="dim",
-        highlight=False,
-        soft_wrap=True,
-    )
+    name = "Report so far" if how_far else "Report"
+    console.print(f"\n{name}  {_join(store.uri, report)}", highlight=False, soft_wrap=True)
+    if how_far:
+        line = f"It is of now: the run does not point to it, and bricks gc takes it after {KEEP_DAYS:g} days."
+        console.print(line, style="dim", highlight=False, soft_wrap=True)
 
 
 def status_screen(store: Store, name: str | None) -> None:

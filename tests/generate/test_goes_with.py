@@ -90,7 +90,7 @@ def test_weights_whose_training_is_not_finished_say_so_and_are_the_same_films_la
     (film,) = generate(telling(BUILT_IN, training="not finished: 5 of 8 steps are done", weights="ema"), *what)
     assert settings_of(film)["training"] == "not finished: 5 of 8 steps are done"
     assert settings_of(film)["model"]["weights"] == "ema"
-    assert "ema weights) is not finished: 5 of 8 steps are done." in generate.told
+    assert "telling is not finished: 5 of 8 steps are done." in generate.told
     made = film.stat().st_mtime_ns
     generate(telling(BUILT_IN, weights="ema"), *what)
     assert "is there already" in generate.told
