@@ -9,19 +9,24 @@ from __future__ import annotations
 import json
 
 import pytest
+import yaml
 
 from bricks_core.cluster.pin import Pin
 from bricks_core.controller.status import read_status
 from bricks_core.errors import CorruptManifest
+from bricks_core.pipeline.points import Points
 from bricks_core.spec.items import Item, ItemKey
-from bricks_core.spec.manifest import SCHEMA_VERSION
+from bricks_core.spec.manifest import SCHEMA_VERSION, Manifest, cache_key_then
 from bricks_core.spec.run import run_of
+from bricks_core.spec.stages import STAGES
+from bricks_core.spec.strict import what_of
 from bricks_core.storage.artifacts import find_manifest
 from bricks_core.storage.places import open_store
 from bricks_core.storage.trainings import Begun
 from tests.earlier.forms import FOLDER, KEPT, OBJECTS, forms
 
 STORED = FOLDER / "stored"
+TINY = yaml.safe_load((FOLDER / "run_files/tiny.yaml").read_text(encoding="utf-8"))
 EXAMPLES = sorted(STORED.glob("*/*.json"))
 
 
@@ -111,3 +116,22 @@ def test_what_a_run_began_with_on_a_cluster_is_read():
         run, spec = pin.run_of(brickrun)
         assert spec is not None
         assert run == run_of(brickrun)
+
+
+READ_OF_LATENTS = "c3c81cf456c9520553f37d0b48cb7c81"
+"""What stood for the latents in the key of the training, in the store that points/1.json is of."""
+VERSIONS = {"ingest": 3, "clip": 3, "score": 3, "caption": 3, "latents": 3, "train": 2, "evaluate": 2}
+"""Of its stages."""
+
+
+@pytest.mark.parametrize("stage", STAGES.values(), ids=STAGES)
+def test_what_was_finished_then_has_the_key_that_it_had(stage):
+    """Of another version of the stage, the key that this one had then: so it is found, and stays finished."""
+    points = Points.model_validate_json(versions("points")[0].read_text(encoding="utf-8"))
+    pointer = points.stages[stage.name]
+    spec = run_of(TINY).stage_spec(stage.name)
+    outside = {name: each for name, each in pointer.inputs.items() if name not in STAGES}
+    keyed = {need: READ_OF_LATENTS if stage.name == "train" else pointer.inputs[need] for need in stage.key_inputs}
+    manifest = Manifest.model_construct(stage=stage.name, stage_version=VERSIONS[stage.name], kind_versions={})
+    assert cache_key_then(manifest, what_of(spec), keyed | outside) == pointer.cache_key
+    assert what_of(type(spec).model_validate(pointer.spec)) == what_of(spec)
