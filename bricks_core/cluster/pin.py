@@ -144,7 +144,7 @@ class Pin:
         # In the order of their fields: the run file that pods read is written in it.
         packed = gzip.compress(json.dumps(settings, ensure_ascii=False).encode(), mtime=0)
         return {
-            "data": {_PLAIN: json.dumps(plain, indent=1, sort_keys=True) + "\n"},
+            "data": {_PLAIN: json.dumps(plain, indent=1) + "\n"},
             "binaryData": {_SETTINGS: b64encode(packed).decode()},
         }
 

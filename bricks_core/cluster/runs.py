@@ -203,8 +203,8 @@ def why_so(run: Object) -> str:
 def _change(cluster: Cluster, found: Object, run: BrickRun, document: Object) -> Submitted:
     if found["spec"].get("cancel") and not run.spec.cancel:
         raise DataError(
-            f"BrickRun {run.name} was cancelled, for good. bricks retry {run.name} begins it again, then submit; or kubectl "
-            f"delete brickrun {run.name}, then submit. What is finished is found in the store."
+            f"BrickRun {run.name} was cancelled, for good. bricks retry {run.name} begins it again, then submit; or "
+            f"kubectl delete brickrun {run.name}, then submit. What is finished is found in the store."
         )
     before = _readable(found, run)
     was = before.spec.model_dump(mode="json") if before else found["spec"]

@@ -303,10 +303,8 @@ def plan(world: World, launcher_for: LauncherFor) -> Plan:
 
 
 def outdated(world: World) -> tuple[str, ...]:
-    """Finished stages of the run that this version of Bricks would do again, and so all that read them."""
-    return tuple(
-        name for name, (_, manifest) in (world.finished or {}).items() if manifest.stage_version != STAGES[name].version
-    )
+    """Finished stages of the run that this version of Bricks would make otherwise."""
+    return tuple(name for name, (address, _) in (world.finished or {}).items() if address.made_by)
 
 
 def _keeping(world: World, *, begins: bool = False) -> list[Action]:

@@ -17,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from bricks_core.cluster.api import AlreadyThere, Changed, Cluster, NotThere
 from bricks_core.cluster.launcher import (
@@ -54,12 +55,12 @@ from bricks_core.controller.report import events, report, told_time
 from bricks_core.controller.same_work import OtherChild
 from bricks_core.controller.status import RunStatus, read_status
 from bricks_core.errors import BricksError, ClusterDenied, CorruptManifest, SpecError
-from bricks_core.pipeline.kept import finished
 from bricks_core.pipeline.points import Pointer, forget, point, read_pointer
-from bricks_core.pipeline.resolve import Address
+from bricks_core.pipeline.resolve import Address, finished
 from bricks_core.spec.cluster import ClusterProfile
 from bricks_core.spec.manifest import Manifest
 from bricks_core.spec.run import BrickRun, run_of
+from bricks_core.spec.strict import what_of
 from bricks_core.storage.artifacts import MANIFEST, artifact_prefix, find_manifest
 from bricks_core.storage.code_version import code_version
 from bricks_core.storage.store import Store
@@ -241,7 +242,7 @@ class Reconciler:
         beats: list[Heartbeat] = []
         try:
             if run is not None:
-                done = finished(run, self.store, pin.versions if pin else {}, self._find)
+                done = finished(run, self.store, self._find)
                 beats = self._heartbeats(name, uid, [child for child in children if child.stage not in done])
         except BricksError as error:
             done, trouble = None, trouble or _trouble(error)
@@ -382,11 +383,10 @@ class Reconciler:
                         forget(name, self.store, stages)
                         self._pointed.pop(uid, None)
                     case Point(address):
-                        pointer = address.pointer()
-                        point(name, self.store, pointer)
+                        self._point(world, address)
                         if uid not in self._pointed and len(self._pointed) >= MAX_KEPT:
                             self._pointed.clear()
-                        self._pointed.setdefault(uid, {})[pointer.stage] = pointer
+                        self._pointed.setdefault(uid, {})[address.stage.name] = address.pointer()
                     case Delete():
                         log.info("%s: deleting %s", action.reason, action.name, extra=_fields(name, action.name))
                         self.cluster.delete(action.kind, action.name, uid=action.uid)
@@ -404,6 +404,20 @@ class Reconciler:
             except BricksError as error:
                 return _trouble(error)
         return None
+
+    def _point(self, world: World, address: Address) -> None:
+        """Let the run point to an artifact, with settings as the version that the run began with knows them: its pods
+        read them."""
+        name, pointer = world.raw["metadata"]["name"], address.pointer()
+        there = read_pointer(self.store, name, pointer.stage)
+        if there is not None and there.model_copy(update={"spec": pointer.spec}) == pointer:
+            try:
+                if what_of(type(address.spec).model_validate(there.spec)) == what_of(address.spec):
+                    return
+            except ValidationError:  # of a version that is no more
+                pass
+        settings = (world.spec or {}).get(pointer.stage)
+        point(name, self.store, pointer.model_copy(update={"spec": settings}) if settings else pointer)
 
     def _create(self, objects: Sequence[Object], uid: str, fields: Mapping[str, object]) -> Trouble | None:
         for obj in objects:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -193,27 +194,25 @@ def _up_to_date(world: World, conditions: _Conditions) -> None:
     pin, now = world.pin, code_version()
     if pin is None:
         return
-    made = {name: manifest.stage_version for name, (_, manifest) in (world.finished or {}).items()}
-    versions = {name: made.get(name, world.stage(name).version) for name in stages_of(world.run)}
-    moved = [
-        f"{name} (version {version}, now {STAGES[name].version})"
-        for name, version in versions.items()
-        if version != STAGES[name].version
-    ]
-    begun = set(versions) - set(made)
-    kinds = [
-        f"{KINDS[name].what} (version {version}, now {KINDS[name].version})"
-        for name, version in pin.kinds.items()
-        if begun and name in KINDS and version != KINDS[name].version
-    ]
-    if not moved and not kinds:
+    told = [address.made_by for address, _ in (world.finished or {}).values()]
+    for name in stages_of(world.run):
+        if name not in (world.finished or {}):
+            told.append(_moved({name: world.stage(name).version}, {name: STAGES[name].version}))
+            told.append(_moved(pin.kinds, {kind: KINDS[kind].version for kind in STAGES[name].kinds}))
+    moved = ", ".join(filter(None, told))
+    if not moved:
         conditions.add("UpToDate", "True", "SameVersions", f"Bricks {now} would do nothing of it again.")
         return
     message = (
-        f"Bricks {now} would do again: {', '.join([*moved, *kinds])}, and what is made of it. The run keeps what it "
+        f"Bricks {now} would do again: {moved}, and what is made of it. The run keeps what it "
         f"has, and goes on as it began (Bricks {pin.code}); bricks retry {world.run.name} --renew does it again."
     )
     conditions.add("UpToDate", "False", "NewerVersion", message)
+
+
+def _moved(then: Mapping[str, int], now: Mapping[str, int]) -> str:
+    """Versions that are others now, as `Address.made_by` tells them."""
+    return ", ".join(f"{name} {then[name]} → {now[name]}" for name in now if then.get(name, now[name]) != now[name])
 
 
 def _outcome(world: World, turn: Turn | None, conditions: _Conditions) -> Phase:

@@ -239,7 +239,7 @@ def test_an_upgrade_stops_nothing_and_begins_nothing(here: Site) -> None:
     for name, stage in LIVE.items():
         condition = here.condition(name, "UpToDate")
         assert (condition["status"], condition["reason"]) == ("False", "NewerVersion")
-        assert f"{stage} (version {STAGES[stage].version}, now {STAGES[stage].version + 1})" in condition["message"]
+        assert f"{stage} {STAGES[stage].version} → {STAGES[stage].version + 1}" in condition["message"]
         assert f"bricks retry {name} --renew" in condition["message"]
         status = here.run(name)["status"]
         assert status["currentStage"] == stage
@@ -250,6 +250,9 @@ def test_an_upgrade_stops_nothing_and_begins_nothing(here: Site) -> None:
             "version": STAGES[stage].version,
             "image": f"example.org/bricks/bricks-{stage}:1.0.0",
         }
+
+        # Pods of before find what they read: nothing was written that they do not understand.
+        assert address_alone(run_of(here.run(name)), here.store, stage).stage.name == stage
 
     # A stage goes on as it began, with what its pod is given now.
     for name, stage in LIVE.items():
