@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -312,3 +313,40 @@ def forget_marks(here: Town) -> None:
     for job in cluster.list("Job"):
         marks = [f"bricks.dev/{name}" for name in ("generation", "version", "circumstances", "work")]
         cluster.patch("Job", job["metadata"]["name"], {"metadata": {"annotations": dict.fromkeys(marks)}})
+
+
+def test_a_run_that_is_tried_again_has_the_rest_made_by_the_version_of_now_from_what_it_had() -> None:
+    with town([0, 0, 64]) as here:
+        until_done(here)
+        assert (here.status()["phase"], here.status()["currentStage"]) == ("Failed", "score")
+        until_done(here, "ingest", "score")
+        assert made(here)["score"] == 1
+        retry(here.server.cluster(), "tiny")
+        with raised("ingest", "score"):
+            for _ in range(30):
+                here.controller().reconcile("tiny")
+                here.executor.step()
+                here.server.advance(100)
+            assert here.status()["phase"] == "Succeeded"
+            assert here.condition("UpToDate")["message"].startswith("Bricks")
+        assert made(here) == {"ingest": 1, "clip": 1, "score": 2, "caption": 1, "latents": 1}
+        (score,) = (here.folder / "store" / "artifacts" / "score").glob("*/manifest.json")
+        assert json.loads(score.read_text(encoding="utf-8"))["stage_version"] == STAGES["score"].version + 1
+
+
+def test_a_child_at_work_is_left_alone_although_what_it_reads_is_not_found_any_more() -> None:
+    """Whatever keeps a later version from finding it: the child found it when it began."""
+    with town() as here:
+        controller = here.controller()
+        while here.status().get("currentStage") != "score":
+            controller.reconcile("tiny")
+            here.executor.step()
+        controller.reconcile("tiny")
+        before = made(here)
+        for points in (here.folder / "store" / "runs" / "tiny" / "points").glob("*.json"):
+            points.unlink()
+        with raised("ingest"):
+            here.controller().reconcile("tiny")
+        assert made(here) == before
+        assert [job["metadata"]["name"] for job in here.jobs() if "deletionTimestamp" in job["metadata"]] == []
+        assert here.status()["currentStage"] == "score"
