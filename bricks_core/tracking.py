@@ -21,7 +21,9 @@ import logging
 import netrc
 import os
 import shutil
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -36,6 +38,7 @@ HEAD_BYTES = 7
 BLOCK_BYTES = 32768
 """Of a file of W&B's: its own head, and the blocks that its log is written in."""
 INIT_TIMEOUT_S = 30.0
+WRITER_GONE_S = 10.0
 """W&B itself would wait 90 s for a server that does not answer."""
 
 
@@ -185,10 +188,27 @@ def _mend_killed(folder: Path, run_id: str) -> None:
     W&B writes 32 KiB at once, so such a file ends within a record, or has no record at all. There `wandb sync` stops.
     """
     for file in folder.glob(f"offline-run-*-{run_id}/run-{run_id}.wandb"):
+        _wait_for_writers(file)
         if whole := _whole_bytes(file.read_bytes()):
             os.truncate(file, whole)
         else:
             shutil.rmtree(file.parent)
+
+
+def _wait_for_writers(file: Path) -> None:
+    """W&B's own process outlives the killed one by a moment, and may still write."""
+    until_s = time.monotonic() + WRITER_GONE_S
+    while time.monotonic() < until_s and _is_open(file):
+        time.sleep(0.1)
+
+
+def _is_open(file: Path) -> bool:
+    """Whether a process of this machine has it open, as far as Linux tells."""
+    for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):
+            if os.path.samefile(descriptor, file):
+                return True
+    return False
 
 
 def _whole_bytes(data: bytes) -> int:
