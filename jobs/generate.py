@@ -54,9 +54,11 @@ def generate(
     ] = None,
     step: Annotated[int | None, Wish(help="Of a run: the checkpoint after it. Default: the last.", min=0)] = None,
     weights: Annotated[Literal["raw", "ema"] | None, Wish(help="Default: ema where there is one.")] = None,
-    vae: Annotated[str | None, Wish(help="For a checkpoint: hub id, folder, or patch-dct.", metavar="MODEL")] = None,
+    vae: Annotated[
+        str | None, Wish(help="Of weights: hub id, folder or patch-dct. Default: what they tell.", metavar="MODEL")
+    ] = None,
     text_encoder: Annotated[
-        str | None, Wish(help="For a checkpoint: hub id, folder, or hashed-words.", metavar="MODEL")
+        str | None, Wish(help="Of weights: hub id, folder or hashed-words. Default: what they tell.", metavar="MODEL")
     ] = None,
     revision: Annotated[str, Wish(help="Of a hub id: a branch, tag or commit.")] = "",
     dtype: Annotated[

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from bricks_core.errors import AlteredObject, DataError, NoSuchObject, SpecError, UsageError, nearest
+from bricks_core.errors import AlteredObject, DataError, NoSuchObject, UsageError, nearest
 from bricks_core.pipeline.find import find_artifact
 from bricks_core.pipeline.points import read_pointer, run_names
 from bricks_core.spec.latents import Encoders
@@ -24,11 +25,12 @@ from bricks_core.spec.manifest import StoredObject
 from bricks_core.spec.train import CheckpointRow, TrainSpec, Weights
 from bricks_core.storage.artifacts import Artifact, open_artifact
 from bricks_core.storage.store import Store
-from bricks_core.storage.trainings import EMA, ROOT, WEIGHTS, Record, Training, begun, trainings_of
+from bricks_core.storage.trainings import COMMIT, EMA, ROOT, WEIGHTS, Record, Training, begun, trainings_of
 
 log = logging.getLogger("bricks")
 
 CONFIG, STATE, PROVENANCE = "config.json", "state.json", "provenance.json"
+_COMMIT = re.compile(rf"{ROOT}[0-9a-f]+/step-([0-9]+)-[0-9a-f]+/{re.escape(COMMIT)}")
 _MANY = 12
 """More steps than this are not all listed."""
 
@@ -135,7 +137,6 @@ def find_trained(store: Store, wanted: str) -> Trained:
 
     Raises:
         DataError: there is nothing of that name, or no state of it yet.
-        SpecError: its settings are those of another version of Bricks.
     """
     name = wanted.removeprefix("artifacts/").rstrip("/")
     first, _, second = name.partition("/")
@@ -171,14 +172,22 @@ def is_run_with_training(store: Store, run: str) -> bool:
 
 
 def kept_so_far(store: Store, run: str) -> str:
-    """What there is of the training that a run has begun last, in words; empty: it is finished, or none was begun."""
-    try:
-        newest = next(trainings_of(store, run), None)
-    except SpecError:  # as an earlier version understood it
+    """What there is of the training that a run has begun last, in words; empty: it is finished, or none was begun.
+
+    Lists its states and reads none of them.
+    """
+    last = begun(store, run)[-1:]
+    trajectory = last[0].trajectory() if last else None
+    if trajectory is None:
         return ""
-    if newest is None or newest.is_finished:
+    num_steps, steps = trajectory.spec.num_steps, []
+    for entry in (entry for prefix in trajectory.prefixes() for entry in store.list(prefix)):
+        match = _COMMIT.fullmatch(entry.key)
+        step = int(match[1]) if match else num_steps + 1
+        if step <= num_steps and entry.key == trajectory.folder(step) + COMMIT:
+            steps.append(step)
+    if num_steps in steps:
         return ""
-    num_steps, steps = newest.trajectory.spec.num_steps, list(newest.records)
     kept = f"not finished: {max(steps, default=0):,} of {num_steps:,} steps are kept"
     return f"{kept}, checkpoints {in_words(steps)} can be used" if steps else f"{kept}, no checkpoint yet"
 
