@@ -38,8 +38,9 @@ HEAD_BYTES = 7
 BLOCK_BYTES = 32768
 """Of a file of W&B's: its own head, and the blocks that its log is written in."""
 INIT_TIMEOUT_S = 30.0
-WRITER_GONE_S = 10.0
 """W&B itself would wait 90 s for a server that does not answer."""
+WRITER_GONE_S = 10.0
+"""So long a killed run's process of W&B is waited for at most."""
 
 
 class Tracker:

@@ -110,9 +110,9 @@ class Resolver:
             return ""
         if manifest is None or cache_key_then(manifest, settings, inputs) != pointer.cache_key:
             return ""
-        then = {stage.name: manifest.stage_version, **dict.fromkeys(stage.kinds, 1), **manifest.kind_versions}
-        now = {stage.name: stage.version, **{name: KINDS[name].version for name in stage.kinds}}
-        return ", ".join(f"{name} {then.get(name, 1)} → {now[name]}" for name in now if then.get(name, 1) != now[name])
+        raised = [(stage.name, manifest.stage_version, stage.version)]
+        raised += [(name, manifest.kind_versions.get(name, 1), KINDS[name].version) for name in stage.kinds]
+        return ", ".join(f"{name} {then} → {now}" for name, then, now in raised if then != now)
 
     def find(self, address: Address) -> Manifest | None:
         """The manifest at an address; None when it is not done.

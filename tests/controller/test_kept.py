@@ -156,11 +156,7 @@ def until_done(here: Town, *names: str) -> None:
 
 @pytest.mark.parametrize(
     "names",
-    [
-        [name for name in STAGES if name != "clip"],
-        # Resolver._made_by takes the version of the stage clip for that of the kind clip.
-        pytest.param(list(STAGES), marks=pytest.mark.xfail(strict=False)),
-    ],
+    [[name for name in STAGES if name != "clip"], list(STAGES)],
 )
 def test_what_is_finished_stays_finished_and_the_rest_is_made_by_the_version_that_the_run_began_with(
     names: list[str],
