@@ -16,11 +16,12 @@ from bricks_core.errors import AlteredObject, DataError, UsageError
 from bricks_core.exchange.checkpoints.checkpoint import find_checkpoint
 from bricks_core.exchange.checkpoints.export import export_checkpoint
 from bricks_core.exchange.checkpoints.screen import show_checkpoint, tell_exported
+from bricks_core.generate.model import Choice, find_model
 from bricks_core.pipeline.find import find_artifact
 from bricks_core.pipeline.points import Pointer, point
 from bricks_core.pipeline.screen import status_screen
 from bricks_core.pipeline.trained import find_trained, told_by
-from bricks_core.spec.train import TrainSpec
+from bricks_core.spec.train import DEFAULT_WEIGHTS, TrainSpec
 from bricks_core.storage.places import open_store
 from bricks_core.storage.store import Store
 from bricks_core.storage.trainings import COMMIT, OPTIMIZER, begin, keyed
@@ -233,6 +234,23 @@ def test_a_checkpoint_of_it_is_shown_and_exported_with_what_it_goes_with_and_tha
     was = load_file(state_folder(train_work(store, SPEC), SPEC, 5) / "ema.safetensors")
     out = load_file(tmp_path / "open-sora-hub/model.safetensors")
     assert all(torch.equal(out[name], was[name]) for name in was)
+
+
+def test_which_weights_are_meant_is_the_same_in_generate_export_and_report(store_of, tmp_path):
+    store = store_of("stopped")
+    folder = state_folder(train_work(store, SPEC), SPEC, 5)
+    assert DEFAULT_WEIGHTS == "ema"
+    for name in ("films", str(folder)):
+        model = find_model(name, Choice(), lambda: store)
+        assert model.identity["weights"] == DEFAULT_WEIGHTS
+        assert "ema weights" in model.name
+        with find_checkpoint(name, store) as found:
+            out = tmp_path / Path(name).name
+            assert export_checkpoint(found, out, "open-sora-hub").weights == DEFAULT_WEIGHTS
+        assert find_model(str(out), Choice(), lambda: store).identity["weights"] == DEFAULT_WEIGHTS
+    # Open-Sora's own training folder holds both, each in its place.
+    with find_checkpoint("films", store) as found:
+        assert export_checkpoint(found, tmp_path / "training", "open-sora-training").weights == "raw"
 
 
 def test_a_states_own_folder_tells_what_it_goes_with(store_of):
