@@ -57,7 +57,7 @@ def test_a_folder_that_is_no_model_does_not_hide_a_run_of_its_name(generate, tmp
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (("tiny", "--step", "4"), 64, "it has 0, 3, 6, 9"),
+        (("tiny", "--step", "5"), 64, "it has 0, 3, 4, 6, 9"),
         (("tiny", "--vae", "patch-dct"), 64, "leave --vae, --text-encoder and --revision out"),
         (("tiny/latents/x",), 64, "There is no model tiny/latents/x"),
         (("train/ffff",), 65, "no artifact of train whose digest begins with ffff"),
