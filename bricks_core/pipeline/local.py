@@ -33,7 +33,7 @@ from bricks_core.storage.claim import Holder
 from bricks_core.storage.claims import Claims
 from bricks_core.storage.items import Bundle, Items
 from bricks_core.storage.store import Store
-from bricks_core.storage.trainings import Trajectory, keyed
+from bricks_core.storage.trainings import Trajectory, begin, begun, keyed
 from bricks_core.storage.trainings import forget as forget_training
 from bricks_core.storage.work import Joined, Work
 
@@ -171,6 +171,7 @@ def _run_once(
         if step.state == "cached" and step.manifest is not None:
             manifest = step.manifest
             point(run.name, store, address.pointer())
+            _begun_last(run, store, address)
         else:
             work = _work(run, store, address, claims, with_bundles=step.state != "broken")
             if stage.name == "train":
@@ -185,6 +186,15 @@ def _run_once(
                 manifest = _commit(run, store, address, work)
         found[stage.name] = _at(address, manifest), manifest
     return {name: manifest for name, (_, manifest) in found.items()}
+
+
+def _begun_last(run: BrickRun, store: Store, address: Address) -> None:
+    """A training that is found done is the one that the run means from here on, if it had begun another since."""
+    if isinstance(address.spec, TrainSpec) and begun(store, run.name):
+        latents = address.inputs["latents"]
+        outside = {name: each for name, each in address.inputs.items() if name not in address.stage.needs}
+        inputs = keyed(open_artifact(store, "latents", latents).manifest, outside)
+        begin(store, run.name, address.spec, inputs, latents)
 
 
 def _mend_all(run: BrickRun, store: Store, stop_after: str | None) -> None:
@@ -282,6 +292,7 @@ def _find_sound(run: BrickRun, store: Store, address: Address) -> tuple[Manifest
         return None, False
     if manifest is not None:
         point(run.name, store, address.pointer())
+        _begun_last(run, store, address)
     return manifest, False
 
 

@@ -148,9 +148,9 @@ class Trajectory:
         """The committed states of it, by step, the first step first."""
         found: dict[int, Record] = {}
         for stretch in self._stretches:
-            for entry in store.list(f"{ROOT}{stretch.key}/"):
-                folder, _, name = entry.key.rpartition("/")
-                if name == COMMIT and (record := _read(store, entry.key, f"{folder}/")) is not None:
+            keys = (entry.key for entry in store.list(f"{ROOT}{stretch.key}/") if entry.key.endswith(f"/{COMMIT}"))
+            for key, data in store.get_many(keys):
+                if (record := _opened(key, data)) is not None:
                     on_path = record.step <= self.spec.num_steps and self._stretch(record.step) is stretch
                     if on_path and record.folder == self.folder(record.step):
                         found[record.step] = record
@@ -173,10 +173,11 @@ def _hashes(phase: Phase) -> Iterator[str]:
         yield rates.hexdigest()[:8]
 
 
-def _read(store: Store, key: str, folder: str) -> Record | None:
+def _opened(key: str, data: bytes | None) -> Record | None:
+    folder = key.removesuffix(COMMIT)
     try:
-        record = Record.model_validate_json(store.get(key))
-    except (ValidationError, NoSuchObject):
+        record = None if data is None else Record.model_validate_json(data)
+    except ValidationError:
         record = None
     if record is None or record.folder != folder or any(not file.key.startswith(folder) for file in record.files):
         log.warning("train: %s is no record of a checkpoint, so that checkpoint is not used.", key)
@@ -346,7 +347,9 @@ def record_at(store: Store, folder: str) -> Record:
     Raises:
         DataError: it is gone.
     """
-    record = _read(store, folder + COMMIT, folder) if store.head(folder + COMMIT) is not None else None
+    key = folder + COMMIT
+    ((_, data),) = store.get_many([key])
+    record = None if data is None else _opened(key, data)
     if record is None or not record.is_full:
         raise DataError(f"{folder} is gone, or has no optimizer any more: the training cannot go on from it.")
     return record
