@@ -62,7 +62,7 @@ def test_a_store_without_permission_is_told(runner, tmp_path):
     # Imported before the user changes: the new one may not be able to read where Python is installed.
     code = (
         "import os, sys, jobs.bricks\n"
-        "from bricks_core.pipeline import local, screen\n"
+        "from bricks_core.pipeline import local, notify, screen\n"
         "from bricks_core.storage import folder\n"
         "os.setgid(65534)\nos.setuid(65534)\n"
         f"sys.argv = ['bricks', 'run', {str(runner.run_file)!r}, '--store', {str(store)!r}]\n"
