@@ -103,10 +103,12 @@ def show(
     thorough: Annotated[bool, typer.Option("--thorough", help="Read every object to check it.")] = False,
 ) -> None:
     """Show an artifact: its counts and reasons, the head of its tables, whether it is whole. Or what made an item."""
+    from bricks_core.pipeline.find import parts_of
     from bricks_core.pipeline.screen import artifact_screen
     from bricks_core.storage.places import open_existing
 
-    artifact_screen(open_existing(store), artifact, rows, thorough)
+    parts_of(artifact)  # a slip of the hand is told before a store that is not there
+    artifact_screen(open_existing(store, artifact), artifact, rows, thorough)
 
 
 @app.command()

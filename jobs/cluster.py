@@ -72,7 +72,7 @@ def status(
         from bricks_core.pipeline.screen import status_screen
         from bricks_core.storage.places import open_existing
 
-        status_screen(open_existing(store or DEFAULT_STORE), name)
+        status_screen(open_existing(store or DEFAULT_STORE, f"run {name}" if name else ""), name)
         return
     try:
         cluster = _connect(context, namespace)

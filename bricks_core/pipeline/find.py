@@ -9,12 +9,22 @@ from bricks_core.storage.store import Store
 from bricks_core.storage.trainings import begun
 
 
-def find_artifact(store: Store, wanted: str) -> tuple[str, str]:
-    """The stage and digest that RUN/STAGE or STAGE/DIGEST means."""
+def parts_of(wanted: str) -> tuple[str, str]:
+    """The two parts of RUN/STAGE or STAGE/DIGEST.
+
+    Raises:
+        UsageError: it is neither.
+    """
     wanted = wanted.removeprefix("artifacts/").rstrip("/")
     first, slash, second = wanted.partition("/")
     if not slash:
         raise UsageError(f"{wanted} names no artifact: write RUN/STAGE, such as quickstart/clip, or STAGE/DIGEST.")
+    return first, second
+
+
+def find_artifact(store: Store, wanted: str) -> tuple[str, str]:
+    """The stage and digest that RUN/STAGE or STAGE/DIGEST means."""
+    first, second = parts_of(wanted)
     if second in STAGES:
         pointer = read_pointer(store, first, second)
         if pointer is None and second == "train" and begun(store, first):

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
-from bricks_core.errors import SpecError, StoreDenied
+from bricks_core.errors import DataError, SpecError, StoreDenied
 from bricks_core.storage.folder import FolderStore, source_files
 from bricks_core.storage.os_errors import told
 from bricks_core.storage.store import SourceFile, Store, check_prefix
@@ -38,14 +38,17 @@ def open_store(uri: str) -> Store:
     return FolderStore(uri, Path(rest))
 
 
-def open_existing(uri: str) -> Store:
-    """The store at `uri`, for whoever would only look at what is there. It may be empty.
+def open_existing(uri: str, wanted: str = "") -> Store:
+    """The store at `uri`, for whoever would only look at what is there, such as `wanted`. It may be empty.
 
-    StoreDenied: there is no such folder, or what is there is something else. SpecError: the URI is no place.
+    StoreDenied: there is no such folder, or what is there is something else. DataError: the folder is not there, and so
+    what is wanted is not. SpecError: the URI is no place.
     """
     scheme, rest = split_uri(uri)
     if scheme == "file":
         with told(Path(rest), "read"):
+            if not Path(rest).exists() and wanted:
+                raise DataError(f"There is no store {uri}, and so no {wanted} in it: correct --store.")
             if not Path(rest).exists():
                 raise StoreDenied(f"There is no store {uri}: correct --store, or make one with bricks run FILE.")
     store = open_store(uri)
