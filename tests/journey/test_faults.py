@@ -33,6 +33,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", folder], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_and_more_room_lets_the_run_go_on(finished, runner, small_disk):
     store = small_disk / "store"
     ended = runner.bricks("run", "tiny.yaml", "--store", str(store), code=75)

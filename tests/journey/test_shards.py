@@ -17,6 +17,7 @@ def manifests(server, prefix):
     return timeless(content for key, content in objects.items() if key.endswith("/manifest.json"))
 
 
+@pytest.mark.slow
 def test_shards_over_s3_leave_what_one_process_leaves_in_a_folder(finished, runner, s3_server):
     keys = s3_server.environment
     store = ["--run", "tiny.yaml", "--store", "s3://bricks-test/shards"]

@@ -85,6 +85,7 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step_and_the_continued
     assert left(str(store)) == left(str(together))
 
 
+@pytest.mark.slow
 def test_one_process_can_continue_what_two_began(latents, alone, tmp_path):
     store = tmp_path / "store"
     shutil.copytree(latents, store)

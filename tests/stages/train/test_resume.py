@@ -54,7 +54,7 @@ def test_killed_at_every_write_in_turn_it_leaves_the_same(store, undisturbed):
     assert left(store) == undisturbed
 
 
-@pytest.mark.parametrize("steps", [(5, 2), (1, 8)])
+@pytest.mark.parametrize("steps", [(5, 2), pytest.param((1, 8), marks=pytest.mark.slow)])
 def test_killed_between_checkpoints_it_leaves_the_same(store, undisturbed, steps):
     for step in steps:
         code = train_apart(store, SPEC, at=("step", step))
@@ -63,7 +63,7 @@ def test_killed_between_checkpoints_it_leaves_the_same(store, undisturbed, steps
     assert left(store) == undisturbed
 
 
-@pytest.mark.parametrize("step", [1, 3, 5, 8])
+@pytest.mark.parametrize("step", [1, 3, *(pytest.param(step, marks=pytest.mark.slow) for step in (5, 8))])
 def test_told_to_stop_it_finishes_the_step_writes_a_checkpoint_and_ends_with_143(store, undisturbed, step):
     assert train_apart(store, SPEC, at=("step", step), send=signal.SIGTERM) == 143
     assert step in steps_of(left(store), "optimizer.safetensors")
@@ -71,6 +71,7 @@ def test_told_to_stop_it_finishes_the_step_writes_a_checkpoint_and_ends_with_143
     assert left(store) == undisturbed
 
 
+@pytest.mark.slow
 def test_stopped_again_and_again_it_leaves_the_same(store, undisturbed):
     codes = [train_apart(store, SPEC, at=("step", 1), send=signal.SIGTERM) for _ in range(4)]
     assert codes == [143] * 4

@@ -71,6 +71,11 @@ def done(store: Store, spec: TrainSpec):
     return tables, tensors
 
 
+def _slow(*values):
+    """One case more of what a quick one tells already."""
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 LONGER = {
     "the last phase longer": with_phases(3, 9),
     "a further phase": with_phases(3, 5, 4),
@@ -79,7 +84,9 @@ LONGER = {
 }
 
 
-@pytest.mark.parametrize("name", LONGER)
+@pytest.mark.parametrize(
+    "name", [_slow(name) if name in ("both", "only the first phase longer") else name for name in LONGER]
+)
 def test_a_longer_training_goes_on_and_is_equal_to_one_that_was_asked_for_at_once(new_store, counted, name):
     longer = LONGER[name]
     at_once = done(new_store(), longer)
@@ -93,7 +100,7 @@ def test_a_longer_training_goes_on_and_is_equal_to_one_that_was_asked_for_at_onc
     assert len(counted) == longer.num_steps - common
 
 
-@pytest.mark.parametrize("intervals", [(1, 1, 1), (3, 2, 3), (100, 100, 100), (2, 4, 2)])
+@pytest.mark.parametrize("intervals", [_slow((1, 1, 1)), (3, 2, 3), (100, 100, 100), _slow((2, 4, 2))])
 def test_other_intervals_leave_what_they_would_have_left_at_once(new_store, counted, intervals):
     wanted = with_intervals(*intervals)
     at_once = done(new_store(), wanted)
@@ -115,7 +122,7 @@ def test_a_shorter_training_is_found_in_a_longer_one(new_store, counted):
     assert counted == []
 
 
-@pytest.mark.parametrize("write", [2, 5, 9])
+@pytest.mark.parametrize("write", [_slow(2), 5, _slow(9)])
 def test_killed_on_the_way_it_is_equal_too(new_store, write):
     longer = LONGER["both"]
     at_once = done(new_store(), longer)
