@@ -129,8 +129,12 @@ class NoSuchObject(BricksError):
         super().__init__(f"{key} is not in the store.")
 
 
-class Stopped(BricksError):
-    """SIGINT or SIGTERM asked us to stop; what was finished is kept."""
+class Stopped(BaseException):
+    """SIGINT or SIGTERM asked us to stop; what was finished is kept.
+
+    No `Exception`, as KeyboardInterrupt is none: it may come at any line, and whoever takes a failure to try again, to
+    log it or to say it in other words (boto3 does all three) must not take this one.
+    """
 
     def __init__(self, signal_number: int):
         self.exit_code = 128 + signal_number

@@ -61,7 +61,7 @@ def serve(app: typer.Typer) -> NoReturn:
             signal.signal(each, _stop)
         app(standalone_mode=False)
         sys.stdout.flush()
-    except BricksError as error:
+    except (BricksError, Stopped) as error:
         _leave(error.exit_code, f"{name}: {error}")
     except _WrongFlag as error:
         # Names the flag, which `message` alone does not.

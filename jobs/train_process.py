@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bricks_core.errors import BricksError
+from bricks_core.errors import BricksError, Stopped
 from jobs.bricks_train import PREFLIGHT
 from jobs.entry_point import DEFAULT_STORE, SetFlag, StoreFlag, VerboseFlag, serve
 
@@ -41,7 +41,7 @@ def process(
         loaded = load_run(run, overrides)
         node = Node(loaded.metadata.name, node_rank, node_name, gpus, rdma, load_preflight(run.parent / PREFLIGHT))
         address = do(loaded, open_store(store), node, Duty(preflight=preflight, train=train))
-    except BricksError as error:
+    except (BricksError, Stopped) as error:
         if not leave_word(error):
             raise
         # The agent says it, once for all its processes. Not by an exception: typer would return it as a value.

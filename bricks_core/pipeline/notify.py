@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 
 import urllib3
 
-from bricks_core.errors import BricksError, CapReached, SpecError, Stopped
+from bricks_core.errors import BricksError, CapReached, SpecError
 from bricks_core.pipeline.plan import Step
 from bricks_core.spec.manifest import Manifest
 from bricks_core.spec.run import BrickRun, address_to_notify
@@ -69,8 +69,6 @@ def notifies(run_path: Callable[..., dict[str, Manifest]]) -> Callable[..., dict
 
         try:
             manifests = run_path(run, store, stop_after, tell=heard, **how)
-        except Stopped:
-            raise
         except Exception as error:
             if begun:  # else nothing was begun: who started it reads why
                 event = "cap" if isinstance(error, CapReached) else "failed"

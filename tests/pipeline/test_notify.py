@@ -66,7 +66,7 @@ def ends(outcome, *steps):
     def run_path(run, store, stop_after=None, *, tell, wait=True):
         for step in steps:
             tell(step)
-        if isinstance(outcome, Exception):
+        if isinstance(outcome, BaseException):
             raise outcome
         return outcome
 
@@ -87,7 +87,7 @@ def asked(server, run_of, tmp_path, outcome, *steps):
         update={"spec": type(run.spec).model_validate(run.spec.model_dump() | {"notify": server.address})}
     )
     store = FolderStore(str(tmp_path / "store"), tmp_path / "store")
-    if isinstance(outcome, Exception):
+    if isinstance(outcome, BaseException):
         with pytest.raises(type(outcome)):
             notifies(ends(outcome, *steps))(run, store)
     else:

@@ -60,7 +60,7 @@ def _train(uri: str, spec_json: str, at: tuple[str, int], send: int, environment
     os.environ.update(environment or {})
     import torch
 
-    from bricks_core.errors import BricksError
+    from bricks_core.errors import BricksError, Stopped
     from bricks_core.stages.train import stage
     from bricks_core.stages.train.step import Trainer
 
@@ -86,7 +86,7 @@ def _train(uri: str, spec_json: str, at: tuple[str, int], send: int, environment
         stage.run(spec, work)
         joined = stage.join(spec, work)
         work.commit(joined)
-    except BricksError as error:
+    except (BricksError, Stopped) as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)
 
