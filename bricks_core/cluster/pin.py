@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import json
+import zlib
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Self
+
+from pydantic import TypeAdapter
 
 from bricks_core.errors import SpecError
 from bricks_core.spec.cluster import ClusterProfile
@@ -40,6 +44,7 @@ _TAGS = ("kind", "family", "provider")
 _PLAIN = "pin.json"
 _SETTINGS = "settings.json.gz"
 """Compressed: with what was written and what it came to it is twice the run file, and a ConfigMap holds 1 MiB."""
+_MAX_SETTINGS_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -150,13 +155,23 @@ class Pin:
 
     @classmethod
     def read(cls, config: Object) -> Self | None:
-        """From a ConfigMap; None where somebody has damaged it."""
+        """From a ConfigMap; None where somebody has damaged it. What a newer version adds to it is left out."""
         try:
-            plain = json.loads(config["data"][_PLAIN])
-            settings = json.loads(gzip.decompress(b64decode(config["binaryData"][_SETTINGS])))
-            return cls(**plain, **settings, config=config["metadata"]["name"])
-        except (KeyError, TypeError, ValueError, OSError, EOFError):
+            found = json.loads(config["data"][_PLAIN]) | json.loads(_unpacked(config["binaryData"][_SETTINGS]))
+            known = {each.name: found[each.name] for each in fields(cls) if each.name in found}
+            pin: Self = TypeAdapter(cls).validate_python(known | {"config": config["metadata"]["name"]})
+            return pin
+        except (KeyError, TypeError, ValueError, OSError, EOFError, zlib.error):
             return None
+
+
+def _unpacked(packed: str) -> bytes:
+    """Raises ValueError: it comes to more than any run file does."""
+    with gzip.open(io.BytesIO(b64decode(packed))) as file:
+        data = file.read(_MAX_SETTINGS_BYTES + 1)
+    if len(data) > _MAX_SETTINGS_BYTES:
+        raise ValueError("more than any run file")
+    return data
 
 
 def pin_name(run: str, uid: str, generation: int, retry: str, renew: str) -> str:

@@ -6,9 +6,10 @@ grows with a stage's shards, and no text is longer than a screen. Rates are text
 
 from __future__ import annotations
 
+import copy
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 MAX_MESSAGE = 1024
@@ -181,11 +182,29 @@ def _without_empty_texts(value: Any) -> Any:
 
 
 def read_status(document: Any) -> RunStatus:
-    """A status as an object has it; one that is missing or was damaged by somebody reads as an empty one."""
-    try:
-        return RunStatus.model_validate(document or {})
-    except ValueError:
-        return RunStatus()
+    """A status as an object has it; one that is missing reads as an empty one. What cannot be read of it, because
+    somebody has damaged it or another version of Bricks knows more words, is left out, and no more than that."""
+    left = copy.deepcopy(document) if isinstance(document, dict) else {}
+    while left:
+        try:
+            return RunStatus.model_validate(left)
+        except ValidationError as error:
+            before = copy.deepcopy(left)
+            for place in {each["loc"][:2]: None for each in reversed(error.errors())}:
+                _take_out(left, place)
+            if left == before:
+                break
+    return RunStatus()
+
+
+def _take_out(status: dict[str, Any], place: tuple[int | str, ...]) -> None:
+    """A member of a list, or else a whole field. `place`: as pydantic tells it; of a list, last members first."""
+    name, *inside = place
+    field = status.get(str(name))
+    if isinstance(field, list) and inside and isinstance(inside[0], int) and inside[0] < len(field):
+        del field[inside[0]]
+    else:
+        status.pop(str(name), None)
 
 
 def clipped(text: str, most: int = MAX_MESSAGE) -> str:

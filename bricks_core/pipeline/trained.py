@@ -251,7 +251,7 @@ def told_by(folder: Path) -> Told:
     Raises:
         DataError: it cannot be read.
     """
-    provenance, state = _read(folder / PROVENANCE), _read(folder / STATE)
+    provenance, state = read_beside(folder / PROVENANCE), read_beside(folder / STATE)
     given = provenance.get("encoders") or state.get("encoders")
     weights, training = provenance.get("weights"), provenance.get("training")
     try:
@@ -269,7 +269,12 @@ def told_by(folder: Path) -> Told:
     )
 
 
-def _read(file: Path) -> dict[str, Any]:
+def read_beside(file: Path) -> dict[str, Any]:
+    """What a small JSON file beside weights says; nothing where it is not there.
+
+    Raises:
+        DataError: it cannot be read.
+    """
     if not file.is_file():
         return {}
     try:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -101,6 +103,22 @@ def test_what_is_kept_is_read_as_it_was_and_what_is_damaged_is_not() -> None:
     assert Pin.read(data | {"data": {}}) is None
 
 
+def test_what_a_newer_version_adds_to_it_is_left_out_and_nonsense_is_no_pin() -> None:
+    first = pin(raw())
+    data = first.data() | {"metadata": {"name": "somewhere"}}
+    plain = json.loads(data["data"]["pin.json"])
+
+    def with_plain(**changes: Any) -> Object:
+        return data | {"data": {"pin.json": json.dumps(plain | changes)}}
+
+    assert Pin.read(with_plain(weather="fine")) == first
+    for nonsense in ({"generation": "many"}, {"versions": [1]}, {"images": {"clip": {}}}, {"kinds": None}):
+        assert Pin.read(with_plain(**nonsense)) is None, nonsense
+    bomb = b64encode(gzip.compress(b'{"written": {}, "resolved": "' + b" " * (64 << 20) + b'"}')).decode()
+    assert Pin.read(data | {"binaryData": {"settings.json.gz": bomb}}) is None
+    assert Pin.read(data | {"binaryData": {"settings.json.gz": data["binaryData"]["settings.json.gz"][:40]}}) is None
+
+
 def test_a_default_that_is_another_one_later_is_not_for_a_run_that_has_begun() -> None:
     first = pin(raw())
     before = replace(first, resolved=first.resolved | {"clip": first.resolved["clip"] | {"crf": 33}})
@@ -139,6 +157,14 @@ def made(here: Town) -> dict[str, int]:
             stage = change.object["metadata"]["labels"]["bricks.dev/stage"]
             found[stage] = found.get(stage, 0) + 1
     return found
+
+
+def until_succeeded(here: Town) -> None:
+    for _ in range(40):
+        here.controller().reconcile("tiny")
+        here.executor.step()
+        here.server.advance(100)
+    assert here.status()["phase"] == "Succeeded"
 
 
 def until_done(here: Town, *names: str) -> None:
@@ -198,11 +224,7 @@ def test_what_somebody_asks_to_be_renewed_is_done_again_once_and_never_by_a_late
         retry(here.server.cluster(), "tiny", renew=True)
         assert not is_settled(here.server.cluster().get("BrickRun", "tiny"))
         with raised("score"):
-            for _ in range(40):
-                here.controller().reconcile("tiny")
-                here.executor.step()
-                here.server.advance(100)
-            assert here.status()["phase"] == "Succeeded"
+            until_succeeded(here)
             assert here.condition("UpToDate")["status"] == "True"
             assert is_settled(here.server.cluster().get("BrickRun", "tiny"))
         again = {"ingest": 1, "clip": 1} | dict.fromkeys(("score", "caption", "latents"), 2)
@@ -226,11 +248,7 @@ def test_renewing_a_run_under_way_replaces_what_a_newer_version_makes_otherwise_
         assert same["metadata"]["uid"] == before["metadata"]["uid"], "this version makes nothing of it otherwise"
         retry(here.server.cluster(), "tiny", renew=True)
         with raised("score"):
-            for _ in range(40):
-                here.controller().reconcile("tiny")
-                here.executor.step()
-                here.server.advance(100)
-            assert here.status()["phase"] == "Succeeded"
+            until_succeeded(here)
         assert made(here) == {"ingest": 1, "clip": 1, "score": 2, "caption": 2, "latents": 1}
 
 

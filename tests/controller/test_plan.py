@@ -37,20 +37,11 @@ from bricks_core.spec.manifest import Try as FailedTry
 from bricks_core.spec.run import BrickRun, run_of
 from bricks_core.spec.stages import STAGES
 from bricks_core.spec.strict import what_of
+from tests.controller.town import TRAIN
 
 Object = dict[str, Any]
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 DATA_STAGES = ["ingest", "clip", "score", "caption", "latents"]
-TRAIN = {
-    "phases": [
-        {
-            "name": "one",
-            "steps": 3,
-            "buckets": [{"num_frames": 1, "resolution": "144p", "batch_size": 1}],
-            "schedule": {"kind": "constant", "lr": 1e-4},
-        }
-    ]
-}
 
 
 @dataclass

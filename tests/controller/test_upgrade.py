@@ -32,6 +32,7 @@ from bricks_core.spec.stages import STAGES, until
 from bricks_core.storage.artifacts import open_artifact
 from bricks_core.storage.places import open_store
 from bricks_core.storage.work import Joined, Work
+from tests.controller.town import TRAIN
 from tests.kubernetes.double import Double
 from tests.kubernetes.raw import Api, eventually
 from tests.kubernetes.real import namespace_of, real_server
@@ -40,16 +41,6 @@ Object = dict[str, Any]
 ROOT = Path(__file__).parents[2]
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 LONG_S = 120.0
-TRAIN = {
-    "phases": [
-        {
-            "name": "one",
-            "steps": 3,
-            "buckets": [{"num_frames": 1, "resolution": "144p", "batch_size": 1}],
-            "schedule": {"kind": "constant", "lr": 1e-4},
-        }
-    ]
-}
 LIVE = {"cutting": "clip", "encoding": "latents", "training": "train"}
 """Runs under way, and their stage."""
 

@@ -37,6 +37,17 @@ STAGES = ("ingest", "clip", "score", "caption", "latents")
 ATTEMPTS = 3
 MAX_LOOKS = 150
 PROFILE = ClusterProfile.model_validate({"stages": {stage: {"shards": 1} for stage in STAGES}})
+TRAIN = {
+    "phases": [
+        {
+            "name": "one",
+            "steps": 3,
+            "buckets": [{"num_frames": 1, "resolution": "144p", "batch_size": 1}],
+            "schedule": {"kind": "constant", "lr": 1e-4},
+        }
+    ]
+}
+"""Settings of a training that is never run."""
 
 
 class Killed(BaseException):

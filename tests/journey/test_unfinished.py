@@ -93,12 +93,7 @@ def test_under_way_stopped_and_killed_it_is_used_and_nothing_of_it_is_disturbed(
     refused = user.bricks("generate", "tiny", *PROMPT, "--step", "5", code=64).err
     assert "it has 0, 3, 4, 6, 9, 12, " in refused
     assert refused.rstrip().endswith(f"{killed}.")
-
-
-def test_what_was_exported_of_it_needs_no_flags(user):
-    """After the test above."""
-    if not (user.folder / "hub").is_dir():
-        pytest.skip("needs the test before it")
+    # What was exported of it tells what it goes with: no flag is needed.
     provenance = json.loads((user.folder / "hub/provenance.json").read_text(encoding="utf-8"))
     user.bricks("generate", "hub", *PROMPT, "--frames", "4", "--size", "48x80", "--out", "again")
     settings = settings_of(user.folder / "again/001-a-red-thing-moves.mp4")

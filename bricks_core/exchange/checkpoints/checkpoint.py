@@ -13,7 +13,6 @@ Sections in brackets are of the specification, docs/stdit2.md.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -43,7 +42,7 @@ from bricks_core.models.weights import (
     shape_of,
     with_null_caption_of,
 )
-from bricks_core.pipeline.trained import CONFIG, PROVENANCE, STATE, Trained, find_trained, told_by
+from bricks_core.pipeline.trained import CONFIG, PROVENANCE, STATE, Trained, find_trained, read_beside, told_by
 from bricks_core.spec.latents import Encoders, LatentsSpec
 from bricks_core.spec.train import ModelSpec, STDiT2Spec, Weights
 from bricks_core.storage.artifacts import open_artifact
@@ -238,7 +237,7 @@ def open_checkpoint(place: Path, name: str = "") -> Checkpoint:
     """
     found = _lying_at(place, name or str(place))
     told = told_by(place if place.is_dir() else place.parent)
-    said = _read_json((place if place.is_dir() else place.parent) / PROVENANCE).get("running_states")
+    said = read_beside((place if place.is_dir() else place.parent) / PROVENANCE).get("running_states")
     return replace(
         found,
         running=found.running or (said if isinstance(said, dict) else {}),
@@ -260,7 +259,7 @@ def _lying_at(place: Path, name: str) -> Checkpoint:
     if (place / "model").is_dir():
         weights = open_tensors(_weights_in(place / "model"))
         ema = open_tensors(place / "ema.pt") if (place / "ema.pt").is_file() else None
-        running = _read_json(place / RUNNING_STATES)
+        running = read_beside(place / RUNNING_STATES)
         return Checkpoint(name, "open-sora-training", weights, ema, given, running, left_out)
     if (place / "transformer").is_dir():
         inner = place / "transformer"
@@ -273,7 +272,7 @@ def _lying_at(place: Path, name: str) -> Checkpoint:
         layout: Layout = "diffusers" if file.name.startswith("diffusion_pytorch_model") else "open-sora-hub"
         return Checkpoint(name, layout, open_tensors(file), config=given, left_out=left_out)
     ema = open_tensors(place / EMA) if (place / EMA).is_file() else None
-    step = _read_json(place / STATE).get("step")
+    step = read_beside(place / STATE).get("step")
     running = {"epoch": 0, "step": step, "global_step": step, "sample_start_index": None} if step is not None else {}
     return Checkpoint(name, "bricks", open_tensors(file), ema, given, running, left_out)
 
@@ -297,17 +296,6 @@ def _weights_in(folder: Path) -> Path:
         raise DataError(f"{folder} holds {len(checkpoints)} training checkpoints: name one, such as {checkpoints[-1]}.")
     found = f"{len(files)} files of weights, and which is meant cannot be told" if files else "no file of weights"
     raise DataError(f"{folder} holds {found}: name the file itself.")
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    """What a small file beside the weights says; nothing where it is not there."""
-    if not file.is_file():
-        return {}
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{file} cannot be read ({error}): get it again, or take it away.") from error
-    return found if isinstance(found, dict) else {}
 
 
 # --------------------------------------------------------------------------------------------------------- fitting it
