@@ -334,10 +334,10 @@ def continued(store: Store, run: str, spec: TrainSpec) -> str:
         if step is not None:
             return training.records[step].folder
         seen = seen or full
-    have = f"it has those after steps {', '.join(map(str, seen))}" if seen else "it has none"
+    have = f"has those after steps {', '.join(map(str, seen))}: name one of these" if seen else "has none"
     raise SpecError(
         f"train.continue_from is {spec.continue_from}, and {store.uri} has no such state of run {wanted.run} with its "
-        f"optimizer: {have}. Name one of these, or leave continue_from out to begin from the start."
+        f"optimizer; it {have}, or leave continue_from out to begin from the start."
     )
 
 

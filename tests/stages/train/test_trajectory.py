@@ -276,8 +276,8 @@ def test_gc_keeps_the_states_of_the_training_that_a_run_has_begun_last_and_sweep
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("first@4", r"no such state of run first with its optimizer: it has those after steps 3, 8"),
-        ("nobody", r"no such state of run nobody with its optimizer: it has none"),
+        ("first@4", r"no such state of run first with its optimizer; it has those after steps 3, 8: name one"),
+        ("nobody", r"no such state of run nobody with its optimizer; it has none, or leave continue_from out"),
         ("first@", r"write RUN or RUN@STEP, such as first@4000"),
         ("a/b", r"write RUN or RUN@STEP"),
     ],
