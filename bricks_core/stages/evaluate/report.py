@@ -304,10 +304,11 @@ def tiles(facts: Facts, num_checkpoints: int) -> list[Tile]:
         note = f"{change(overall.improvement_percent)}, {WEIGHTS[overall.weights]} weights"
         found.append(Tile("Held-out loss", value, note, "main good" if overall.improvement_percent > 0 else "main"))
     data, seen = facts.dataset, f"{_several(facts.training.samples_seen, 'sample')} seen"
+    so_far = f"of {number(facts.training.of_steps)}; {seen}"
     training_clips = sum(count for name, count in data.latents.items() if name.endswith("train"))
     return [
         *found,
-        Tile("Training steps", _steps_in_words(facts.training), seen),
+        Tile("Training steps", number(facts.training.num_steps), seen if facts.training.is_finished else so_far),
         Tile("Training samples", number(training_clips), _clips_and_images(data)),
         Tile("Footage in clips", duration(data.clip_seconds), f"{_several(_used_videos(data), 'video')}"),
         Tile("Prompts", number(len(facts.spec.prompts)), f"at {_several(num_checkpoints, 'checkpoint')}"),
