@@ -10,9 +10,9 @@ from functools import cached_property
 from pathlib import Path
 
 from bricks_core.errors import CapReached
+from bricks_core.judge.pictures import STILL, Pixels, read_picture, see, see_moving, shows_nothing, to_jpeg
 from bricks_core.spec.caption import CaptionSpec
 from bricks_core.spec.items import ItemKey, Recipe
-from bricks_core.stages.caption.pictures import STILL, Pixels, read_picture, see, see_moving, shows_nothing, to_jpeg
 from bricks_core.stages.caption.sources import Answer, CaptionTask, Question, Recipes, Sight
 from bricks_core.stages.caption.vision_model import VisionModel
 from bricks_core.storage.in_threads import in_threads

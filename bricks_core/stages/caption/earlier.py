@@ -13,8 +13,8 @@ from typing import Any
 import cv2
 
 from bricks_core.errors import BricksError
+from bricks_core.judge.pictures import see
 from bricks_core.spec.caption import CaptionSpec
-from bricks_core.stages.caption.pictures import see
 from bricks_core.stages.caption.prompt import image_prompt, video_prompt
 from bricks_core.stages.caption.sources import PICTURES, Answer, CaptionTask, Description, Recipes, Sight
 from bricks_core.storage.earlier import Cut, Derived, Earlier, Left

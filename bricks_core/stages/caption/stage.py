@@ -17,13 +17,13 @@ from typing import Any, cast
 import cv2
 
 from bricks_core.errors import AlteredObject
+from bricks_core.judge import measured
+from bricks_core.judge.pictures import NOTHING, see, see_picture
 from bricks_core.spec.caption import Caption, CaptionSpec, CaptionStatus
 from bricks_core.spec.clip import Clip, Image
 from bricks_core.spec.ingest import Given
 from bricks_core.spec.items import ItemKey
-from bricks_core.stages.caption import measured
 from bricks_core.stages.caption.gate import judge, num_words, tidied
-from bricks_core.stages.caption.pictures import NOTHING, see, see_picture
 from bricks_core.stages.caption.sources import (
     Answer,
     CaptionTask,

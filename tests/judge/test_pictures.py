@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bricks_core.stages.caption.pictures import STILL, see, see_moving
+from bricks_core.judge.pictures import STILL, see, see_moving
 from bricks_core.video.read import read_rgb
 from bricks_core.video.write import write_mp4
 

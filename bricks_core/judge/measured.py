@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from bricks_core.stages.caption.colours import NAMES, named, shares
-from bricks_core.stages.caption.pictures import Seen
+from bricks_core.judge.colours import NAMES, named, shares
+from bricks_core.judge.pictures import Seen
 from bricks_core.video.motion import Motion
 
 Pixels = npt.NDArray[np.uint8]

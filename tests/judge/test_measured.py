@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bricks_core.judge.colours import NAMES, named, shares
+from bricks_core.judge.measured import image_sentences, measure, video_sentences
+from bricks_core.judge.pictures import seen
 from bricks_core.spec.caption import CaptionSpec
-from bricks_core.stages.caption.colours import NAMES, named, shares
 from bricks_core.stages.caption.gate import judge
-from bricks_core.stages.caption.measured import image_sentences, measure, video_sentences
-from bricks_core.stages.caption.pictures import seen
 from bricks_core.video.motion import MotionMeter, small_size
 
 SPEC = CaptionSpec()
