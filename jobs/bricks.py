@@ -36,7 +36,7 @@ def run(
     renew: Annotated[
         bool,
         typer.Option(
-            "--renew", help="Make anew what an earlier version of Bricks finished and this one makes otherwise."
+            "--renew", help="Make anew what earlier versions of Bricks have made for it and this one makes otherwise."
         ),
     ] = False,
     verbose: VerboseFlag = False,

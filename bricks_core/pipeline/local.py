@@ -20,6 +20,8 @@ from bricks_core.errors import (
     StoreUnavailable,
     TryLater,
 )
+from bricks_core.pipeline.began import begin as begin_stage
+from bricks_core.pipeline.began import ended
 from bricks_core.pipeline.plan import Step, make_plan, plan_stage
 from bricks_core.pipeline.points import forget, point, read_pointer, read_points
 from bricks_core.pipeline.resolve import Address, Found, Resolver, address_alone, pending_again
@@ -113,6 +115,8 @@ def run_alone(
         TryLater: `commit`, and items are missing.
     """
     address = address_alone(run, store, stage)
+    if address.made_by and pending_again(run, open_artifact(store, stage, address.digest).manifest):
+        address = address_alone(run, store, stage, kept=False)  # what is made now lies where this version looks for it
     with Claims(store, f"{stage} of run {run.name}") as claims:
         if commit:
             return _commit(run, store, address, _work(run, store, address, claims))
@@ -120,6 +124,8 @@ def run_alone(
         if done is not None:
             log.info("%s: found done at %s", stage, address.prefix)
             return done
+        if is_mended:
+            address = address_alone(run, store, stage)
         work = _work(run, store, address, claims, shard, num_shards, with_bundles=not is_mended)
         with _dear(work, address) as is_mine:
             if is_mine:
@@ -158,7 +164,8 @@ def _run_once(
 ) -> dict[str, Manifest]:
     found = Found()
     for stage in until(stop_after):
-        step = plan_stage(run, store, Resolver(run, store), stage, found, kept=not renew)
+        resolver = Resolver(run, store)
+        step = plan_stage(run, store, resolver, stage, found, kept=not renew)
         address = step.address
         assert address is not None
         tell(step)
@@ -168,12 +175,12 @@ def _run_once(
                 forget_training(store, run.name)
         if step.state == "broken":
             mend(store, step)
+            address = resolver.address(stage, found, kept=not renew)  # of an earlier version it is not there any more
         if step.state == "cached" and step.manifest is not None:
             manifest = step.manifest
-            point(run.name, store, address.pointer())
-            _begun_last(run, store, address)
+            _is_done(run, store, address, manifest)
         else:
-            work = _work(run, store, address, claims, with_bundles=step.state != "broken")
+            work = _work(run, store, address, claims, with_bundles=step.state != "broken", renew=renew)
             if stage.name == "train":
                 with _dear(work, address) as is_free:
                     pass  # the first of the processes takes it
@@ -186,6 +193,13 @@ def _run_once(
                 manifest = _commit(run, store, address, work)
         found[stage.name] = _at(address, manifest), manifest
     return {name: manifest for name, (_, manifest) in found.items()}
+
+
+def _is_done(run: BrickRun, store: Store, address: Address, manifest: Manifest) -> None:
+    """A stage that is found done is what the run has from here on."""
+    point(run.name, store, address.pointer())
+    ended(store, run.name, manifest)
+    _begun_last(run, store, address)
 
 
 def _begun_last(run: BrickRun, store: Store, address: Address) -> None:
@@ -291,8 +305,7 @@ def _find_sound(run: BrickRun, store: Store, address: Address) -> tuple[Manifest
     if manifest is not None and pending_again(run, manifest):
         return None, False
     if manifest is not None:
-        point(run.name, store, address.pointer())
-        _begun_last(run, store, address)
+        _is_done(run, store, address, manifest)
     return manifest, False
 
 
@@ -305,7 +318,9 @@ def _work(
     num_shards: int = 1,
     *,
     with_bundles: bool = True,
+    renew: bool = False,
 ) -> Work:
+    """Work that is begun. `renew`: by this version alone."""
     digests = {name: address.inputs[name] for name in address.stage.needs}
     name = address.stage.name if num_shards == 1 else f"{address.stage.name}-{shard}"
 
@@ -317,6 +332,8 @@ def _work(
         except BricksError as error:  # a status that cannot be told must not end the work it tells of
             log.debug("no status: %s", error)
 
+    items = Items(store, _bundles(run, store, address) if with_bundles else ())
+    items.keep(begin_stage(store, run.name, address.stage, renew=renew))
     limits: Callable[[Any], dict[str, float]] = getattr(_module(address.stage.name), "limits", lambda spec: {})
     return Work(
         store=store,
@@ -330,7 +347,7 @@ def _work(
         num_shards=num_shards,
         run=run,
         fingerprints={name: each for name, each in address.inputs.items() if name not in digests},
-        items=Items(store, _bundles(run, store, address) if with_bundles else ()),
+        items=items,
         limits=limits(address.spec),
         claims=claims,
     )
@@ -368,6 +385,7 @@ def _commit(run: BrickRun, store: Store, address: Address, work: Work) -> Manife
         joined: Joined = _module(name).join(address.spec, work)
         manifest = work.commit(joined)
     point(run.name, store, _at(address, manifest).pointer())
+    ended(store, run.name, manifest)
     return manifest
 
 

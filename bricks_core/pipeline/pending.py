@@ -4,23 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from bricks_core.errors import CorruptManifest
-from bricks_core.pipeline.points import Pointer
 from bricks_core.spec.manifest import Try
 from bricks_core.spec.run import fields_at
-from bricks_core.storage.artifacts import find_manifest
-from bricks_core.storage.store import Store
 
 TRY_AGAIN = "try again what a limit stopped"
-
-
-def tries_of(store: Store, pointer: Pointer) -> list[Try]:
-    """What is pending in an artifact. Of one that cannot be read nothing: bricks show says what is wrong with it."""
-    try:
-        manifest = find_manifest(store, pointer.stage, pointer.digest, earlier=True)
-    except CorruptManifest:
-        return []
-    return manifest.pending if manifest is not None else []
 
 
 def in_short(tries: Sequence[Try]) -> str:

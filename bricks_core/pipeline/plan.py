@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from pydantic_core import to_jsonable_python
 
 from bricks_core.errors import AlteredObject, CorruptManifest
+from bricks_core.pipeline.began import earlier_versions, in_words, mixed_in_words
 from bricks_core.pipeline.points import Pointer, read_pointer, read_points
 from bricks_core.pipeline.resolve import Address, Found, Resolver, changed_limits, pending_again
 from bricks_core.spec.manifest import Manifest
@@ -78,19 +79,21 @@ def plan_stage(
         why = _why(run, store, address)
         if isinstance(address.spec, TrainSpec):
             why += _where_training_begins(run, store, address.spec, address, found["latents"][1])
+        if kept:
+            why += in_words(earlier_versions(store, run.name, stage))
         return Step(stage, "to run", why, address)
     again = pending_again(run, manifest)
     if again:
         limits = "; ".join(dict.fromkeys(change for each in again for change in changed_limits(run, each)))
+        if address.made_by:  # what is made now lies where this version looks for it
+            address = resolver.address(stage, found, kept=False)
         return Step(stage, "to run", [f"{limits}: {len(again)} refused for it are tried again"], address)
     wrong = problems(store, manifest, items=items, thorough=thorough)
-    if wrong and address.made_by:  # what is made now is as this version makes it, and lies where that lies
-        damaged = f"finished by an earlier version ({address.made_by}) and damaged since: made anew"
-        return Step(stage, "to run", [damaged], resolver.address(stage, found, kept=False))
     if wrong:
         return Step(stage, "broken", [str(each) for each in wrong], address, manifest, list(wrong))
     renewed = [f"{address.made_by} since it was finished: --renew makes it anew"] if address.made_by else []
-    return Step(stage, "cached", renewed, address, manifest)
+    older = [f"{each}: --renew makes the older ones anew" for each in mixed_in_words(manifest)]
+    return Step(stage, "cached", renewed or older, address, manifest)
 
 
 def differences(before: Any, after: Any, path: str = "") -> Iterator[str]:

@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError
 from bricks_core.errors import DataError, NoSuchObject, TryLater
 from bricks_core.spec.stages import STAGES
 from bricks_core.spec.strict import Strict
+from bricks_core.storage.began import keep_only_now
 from bricks_core.storage.store import Store
 
 _NAME = re.compile(r"runs/[^/]+/points/(\d{8})\.json")
@@ -84,8 +85,11 @@ def point(run: str, store: Store, *pointers: Pointer) -> None:
 
 
 def forget(run: str, store: Store, stages: Iterable[str]) -> None:
-    """Let a run point no more to what these stages left, so that they are done again. The artifacts stay."""
+    """Let a run point no more to what these stages left, so that they are done again, and no item of an earlier version
+    counts for it. The artifacts stay."""
     names = set(stages)
+    for name in sorted(names):
+        keep_only_now(store, run, STAGES[name])
     _change(run, store, lambda now: {name: pointer for name, pointer in now.items() if name not in names})
 
 

@@ -19,7 +19,15 @@ from bricks_core.pipeline.points import Pointer, read_points
 from bricks_core.spec.ingest import IngestSpec
 from bricks_core.spec.items import KINDS
 from bricks_core.spec.latents import LatentsSpec
-from bricks_core.spec.manifest import Manifest, Try, artifact_digest, cache_key, cache_key_then, canonical_json
+from bricks_core.spec.manifest import (
+    Manifest,
+    Try,
+    artifact_digest,
+    cache_key,
+    cache_key_then,
+    canonical_json,
+    versions_of,
+)
 from bricks_core.spec.run import BrickRun
 from bricks_core.spec.stages import STAGES, Stage, until
 from bricks_core.spec.strict import Strict, what_of
@@ -76,7 +84,7 @@ class Resolver:
     def address(self, stage: Stage, found: Found, *, kept: bool = True) -> Address:
         """A stage's address, given those of the stages that it reads; where it is known to lie, if the run points to
         it. `kept`: what an earlier version of Bricks has finished for the run counts, though this one would make it
-        otherwise.
+        otherwise; also of single items.
 
         Raises:
             SpecError: a section or a source is missing.
@@ -95,7 +103,7 @@ class Resolver:
             pointer = pointers.get(stage.name)
             if pointer is None or not _shows_the_same(pointer, spec):
                 continue
-            if pointer.cache_key == key:
+            if pointer.cache_key == key and (kept or not self._has_earlier_items(stage, pointer)):
                 return replace(address, digest=pointer.digest)
             if kept and (made_by := self._made_by(stage, pointer, what_of(spec), keyed | outside)):
                 return replace(address, digest=pointer.digest, cache_key=pointer.cache_key, made_by=made_by)
@@ -110,9 +118,16 @@ class Resolver:
             return ""
         if manifest is None or cache_key_then(manifest, settings, inputs) != pointer.cache_key:
             return ""
-        raised = [(stage.name, manifest.stage_version, stage.version)]
-        raised += [(name, manifest.kind_versions.get(name, 1), KINDS[name].version) for name in stage.kinds]
-        return ", ".join(f"{name} {then} → {now}" for name, then, now in raised if then != now)
+        raised = [(stage.name, [manifest.stage_version], stage.version)]
+        raised += [(name, versions_of(manifest, name), KINDS[name].version) for name in stage.kinds]
+        return ", ".join(f"{name} {_in_a_row(then)} → {now}" for name, then, now in raised if then[-1] != now)
+
+    def _has_earlier_items(self, stage: Stage, pointer: Pointer) -> bool:
+        try:
+            manifest = self._find(self._store, stage.name, pointer.digest)
+        except CorruptManifest:
+            return False
+        return manifest is not None and bool(manifest.item_versions)
 
     def find(self, address: Address) -> Manifest | None:
         """The manifest at an address; None when it is not done.
@@ -134,8 +149,9 @@ class Resolver:
         return None
 
 
-def address_alone(run: BrickRun, store: Store, stage: str) -> Address:
-    """The address of a stage whose inputs are finished, for a job that does this stage alone.
+def address_alone(run: BrickRun, store: Store, stage: str, *, kept: bool = True) -> Address:
+    """The address of a stage whose inputs are finished, for a job that does this stage alone. `kept`: see
+    `Resolver.address`.
 
     Sources and weights outside the store that only earlier stages read are taken to be as they were then: this job need
     not reach them.
@@ -147,7 +163,7 @@ def address_alone(run: BrickRun, store: Store, stage: str) -> Address:
     before, found = Resolver(run, store, frozen=True), Found()
     for each in until(stage):
         if each.name == stage:
-            return Resolver(run, store).address(each, found)
+            return Resolver(run, store).address(each, found, kept=kept)
         if each.name == "ingest" and not before.has_looked_at(each, run.stage_spec(each.name)):
             raise DataError(
                 f"Run {run.name} has not ingested these sources into {store.uri}: run bricks run or python -m "
@@ -220,6 +236,10 @@ def _shows_the_same(pointer: Pointer, spec: Strict) -> bool:
         return not isinstance(spec, TrainSpec) or TrainSpec.model_validate(pointer.spec).shown == spec.shown
     except ValidationError:
         return False
+
+
+def _in_a_row(versions: Iterable[int]) -> str:
+    return ", ".join(map(str, versions))
 
 
 def _same_settings(pointer: Pointer, spec: Strict) -> bool:

@@ -16,12 +16,13 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
-from bricks_core.errors import DataError, NoSuchObject, UsageError, nearest
+from bricks_core.errors import CorruptManifest, DataError, NoSuchObject, UsageError, nearest
+from bricks_core.pipeline.began import mixed_in_words
 from bricks_core.pipeline.compact import Compacted
 from bricks_core.pipeline.coverage import bucket_coverage
 from bricks_core.pipeline.find import find_artifact
 from bricks_core.pipeline.garbage import KEEP_DAYS, Garbage, Swept
-from bricks_core.pipeline.pending import TRY_AGAIN, in_short, limits_of, to_try_again, tries_of
+from bricks_core.pipeline.pending import TRY_AGAIN, in_short, limits_of, to_try_again
 from bricks_core.pipeline.plan import Step
 from bricks_core.pipeline.points import Pointer, read_points, run_names
 from bricks_core.pipeline.trained import kept_so_far, unfinished
@@ -32,7 +33,7 @@ from bricks_core.spec.manifest import SCHEMA_VERSION, Manifest, Try
 from bricks_core.spec.run import BrickRun
 from bricks_core.spec.stages import STAGES, Stage
 from bricks_core.spec.train import HeldOutRow, TrainSpec
-from bricks_core.storage.artifacts import Artifact, artifact_prefix, open_artifact, problems
+from bricks_core.storage.artifacts import Artifact, artifact_prefix, find_manifest, open_artifact, problems
 from bricks_core.storage.claims import Claims
 from bricks_core.storage.items import Items
 from bricks_core.storage.store import Store
@@ -158,14 +159,19 @@ def status_screen(store: Store, name: str | None) -> None:
         return
     grid = _grid("run", "stage", "state", "what")
     claims, at_work, nexts = Claims(store), [], []
+    renewable: list[str] = []
     for run in runs:
         known, stopped = False, list[Try]()
         points = read_points(store, run)
         stale = points.stale()
         for stage in STAGES.values():
             pointer, why = points.stages.get(stage.name), stale.get(stage.name)
-            tries = tries_of(store, pointer) if pointer is not None and why is None else []
-            state, what = _stage_status(store, run, stage, pointer, why or in_short(tries), is_stale=why is not None)
+            manifest = _manifest_of(store, pointer) if pointer is not None and why is None else None
+            tries = manifest.pending if manifest is not None else []
+            older = mixed_in_words(manifest) if manifest is not None else []
+            note = why or "; ".join(filter(None, [in_short(tries), *older]))
+            state, what = _stage_status(store, run, stage, pointer, note, is_stale=why is not None)
+            renewable += [f"{run}/{stage.name}"] if older else []
             if stage.name == "train" and (kept := kept_so_far(store, run)):
                 begun = Text("begun", "yellow")
                 state, what = (begun, kept) if state.plain == "pending" else (state, f"{what}\n{kept}")
@@ -181,6 +187,9 @@ def status_screen(store: Store, name: str | None) -> None:
     console = _console()
     console.print(grid)
     for line in at_work:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if renewable:
+        line = f"Begun with an earlier version of Bricks: {', '.join(renewable)}. bricks run --renew makes that anew."
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if nexts:
         _next_screen(console, nexts)
@@ -209,6 +218,8 @@ def artifact_screen(store: Store, wanted: str, num_rows: int, thorough: bool) ->
     if manifest.num_items:
         files = f", {manifest.num_item_objects:,} files, {_bytes(manifest.item_bytes)}"
         told["items"] = f"{manifest.num_items:,}{files if manifest.num_item_objects else ''}"
+    if older := mixed_in_words(manifest):
+        told["versions"] = f"{'; '.join(older)}: bricks run --renew makes the older ones anew"
     for key, value in (told | {"counts": _counts(manifest.counts)}).items():
         facts.add_row(Text(key, "bold"), Text(value))
     console.print(facts)
@@ -461,6 +472,14 @@ def _held_out_screen(console: Console, train: Artifact) -> None:
             f"Held-out loss, {weights:3}  {before:.4f} at step {first} → {after:.4f} at step {last}  ({change:+.1%})",
             highlight=False,
         )
+
+
+def _manifest_of(store: Store, pointer: Pointer) -> Manifest | None:
+    """None also where it cannot be read: bricks show says what is wrong with it."""
+    try:
+        return find_manifest(store, pointer.stage, pointer.digest, earlier=True)
+    except CorruptManifest:
+        return None
 
 
 def _stage_status(

@@ -9,9 +9,11 @@ from __future__ import annotations
 import importlib
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from bricks_core.errors import AlteredObject, DataError, NoSuchObject, TryLater
+from bricks_core.pipeline.began import earlier_versions
 from bricks_core.pipeline.plan import Step, plan_stage
 from bricks_core.pipeline.resolve import Address, Found, Resolver
 from bricks_core.pipeline.trained import unfinished
@@ -23,8 +25,9 @@ from bricks_core.spec.train import TrainSpec
 from bricks_core.storage.artifacts import find_manifest, open_artifact
 from bricks_core.storage.claim import Holder
 from bricks_core.storage.claims import Claims
+from bricks_core.storage.items import Items
 from bricks_core.storage.store import Store
-from bricks_core.storage.trainings import ROOT
+from bricks_core.storage.trainings import ROOT, begun_by_another_version, keyed
 from bricks_core.storage.work import Work
 
 log = logging.getLogger("bricks")
@@ -65,15 +68,20 @@ def _evaluate(run: BrickRun, store: Store, tell: Callable[[Step], None]) -> dict
             )
         found[stage.name] = step.address, step.manifest
     address = resolver.address(train, found)
+    assert isinstance(address.spec, TrainSpec)
+    inputs = keyed(found["latents"][1], _outside(address))
+    if (other := begun_by_another_version(store, run.name, address.spec, inputs)) is not None:
+        # Its states are what that version made of them, and so is what is told of them.
+        address = resolver.address(replace(train, version=other.begun.version), found)
     run.stage_spec("evaluate")  # said before anything is written
     with Claims(store, f"evaluation of run {run.name} so far") as claims:
         manifest = resolver.find(address)
         if manifest is None:
             work = _work(run, store, address, claims)
             manifest = work.commit(_module("train").join_so_far(address.spec, work))
-        found["train"] = Address(train, address.spec, manifest.digest, address.inputs, address.cache_key), manifest
-        assert isinstance(address.spec, TrainSpec)
-        how_far = unfinished(manifest.counts["steps"], address.spec.num_steps) or "the training is finished"
+        found["train"] = replace(address, digest=manifest.digest), manifest
+        num_steps = TrainSpec.model_validate(manifest.spec).num_steps
+        how_far = unfinished(manifest.counts["steps"], num_steps) or "the training is finished"
         address = resolver.address(evaluate, found)
         done = resolver.find(address)
         tell(Step(evaluate, "cached" if done else "to run", [how_far], address, done))
@@ -107,6 +115,8 @@ def _sampled(work: Work, address: Address) -> Manifest:
 def _work(run: BrickRun, store: Store, address: Address, claims: Claims) -> Work:
     """A working place that tells nobody: neither the run's status nor W&B are of this."""
     needs = {name: address.inputs[name] for name in address.stage.needs}
+    items = Items(store)
+    items.keep(earlier_versions(store, run.name, address.stage))
     quiet = run.spec.model_copy(update={"tracking": run.spec.tracking.model_copy(update={"wandb": "off"})})
     return Work(
         store,
@@ -117,9 +127,15 @@ def _work(run: BrickRun, store: Store, address: Address, claims: Claims) -> Work
         {name: open_artifact(store, name, digest) for name, digest in needs.items()},
         Progress(address.stage.name),
         run=run.model_copy(update={"spec": quiet}),
-        fingerprints={name: each for name, each in address.inputs.items() if name not in needs},
+        fingerprints=_outside(address),
+        items=items,
         claims=claims,
     )
+
+
+def _outside(address: Address) -> dict[str, str]:
+    """Fingerprints of what lies outside the store."""
+    return {name: each for name, each in address.inputs.items() if name not in address.stage.needs}
 
 
 def _module(stage: str) -> Any:

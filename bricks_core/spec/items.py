@@ -87,7 +87,11 @@ def recipe(kind: str, **made_of: Any) -> Recipe:
     Settings belong in as `what_of` gives them, without those that have the default they came in with.
     """
     whole = {"kind": kind, "version": KINDS[kind].version, **made_of}
-    return Recipe(ItemKey(kind, hashlib.sha256(canonical_json(whole)).hexdigest()[:32]), whole)
+    return Recipe(_key_of(whole), whole)
+
+
+def _key_of(whole: dict[str, Any]) -> ItemKey:
+    return ItemKey(whole["kind"], hashlib.sha256(canonical_json(whole)).hexdigest()[:32])
 
 
 class Item(Strict):
@@ -109,6 +113,16 @@ class Item(Strict):
     @property
     def item_key(self) -> ItemKey:
         return ItemKey(self.kind, self.key)
+
+    @property
+    def version(self) -> int:
+        """Of the function that answered."""
+        return int(self.made_of.get("version", 1))
+
+    @property
+    def key_now(self) -> ItemKey:
+        """The key of the same recipe where this version of Bricks answers."""
+        return _key_of(self.made_of | {"kind": self.kind, "version": KINDS[self.kind].version})
 
     def sealed(self) -> bytes:
         """The record as it is stored, with a checksum of all of it."""

@@ -48,10 +48,16 @@ def _key(stage: str, version: int, kinds: dict[str, int], settings: dict[str, An
     return hashlib.sha256(canonical_json(whole | {"settings": settings, "inputs": inputs})).hexdigest()[:32]
 
 
+def versions_of(manifest: Manifest, kind: str) -> list[int]:
+    """The versions of the function that answered an artifact's items of a kind, the first one first."""
+    return sorted(manifest.item_versions.get(kind) or [manifest.kind_versions.get(kind, 1)])
+
+
 def artifact_digest(key: str, depends_on: dict[str, Any]) -> str:
     """The address of an artifact: its cache key, unless it depends on more than was known before it ran.
 
-    `depends_on`: what was tried in vain, which sides of the split were drawn before. Empty in most cases.
+    `depends_on`: what was tried in vain, which sides of the split were drawn before, which items are of an earlier
+    version than the key says. Empty in most cases.
     """
     return hashlib.sha256(canonical_json([key, depends_on])).hexdigest()[:32] if depends_on else key
 
@@ -91,7 +97,11 @@ class Manifest(Strict):
     stage: str
     stage_version: int
     kind_versions: dict[str, int] = {}
-    """Of the functions that answered its items, those that were not the first."""
+    """Of the functions that answer its items, as the version of Bricks that committed it has them, those that are not
+    the first."""
+    item_versions: dict[str, dict[int, int]] = {}
+    """By kind: how many items are of which version of its function, where some are of an earlier one. The run had begun
+    with that, and `digest` is made of which items these are, so that no other run takes the artifact for its own."""
     digest: str
     cache_key: str = ""
     """What `digest` is made of; see `artifact_digest`."""

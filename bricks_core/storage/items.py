@@ -16,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -40,6 +40,13 @@ _AT_ONCE = 1024
 _CACHE_KB = 32 << 10
 
 
+class Earlier(NamedTuple):
+    """An item that an earlier version of its kind's function has answered."""
+
+    key: ItemKey
+    version: int
+
+
 class Items:
     """The items of a store, as one process knows them. Safe to use from threads."""
 
@@ -50,6 +57,38 @@ class Items:
         self._spool = _Spool()
         self._damaged: set[str] = set()
         """Objects that were told to be damaged: once is enough, however often they are asked for."""
+        self._earlier: dict[ItemKey, Earlier] = {}
+        """By its own key, and by the one that it would have today: see `keep`."""
+
+    def keep(self, versions: Mapping[str, Iterable[int]]) -> None:
+        """Let items of earlier versions of a kind's function count as done, for a run that had begun with these: asked
+        for by the key of today they answer, the oldest first.
+
+        Reads all records of these kinds, since only they tell of what an item was made.
+        """
+        for kind, wanted in versions.items():
+            known = set(wanted)
+            places = (entry.key for entry in self.store.list(f"items/{kind}/") if entry.key.endswith(".json"))
+            for place, data in self.store.get_many(places):
+                key = ItemKey(kind, place.rpartition("/")[2].removesuffix(".json"))
+                try:
+                    item = Item.opened(data or b"", key)
+                except ValueError:
+                    continue  # it counts as none, and is told where it is asked for
+                now, before = item.key_now, self._earlier.get(item.key_now)
+                if item.version in known and now != key and (before is None or item.version < before.version):
+                    self._earlier[now] = self._earlier[key] = Earlier(key, item.version)
+                    text = item.model_dump_json()
+                    self._spool.add([(now, text), (key, text)])
+
+    def earlier(self, key: ItemKey) -> Earlier | None:
+        """The item of an earlier version that answers for this key (see `keep`); None: it is of today's version."""
+        return self._earlier.get(key)
+
+    def real(self, key: ItemKey) -> ItemKey:
+        """The item that answers for this key: see `keep`."""
+        earlier = self._earlier.get(key)
+        return key if earlier is None else earlier.key
 
     def load(self, keys: Iterable[ItemKey]) -> set[ItemKey]:
         """Have the records of these items at hand; returns those that there are.

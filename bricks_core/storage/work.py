@@ -6,6 +6,7 @@ after everything. A kill at any moment leaves either nothing of an item or files
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from pydantic import BaseModel
 
 from bricks_core.errors import TryLater
 from bricks_core.progress import Progress
-from bricks_core.spec.items import ItemKey
+from bricks_core.spec.items import KINDS, ItemKey
 from bricks_core.spec.manifest import Manifest, StoredObject, Table, Try, artifact_digest
 from bricks_core.spec.run import BrickRun
 from bricks_core.spec.stages import Stage
@@ -34,7 +35,7 @@ from bricks_core.storage.artifacts import (
 )
 from bricks_core.storage.claims import Claims
 from bricks_core.storage.code_version import code_version, host_facts
-from bricks_core.storage.items import Items
+from bricks_core.storage.items import Items, digest_of
 from bricks_core.storage.scratch import scratch
 from bricks_core.storage.store import Store
 from bricks_core.storage.tables import write_rows
@@ -81,7 +82,8 @@ class Work:
     stage: Stage
     spec: Strict
     digest: str
-    """The cache key: the artifact's address too, unless it depends on more (`Joined.depends_on`, `pending`)."""
+    """The cache key: the artifact's address too, unless it depends on more (`Joined.depends_on`, `pending`, items of
+    earlier versions)."""
     input_digests: dict[str, str]
     inputs: dict[str, Artifact]
     """Finished artifacts, by stage."""
@@ -103,6 +105,7 @@ class Work:
     def __post_init__(self) -> None:
         self.items = self.items or Items(self.store)
         self.claims = self.claims or Claims(self.store)
+        self._cache_key = self.digest
 
     @property
     def prefix(self) -> str:
@@ -193,18 +196,40 @@ class Work:
         """Write down that a limit stopped the work on an item: it stays pending, and the run goes on."""
         self.items.tried(Try(kind=key.kind, key=key.key, reason=reason[:4096], limits=dict(limits)))
 
+    def made_from(self, items: Iterable[ItemKey]) -> None:
+        """Say which items the tables will be made from, for a stage that puts files of its own before it is committed:
+        some of an earlier version move the artifact."""
+        self.digest = artifact_digest(self._cache_key, self._of_earlier_versions(items))
+
+    def _of_earlier_versions(self, items: Iterable[ItemKey]) -> dict[str, str]:
+        """What the address depends on where not all items are of the versions that the cache key tells."""
+        earlier = ["/".join(found.key) for key in set(items) if (found := self.items.earlier(key)) is not None]
+        return {"earlier_items": digest_of(earlier)} if earlier else {}
+
+    def _item_versions(self, items: Sequence[ItemKey]) -> dict[str, dict[int, int]]:
+        counts: dict[str, Counter[int]] = defaultdict(Counter)
+        for key in items:
+            earlier = self.items.earlier(key)
+            counts[key.kind][KINDS[key.kind].version if earlier is None else earlier.version] += 1
+        return {
+            kind: dict(sorted(each.items()))
+            for kind, each in sorted(counts.items())
+            if {*each} != {KINDS[kind].version}
+        }
+
     def commit(self, joined: Joined) -> Manifest:
         """Write the tables and then the manifest: the stage is done. Whoever was first, theirs is returned."""
-        depends_on = dict(joined.depends_on)
+        asked = list(dict.fromkeys(joined.items))
+        depends_on = joined.depends_on | self._of_earlier_versions(asked)
         if joined.pending:
             depends_on["pending"] = [each.model_dump(exclude={"reason"}) for each in joined.pending]
-        key, digest = self.digest, artifact_digest(self.digest, depends_on)
+        key, digest = self._cache_key, artifact_digest(self._cache_key, depends_on)
         self.digest = digest  # where files are put from here on
         if (theirs := find_manifest(self.store, self.stage.name, digest)) is not None:
             return theirs
         stored = list(joined.objects)
         described = {}
-        used = list(dict.fromkeys(joined.items))
+        used = list(map(self.items.real, asked))
         files = ItemFiles()
         with scratch() as folder:
             for name, row in self.stage.tables.items():
@@ -221,6 +246,7 @@ class Work:
             stage=self.stage.name,
             stage_version=self.stage.version,
             kind_versions=self.stage.kind_versions,
+            item_versions=self._item_versions(asked),
             digest=digest,
             cache_key=key,
             spec=self.spec.model_dump(mode="json"),

@@ -27,6 +27,7 @@ from bricks_core.stages.score.stage import Sides
 from bricks_core.stages.train.checkpoint import State
 from bricks_core.stages.train.held_out import Measured
 from bricks_core.storage.artifacts import ItemRow, RecordRow
+from bricks_core.storage.began import Began
 from bricks_core.storage.claim import Claim
 from bricks_core.storage.earlier import EarlierRecord
 from bricks_core.storage.trainings import Begun, Record
@@ -39,6 +40,7 @@ RUN_FILE_FIELDS = FOLDER / "run_file_fields.txt"
 
 OBJECTS: dict[str, type[BaseModel]] = {
     "checkpoint_in_artifact": EarlierRecord,
+    "began": Began,
     "claim": Claim,
     "item": Item,
     "manifest": Manifest,

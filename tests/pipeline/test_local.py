@@ -106,14 +106,16 @@ def test_what_a_run_has_finished_stays_finished_for_it_under_a_later_version_unt
     assert [step.why for step in make_plan(run, store, "score")] == [[]] * 3
 
 
-def test_what_an_earlier_version_finished_is_made_anew_once_it_is_damaged(done, monkeypatch):
+def test_tables_that_an_earlier_version_wrote_are_written_by_this_one_once_they_are_damaged(done, monkeypatch):
     run, manifests, store = done
     store = FolderStore(store.uri, Path(store.uri))
     raised(monkeypatch, "stage")
     score = manifests["score"]
     (Path(store.uri) / artifact_prefix("score", score.digest) / "scores.parquet").write_bytes(b"altered")
-    assert "and damaged since: made anew" in make_plan(run, store, "score")[2].why[0]
-    assert run_path(run, store, "score")["score"].stage_version == 99
+    assert make_plan(run, store, "score")[2].state == "broken"
+    mended = run_path(run, store, "score")["score"]
+    assert (mended.stage_version, mended.item_versions) == (99, {})
+    assert mended.digest != score.digest
 
 
 def test_work_to_do_in_a_store_that_cannot_be_written_is_refused_with_what_it_is(done, run_of, drawn_films):

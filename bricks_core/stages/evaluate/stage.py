@@ -42,6 +42,7 @@ def run(spec: EvaluateSpec, work: Work) -> None:
 def join(spec: EvaluateSpec, work: Work) -> Joined:
     """Panels, numbers and the page, from the samples and the stages' tables."""
     asked = sorted(asked_samples(spec, work), key=lambda each: (each.prompt_index, each.step, _ORDER[each.weights]))
+    work.made_from(key for each in asked for key in each.keys)
     samples = [sample_of(spec, each) for each in asked]
     facts = gather(spec, work)
     page = Pages(spec, work, samples)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -70,7 +70,7 @@ def join(spec: LatentsSpec, work: Work) -> Joined:
     recipes = Recipes.of(spec, work.fingerprints)
     captions = _captions(work, recipes)
     plan = _plan(spec, work, recipes, captions)
-    index = _Index.of(plan.sized, recipes)
+    index = _Index.of(plan.sized, recipes, work.items.real)
     work.items.load(index.keys())
     return Joined(
         {"latents": index.rows(captions, work)},
@@ -170,15 +170,18 @@ class _Index:
     empty_text: ItemKey
 
     @classmethod
-    def of(cls, sized: Sequence[Sized], recipes: Recipes) -> _Index:
+    def of(cls, sized: Sequence[Sized], recipes: Recipes, real: Callable[[ItemKey], ItemKey]) -> _Index:
+        """`real`: the item that answers for a key (see `Items.real`): it is what a training is made of."""
         entries: dict[str, tuple[Sized, Split]] = {}
-        for each in sized:
+        for asked in sized:
+            text = real(ItemKey("text", asked.source.text)).key
+            each = asked._replace(source=asked.source._replace(text=text), key=real(asked.key))
             name = content_id("latent", each.key.key, each.source.text, each.resolution)
             if name not in entries:
                 entries[name] = each, each.source.split
             elif each.source.split == "held_out":  # given twice: what is to be measured on is not to be trained on
                 entries[name] = entries[name][0], "held_out"
-        return cls(dict(sorted(entries.items())), recipes.text("").key)
+        return cls(dict(sorted(entries.items())), real(recipes.text("").key))
 
     def keys(self) -> list[ItemKey]:
         """The items that the rows are made from."""

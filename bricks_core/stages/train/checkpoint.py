@@ -98,7 +98,7 @@ class Checkpoints:
         """`buckets`: those that have held-out clips."""
         self._work, self._store, self._spec, self._buckets = work, work.store, spec, buckets
         self.inputs = keyed(work.inputs["latents"].manifest, work.fingerprints)
-        self.trajectory = Trajectory(spec, self.inputs)
+        self.trajectory = Trajectory(spec, self.inputs, version=work.stage.version)
 
     # ------------------------------------------------------------------------------------------------ what is missing
 
