@@ -65,6 +65,8 @@ SHAPES: dict[str, Schema] = {
     "storage.s3.prefix": {"type": "string", "pattern": r"^[^:]*$"},
     "storage.s3.endpoint": {"type": "string", "pattern": r"^$|^https?://[^/]+"},
     "storage.s3.existingSecret": _OBJECT_NAME,
+    "notify.existingSecret": _OBJECT_NAME,
+    "notify.key": {"type": "string", "pattern": "^[-._a-zA-Z0-9]+$", "maxLength": 253},
     "storage.pvc.existingClaim": _OBJECT_NAME,
     "storage.pvc.size": _QUANTITY,
     "storage.pvc.accessModes": {

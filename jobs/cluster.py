@@ -38,6 +38,7 @@ def submit(
 
     The file is checked first. Of a run that is there already, what differs is changed, and told.
     """
+    from bricks_core.cluster.runs import left_out
     from bricks_core.cluster.runs import submit as hand_in
     from bricks_core.cluster.screen import submitted_screen
     from bricks_core.spec.run import load_run, without_gaps
@@ -46,6 +47,8 @@ def submit(
     run = without_gaps(load_run(file, [*overrides, "suspend=true"] if suspend else overrides))
     cluster = _connect(context, namespace)
     came = hand_in(cluster, run)
+    if words := left_out(run):
+        typer.echo(words, err=True)
     submitted_screen(run.name, cluster.namespace, came, _flags(namespace, context))
     if wait:
         _wait(run.name, namespace, context, timeout_s, every)

@@ -41,7 +41,9 @@ def controller(
 ) -> None:
     from bricks_core.cluster.api import connect
     from bricks_core.controller.json_log import configure_logging
+    from bricks_core.controller.notices import Notices
     from bricks_core.controller.reconcile import Reconciler
+    from bricks_core.pipeline.notify import address_given
     from bricks_core.spec.cluster import ClusterProfile, load_profile
     from bricks_core.storage.places import open_store
 
@@ -52,15 +54,19 @@ def controller(
             "jsonpath='{.data.profile\\.yaml}' > profile.yaml."
         )
     cluster_profile = load_profile(profile) if profile else ClusterProfile()
+    address = address_given()
     opened = open_store(store or cluster_profile.store.uri)
-    reconciler = Reconciler(connect(namespace=namespace or None), opened, cluster_profile)
+    cluster = connect(namespace=namespace or None)
+    notices = Notices(cluster, opened, address) if address else None
     if once:
+        reconciler = Reconciler(cluster, opened, cluster_profile, untold=notices.tell if notices else None)
         for name in reconciler.runs():
             reconciler.reconcile(name)
         return
     from bricks_core.controller.handlers import Shell
 
-    Shell(reconciler, resync_s=resync_s, workers=workers).serve(health_port)
+    reconciler = Reconciler(cluster, opened, cluster_profile, untold=notices.add if notices else None)
+    Shell(reconciler, resync_s=resync_s, workers=workers, notices=notices).serve(health_port)
 
 
 def main() -> NoReturn:

@@ -42,11 +42,14 @@ def render(
     """
     from bricks_core.cluster.evaluation import Asked
     from bricks_core.cluster.evaluation import render as rendered
+    from bricks_core.cluster.runs import left_out
     from bricks_core.spec.cluster import ClusterProfile, load_profile
     from bricks_core.spec.run import load_run
 
     cluster = load_profile(profile) if profile else ClusterProfile()
     loaded = load_run(run, overrides)
+    if words := left_out(loaded):
+        typer.echo(words, err=True)
     typer.echo(rendered(Asked(loaded, cluster, sha, suite, attempt, image_digest, namespace, any_code)), nl=False)
 
 

@@ -29,7 +29,7 @@ def render(
 ) -> None:
     """Write a stage of a run as YAML for `kubectl apply`, which needs no controller."""
     from bricks_core.cluster.manifests import Origin, manifest, plain_task
-    from bricks_core.cluster.runs import checked
+    from bricks_core.cluster.runs import checked, left_out
     from bricks_core.spec.cluster import ClusterProfile, load_profile
     from bricks_core.spec.run import load_run
     from bricks_core.spec.stages import STAGES, stage_named
@@ -48,6 +48,8 @@ def render(
     given = [f"{flag} {shlex.quote(str(value))}" for flag, value in flags.items() if value]
     given += ["--preflight"] * preflight + [f"--set {shlex.quote(each)}" for each in overrides]
     command = " ".join(["bricks render", shlex.quote(str(file)), *given])
+    if words := left_out(run):
+        typer.echo(words, err=True)
     typer.echo(manifest(task, namespace, Origin(command=command)), nl=False)
 
 

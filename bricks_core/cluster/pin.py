@@ -39,6 +39,8 @@ GENERATION_ANNOTATION = "bricks.dev/generation"
 VERSION_ANNOTATION = "bricks.dev/version"
 """On a child: the version of its stage (spec/stages.py)."""
 STOPS = ("suspend", "cancel")
+NEVER_KEPT = (*STOPS, "notify")
+"""The last is a secret: BrickRuns have none, and one that was stored before that was so is copied nowhere."""
 _TAGS = ("kind", "family", "provider")
 """Fields that say which alternative an object is: of another one, defaults are others."""
 _PLAIN = "pin.json"
@@ -90,8 +92,8 @@ class Pin:
             versions={stage.name: stage.version for stage in STAGES.values()},
             kinds={kind.name: kind.version for kind in KINDS.values()},
             images={stage: profile.images.of(stage) for stage in STAGES},
-            written=_without_stops(raw["spec"]),
-            resolved=_without_stops(resolved),
+            written=_to_keep(raw["spec"]),
+            resolved=_to_keep(resolved),
             preflight=profile.preflight.model_dump(mode="json", by_alias=True),
             retry=asked(raw, RETRY_ANNOTATION),
             renew=asked(raw, RENEW_ANNOTATION),
@@ -106,7 +108,7 @@ class Pin:
         """
         if now.renew != self.renew:
             return replace(now, first=self.first)
-        resolved = _without_stops(self.spec_of(raw))
+        resolved = _to_keep(self.spec_of(raw))
         if now.retry != self.retry:
             return replace(now, first=self.first, resolved=resolved, renews=False)
         return replace(self, generation=now.generation, written=now.written, resolved=resolved, config="")
@@ -116,7 +118,7 @@ class Pin:
         that is of before an edit."""
         if spec is None or not _has_all(spec, self.written):
             return self
-        return replace(self, resolved=_without_stops(spec))
+        return replace(self, resolved=_to_keep(spec))
 
     def stage(self, name: str) -> Stage:
         """A stage in the version that the run began with."""
@@ -125,7 +127,7 @@ class Pin:
 
     def spec_of(self, raw: Object) -> Object:
         """A run file's spec as it is written now, with the defaults that the run began with."""
-        spec: Object = kept(_without_stops(raw["spec"]), self.written, self.resolved)
+        spec: Object = kept(_to_keep(raw["spec"]), self.written, self.resolved)
         return spec | {name: raw["spec"][name] for name in STOPS if name in raw["spec"]}
 
     def run_of(self, raw: Object) -> tuple[BrickRun, Object | None]:
@@ -223,5 +225,5 @@ def _has_all(whole: Any, part: Any) -> bool:
     return bool(whole == part)
 
 
-def _without_stops(spec: Object) -> Object:
-    return {name: value for name, value in spec.items() if name not in STOPS}
+def _to_keep(spec: Object) -> Object:
+    return {name: value for name, value in spec.items() if name not in NEVER_KEPT}

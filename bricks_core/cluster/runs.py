@@ -36,8 +36,18 @@ class Submitted:
     """Stages whose answers may be others now: finished ones too run again, unless the store has what is asked for."""
 
 
+def left_out(run: BrickRun) -> str:
+    """What is said of a run file that holds more than may be sent to a cluster; empty: it does not."""
+    if run.spec.notify is None:
+        return ""
+    return (
+        "spec.notify is left out, as a cluster would show it to all who read runs: put the address into a Secret, and "
+        "name that in the chart's notify.existingSecret. The controller then tells of every run's end."
+    )
+
+
 def submit(cluster: Cluster, run: BrickRun) -> Submitted:
-    """Create the run's BrickRun, or bring the one that is there to what the file says.
+    """Create the run's BrickRun, or bring the one that is there to what the file says. See `left_out`.
 
     Raises:
         DataError: the run was cancelled.

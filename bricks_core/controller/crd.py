@@ -6,6 +6,12 @@ the mistakes that are made most: they are then told by `kubectl apply`, not by t
 refuse nothing that the run file's contract accepts, and not all that it refuses: the controller checks the rest.
 
 No defaults are written: what is stored is what the user wrote, whatever version of the chart reads it.
+
+Two things differ from the run file. `notify` is a secret, and whoever may read runs could read it: it is left out, so
+that a server refuses it as a key that is none, before anything is stored. And fields of earlier versions are there,
+since a server takes what its schema does not know out of what it has stored: a run would silently come to mean
+something else. So they are kept for the reader of the run file, which says what to write instead; a rule says the same
+to whoever writes one anew.
 """
 
 from __future__ import annotations
@@ -20,6 +26,7 @@ from pydantic import BaseModel
 from bricks_core.cluster.launcher import Object
 from bricks_core.controller.status import RunStatus
 from bricks_core.spec.clip import ClipSpec
+from bricks_core.spec.earlier import GONE
 from bricks_core.spec.evaluate import EvaluateSpec
 from bricks_core.spec.latents import LatentsSpec
 from bricks_core.spec.run import BrickRun
@@ -31,6 +38,10 @@ MAX_ITEMS = 1024
 MAX_LENGTHS = {"spec.train.phases[].name": 128, "spec.train.phases[].buckets[].resolution": 64}
 """Of texts that rules compare. Rules are admitted only if their cost is bounded, and so must be what they read."""
 MAX_LISTS = {"spec.train.phases": 32, "spec.train.phases[].buckets": 32, "spec.latents.resolutions": 32}
+
+_SECRET = "notify"
+_TYPES_OF_GONE: dict[str, Object] = {"spec.clip.content_threshold": {"type": "number"}}
+"""What each field of GONE (spec/earlier.py) held: a rule can read only what has a type."""
 
 COLUMNS = (
     ("Phase", "string", ".status.phase", 0),
@@ -84,12 +95,14 @@ def crd_yaml() -> str:
 def schema() -> Object:
     """The structural schema of a BrickRun and its status."""
     text: Object = {"type": "string", "maxLength": 253}
+    spec = _of_model(BrickRun, "spec")
+    del spec["properties"][_SECRET]
     properties: Object = {
         # Said here, though every object has them, so that the rule below reads a name of bounded length.
         "apiVersion": text,
         "kind": text,
         "metadata": {"type": "object", "properties": {"name": text, "generateName": text}},
-        "spec": _of_model(BrickRun, "spec"),
+        "spec": spec,
         "status": _of_model(RunStatus, "") | {"description": "What the controller has found. A report; never edit it."},
     }
     root: Object = {
@@ -99,12 +112,26 @@ def schema() -> Object:
         "properties": properties,
     }
     for path, rules in RULES.items():
-        place = root
-        for name in path.split(".") if path else []:
-            place = place["properties"][name.removesuffix("[]")]
-            place = place["items"] if name.endswith("[]") else place
-        place["x-kubernetes-validations"] = [*rules, *place.get("x-kubernetes-validations", [])]
+        _add_rules(_place(root, path), rules)
+    for path, instead in GONE.items():
+        above, _, name = path.rpartition(".")
+        place = _place(root, above)
+        place = place.get("items", place)
+        place["properties"][name] = {"description": f"Gone. {instead}"} | _TYPES_OF_GONE[path]
+        _add_rules(place, [_rule(f"!has(self.{name})", instead)])
     return root
+
+
+def _place(root: Object, path: str) -> Object:
+    """A place of the schema. `path` is where it is, as spec.train.phases[], or without the marks of lists."""
+    place = root
+    for name in path.split(".") if path else []:
+        place = place.get("items", place)["properties"][name.removesuffix("[]")]
+    return place["items"] if path.endswith("[]") else place
+
+
+def _add_rules(place: Object, rules: list[Object]) -> None:
+    place["x-kubernetes-validations"] = [*rules, *place.get("x-kubernetes-validations", [])]
 
 
 # ------------------------------------------------------------------------------------------------------------- rules

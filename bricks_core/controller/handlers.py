@@ -19,6 +19,7 @@ import kopf
 from bricks_core.cluster.api import KINDS, Cluster
 from bricks_core.cluster.launcher import RUN_LABEL
 from bricks_core.cluster.observe import NOT_DONE
+from bricks_core.controller.notices import Notices
 from bricks_core.controller.queue import KeyedQueue
 from bricks_core.controller.reconcile import WORKLOADS, Reconciler, is_settled
 from bricks_core.errors import BricksError
@@ -35,8 +36,9 @@ IN_HAND_S = 1.0
 class Shell:
     """The controller as a process: watches, looks at everything now and then, and tells whether it is alive."""
 
-    def __init__(self, reconciler: Reconciler, *, resync_s: float, workers: int):
+    def __init__(self, reconciler: Reconciler, *, resync_s: float, workers: int, notices: Notices | None = None):
         self._reconciler = reconciler
+        self._notices = notices
         self._cluster = reconciler.cluster
         self._resync_s = resync_s
         self._queue = KeyedQueue(reconciler.reconcile, workers)
@@ -48,12 +50,16 @@ class Shell:
     def serve(self, health_port: int | None = None) -> None:
         """Work until SIGTERM or SIGINT, or until `stop`. In a thread that is not the main one, only `stop` ends it."""
         self._queue.start()
+        if self._notices is not None:
+            self._notices.start()
         threading.Thread(target=self._resync, name="resync", daemon=True).start()
         try:
             asyncio.run(self._watch(health_port))
         finally:
             self._stopped.set()
             self._queue.stop(IN_HAND_S)
+            if self._notices is not None:
+                self._notices.stop()
         log.info("stopped")
 
     def stop(self) -> None:
@@ -137,7 +143,8 @@ class Shell:
         @kopf.on.probe(registry=registry, id="alive")
         def alive(**_: Any) -> bool:
             late_s = time.monotonic() - self._looked_s
-            if not self._queue.is_alive() or late_s > 5 * self._resync_s + 60:
+            tells = self._notices is None or self._notices.is_alive()
+            if not tells or not self._queue.is_alive() or late_s > 5 * self._resync_s + 60:
                 raise RuntimeError(f"nothing was looked at for {late_s:.0f} s")
             return True
 

@@ -31,8 +31,9 @@ from bricks_core.cluster.launcher import (
 from bricks_core.cluster.launchers import launcher_for, launcher_of
 from bricks_core.cluster.metadata import JOB_UID_LABEL, QUEUE_LABEL
 from bricks_core.cluster.observe import NOT_DONE, has_ended
-from bricks_core.cluster.pin import RENEW_ANNOTATION, Pin, asked, pin_name_of
+from bricks_core.cluster.pin import RENEW_ANNOTATION, STOPS, Pin, asked, pin_name_of
 from bricks_core.controller.heartbeats import Heartbeat, read_heartbeats
+from bricks_core.controller.notices import ending
 from bricks_core.controller.plan import (
     ENDED_ANNOTATION,
     Child,
@@ -99,11 +100,14 @@ class Reconciler:
         store: Store,
         profile: ClusterProfile,
         *,
+        untold: Callable[[str], object] | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ):
+        """`untold` is called with the name of a run whose end somebody is to be told of; None: nobody ever is."""
         self.cluster = cluster
         self.store = store
         self.profile = profile
+        self._untold = untold
         self._now = now
         self._creating = threading.BoundedSemaphore(MAX_CREATES)
         self._failures: dict[str, int] = {}
@@ -464,15 +468,20 @@ class Reconciler:
         self._write(world.raw, before, status)
 
     def _write(self, raw: Object, before: RunStatus, status: RunStatus) -> None:
-        if status == before and raw.get("status"):
-            return
-        self.cluster.write_status(raw | {"status": status.written()})
-        for event in events(before, status):
-            log.info("%s: %s", event.reason, event.message, extra=_fields(raw["metadata"]["name"], status=status))
-            try:
-                self.cluster.tell(raw, event.reason, event.message, warning=event.is_warning)
-            except BricksError as error:  # an event is for people who happen to look; the status says it, too
-                log.debug("no event: %s", error)
+        if self._untold is not None:
+            is_stopped = any((raw.get("spec") or {}).get(name) is True for name in STOPS)
+            untold = ending(before, status, is_stopped=is_stopped) or before.untold
+            status = status.model_copy(update={"untold": untold})
+        if status != before or not raw.get("status"):
+            self.cluster.write_status(raw | {"status": status.written()})
+            for event in events(before, status):
+                log.info("%s: %s", event.reason, event.message, extra=_fields(raw["metadata"]["name"], status=status))
+                try:
+                    self.cluster.tell(raw, event.reason, event.message, warning=event.is_warning)
+                except BricksError as error:  # an event is for people who happen to look; the status says it, too
+                    log.debug("no event: %s", error)
+        if self._untold is not None and status.untold is not None:
+            self._untold(raw["metadata"]["name"])
 
     def _tell_trouble(self, name: str, trouble: Trouble) -> None:
         """Say in the status that nothing can be done just now, if at least that can be."""
@@ -510,6 +519,7 @@ def is_settled(run: Object) -> bool:
         and succeeded.status == "True"
         and status.observed_generation == run["metadata"].get("generation")
         and status.controller == code_version()
+        and status.untold is None
         and asked(run, RENEW_ANNOTATION) == (status.pinned.renewed if status.pinned else "")
     )
 

@@ -143,6 +143,14 @@ class Pinned(Told):
     stages: Annotated[list[PinnedStage], Field(max_length=16, json_schema_extra=_map_by("name"))] = []
 
 
+class Untold(Told):
+    """An end that the run has come to, which nobody was notified of yet."""
+
+    event: Literal["finished", "failed", "cap", "verdict"]
+    stage: Short = ""
+    """The last one that was done, or the one that failed."""
+
+
 class RunStatus(Told):
     """The status of a BrickRun."""
 
@@ -156,6 +164,7 @@ class RunStatus(Told):
     controller: Short = ""
     """The version of Bricks that wrote this."""
     pinned: Pinned | None = None
+    untold: Untold | None = None
     conditions: Annotated[list[Condition], Field(max_length=8, json_schema_extra=_map_by("type"))] = []
     stages: Annotated[list[StageStatus], Field(max_length=16, json_schema_extra=_map_by("name"))] = []
 

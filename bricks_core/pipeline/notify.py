@@ -3,6 +3,8 @@
 The address is a secret, as whoever has it can write there. It comes from BRICKS_NOTIFY_URL, or from `spec.notify` of
 the run file, and leaves this module for nowhere but its own server: no log line, no error, no file of a run has it.
 
+On a cluster the controller tells (controller/notices.py), of what is in a BrickRun's status.
+
     {"run": "films", "event": "finished", "stage": "latents", "summary": "…", "store": "s3://…", "at": "…", "text": "…"}
 
     finished   all that was asked for is done, and something was      failed   it ended with an error
@@ -77,7 +79,7 @@ def notifies(run_path: Callable[..., dict[str, Manifest]]) -> Callable[..., dict
         done = [step.stage.name for step in begun if step.state != "cached"]
         if done:
             judged = "evaluate" in done
-            summary = _headline(store, manifests[done[-1]])
+            summary = headline(store, manifests[done[-1]])
             post("verdict" if judged else "finished", done[-1], summary)
         return manifests
 
@@ -95,7 +97,7 @@ def message(run: str, event: str, stage: str, summary: str, store: str) -> dict[
         "summary": summary,
         "store": store,
         "at": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "text": f"Run {run} {words} ({stage}): {summary}",
+        "text": f"Run {run} {words}{f' ({stage})' if stage else ''}: {summary}",
     }
 
 
@@ -143,21 +145,24 @@ def _send(address: str, told: dict[str, str]) -> str:
 
 
 def _address(run: BrickRun) -> str:
-    """Where to tell; empty: nowhere.
+    """Where to tell; empty: nowhere. SpecError: as of `address_given`."""
+    return run.spec.notify.get_secret_value() if run.spec.notify is not None else address_given()
+
+
+def address_given() -> str:
+    """Where to tell by the environment; empty: nowhere.
 
     Raises:
         SpecError: BRICKS_NOTIFY_URL is no address. What it is is not repeated.
     """
-    if run.spec.notify is not None:
-        return run.spec.notify.get_secret_value()
-    given = os.environ.get(VARIABLE, "")
+    given = os.environ.get(VARIABLE, "").strip()  # a Secret made of a file ends with a newline
     try:
         return address_to_notify(given) if given else ""
     except ValueError as error:
         raise SpecError(f"{VARIABLE}: {error}") from None
 
 
-def _headline(store: Store, manifest: Manifest) -> str:
+def headline(store: Store, manifest: Manifest) -> str:
     """What a stage made, in a line; of an evaluation, how the held-out loss changed."""
     made = ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in manifest.counts.items())
     if manifest.stage != "evaluate":

@@ -2,8 +2,9 @@
 
 Fields with a default may be added freely, and files without them mean what they meant. Whoever renames or removes a
 field, or lets its numbers mean something else, writes here what to write instead: the file is then refused with that
-sentence, and never understood as something else. A file that BrickRun can take as it was meant is read by the field's
-own validator (`train.model` without a family, `tracking.wandb: off`).
+sentence, and never understood as something else. What the field held goes into controller/crd.py, or a cluster would
+take it out of the runs that it has stored. A file that BrickRun can take as it was meant is read by the field's own
+validator (`train.model` without a family, `tracking.wandb: off`).
 """
 
 from __future__ import annotations

@@ -144,6 +144,19 @@ def test_the_controller_reaches_the_api_server_and_hears_nobody(name: str) -> No
     assert may(rendered(name), test, "Egress", Peer(API_SERVER[0][0]), 443)
 
 
+def test_the_controller_alone_reaches_the_internet_to_tell_of_an_end_and_only_where_that_is_asked_for() -> None:
+    inside = merged(S3, {"storage": {"s3": {"endpoint": "http://rgw.ceph.svc:80"}}, "networkPolicy": {"hub": False}})
+    inside = merged(inside, {"networkPolicy": {"apiServer": {"cidrs": ["10.96.0.1/32"]}}})
+    for asked in (False, True):
+        objects = render(merged(inside, {"notify": {"existingSecret": "chat" if asked else ""}}))
+        (controller,) = [each["spec"]["template"]["metadata"]["labels"] for each in of_kind(objects, "Deployment")]
+        (test,) = [each["metadata"]["labels"] for each in of_kind(objects, "Pod")]
+        assert may(objects, controller, "Egress", Peer(INTERNET[0]), INTERNET[1]) is asked
+        assert not may(objects, controller, "Egress", Peer(METADATA[0]), METADATA[1])
+        assert not may(objects, test, "Egress", Peer(INTERNET[0]), INTERNET[1])
+        assert not any(may_send(objects, which, INTERNET) for which in STAGES)
+
+
 def test_amazon_s_s3_is_on_the_internet() -> None:
     for which in STAGES:
         assert may_send(render(S3), which, INTERNET)

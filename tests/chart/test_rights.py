@@ -61,6 +61,7 @@ def kinds_of(function: str, call: str) -> Set[str]:
         ("_compare", "get"): created(),
         ("_write", "write_status"): {"BrickRun"},
         ("_write", "tell"): {"Event"},
+        ("tell", "write_status"): {"BrickRun"},
     }
     return known[function, call]
 

@@ -9,7 +9,7 @@ import pytest
 from bricks_core.cluster.launcher import Owner, Task
 from bricks_core.cluster.launchers import launcher_for
 from bricks_core.spec.run import load_run
-from tests.chart.chart import NAMES, Object, of_kind, pods, profile, rendered
+from tests.chart.chart import NAMES, S3, Object, of_kind, pods, profile, render, rendered, values_of
 from tests.schemas.pods import pods_of
 
 RUN = Path(__file__).parents[2] / "k8s" / "runs" / "text2bricks-64f.yaml"
@@ -61,10 +61,29 @@ def test_without_secrets_in_the_values_a_stage_reads_none(stage: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_controller_and_the_test_read_the_store_s_secret_alone(name: str) -> None:
+def test_the_controller_reads_the_store_s_secret_and_the_address_to_notify_and_the_test_the_first_alone(
+    name: str,
+) -> None:
     store = profile(rendered(name)).store.secret
+    notify = values_of(name).get("notify", {}).get("existingSecret")
     for pod in pods(rendered(name)):
-        assert set(secrets_of(pod["spec"])) == ({store} if store else set())
+        is_controller = pod["metadata"]["labels"]["app.kubernetes.io/component"] == "controller"
+        wanted = {store, notify} if is_controller else {store}
+        assert set(secrets_of(pod["spec"])) == wanted - {None, ""}
+
+
+def test_the_address_to_notify_is_one_variable_of_the_controller_and_stands_nowhere_else() -> None:
+    objects = render(S3 | {"notify": {"existingSecret": "chat"}})
+    (pod,) = [each["spec"]["template"]["spec"] for each in of_kind(objects, "Deployment")]
+    (given,) = [each for each in pod["containers"][0]["env"] if "NOTIFY" in each["name"]]
+    assert given == {
+        "name": "BRICKS_NOTIFY_URL",
+        "valueFrom": {"secretKeyRef": {"name": "chat", "key": "BRICKS_NOTIFY_URL"}},
+    }
+    assert [str(each).count("chat") for each in objects if "chat" in str(each)] == [1]
+    for stage in STAGES:
+        task = Task(load_run(RUN), stage, profile(objects), owner=Owner("text2bricks-64f", "1234"))
+        assert "NOTIFY" not in str(launcher_for(task.run, task.profile, stage).render(task))
 
 
 @pytest.mark.parametrize("name", NAMES)

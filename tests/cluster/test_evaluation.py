@@ -140,6 +140,12 @@ def test_what_cannot_be_evaluated_is_refused_with_the_reason(bricks, flags, code
     assert says in bricks("eval", "render", "--run", bricks.run_file(), *flags, code=code).error
 
 
+def test_an_evaluation_holds_no_address_of_whoever_is_told(bricks, capsys):
+    file = render(bricks, bricks.run_file(notify="https://example.org/T0P"))
+    assert "T0P" not in file.read_text(encoding="utf-8")
+    assert "spec.notify is left out" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("text", ["", "kind: Job", "{", "kind: Job\n---\nkind: ConfigMap\ndata: {run.yaml: 1}\n"])
 @pytest.mark.parametrize("command", ["wait", "report"])
 def test_a_file_that_render_did_not_write_is_refused(bricks, text, command):

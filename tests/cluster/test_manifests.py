@@ -185,6 +185,20 @@ def render(capsys, monkeypatch):
     return call
 
 
+def test_no_manifest_has_the_address_of_whoever_is_told_and_where_to_write_it_is_said(tmp_path, capsys):
+    document = QUICKSTART.model_dump(mode="json")
+    document["spec"]["notify"] = "https://example.org/T0P"
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
+    app = commands(None)
+    app.command()(jobs.render.render)
+    for stage in STAGES:
+        app([str(tmp_path / "run.yaml"), "--stage", stage], standalone_mode=False)
+        told = capsys.readouterr()
+        assert "T0P" not in told.out + told.err
+        assert "the chart's notify.existingSecret" in told.err
+        assert documents(told.out)
+
+
 def test_the_module_is_a_program_of_its_own():
     command = [sys.executable, "-m", "jobs.render", "k8s/runs/quickstart.yaml", "--stage", "clips"]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", cwd=ROOT, check=False)

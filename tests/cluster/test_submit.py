@@ -68,6 +68,18 @@ def test_a_run_is_created_as_its_file_says_and_nothing_more(bricks, double):
     assert "score" not in spec, "defaults are the controller's to fill in, by its version"
 
 
+def test_the_address_of_whoever_is_told_is_left_out_and_where_to_write_it_is_said(bricks, double, capsys):
+    file = bricks.run_file(notify="https://example.org/secret")
+    said = bricks("submit", file)
+    told = capsys.readouterr().err
+    assert "spec.notify is left out" in told
+    assert "notify.existingSecret" in told
+    assert "secret" not in str([change.object for change in double.storage.history])
+    assert "secret" not in said.out + told.replace("existingSecret", "").replace("a Secret", "")
+    bricks("submit", bricks.run_file())
+    assert "notify" not in capsys.readouterr().err
+
+
 def test_a_run_may_be_handed_in_without_starting(bricks, double):
     bricks("submit", bricks.run_file(), "--suspend")
     assert stored(double)["spec"]["suspend"] is True

@@ -24,7 +24,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from bricks_core.controller.crd import COLUMNS, crd, crd_yaml, schema
-from bricks_core.controller.status import Child, Condition, Output, RunStatus, StageProgress, StageStatus
+from bricks_core.controller.status import Child, Condition, Output, RunStatus, StageProgress, StageStatus, Untold
+from bricks_core.spec.earlier import GONE
 from bricks_core.spec.run import BrickRun, load_run
 
 ROOT = Path(__file__).parents[2]
@@ -175,7 +176,22 @@ def test_every_setting_of_a_run_is_there_and_nothing_else():
     there = {path.rpartition(".")[2].rstrip("[]") for path, _ in places(spec, ".spec")}
     stages = set(spec["properties"]["cluster"]["properties"]["stages"]["properties"])
     shared = {"shards", "parallelism", "cpu", "memory", "scratch", "gpus", "deadline_s"}
-    assert there == wanted | stages | shared | {"spec"}
+    earlier = {path.rpartition(".")[2] for path in GONE}
+    assert there == (wanted | stages | shared | {"spec"} | earlier) - {"notify"}
+
+
+def test_the_address_of_whoever_is_told_is_no_part_of_it_as_all_could_read_it_who_read_runs():
+    document = changed(SMALLEST, "spec.notify", "https://example.org/secret")
+    assert BrickRun.model_validate(document).spec.notify is not None
+    (said,) = refusals(document)
+    assert "'notify' was unexpected" in said
+    assert "notify" not in SCHEMA["properties"]["spec"]["properties"]
+
+
+@pytest.mark.parametrize("path", GONE)
+def test_a_field_of_an_earlier_version_is_there_to_be_refused_with_what_to_write_instead(path):
+    found = {place.replace("[]", ""): node for place, node in places(SCHEMA)}[f".{path}"]
+    assert GONE[path] in found["description"]
 
 
 def test_columns_point_into_the_schema():
@@ -263,6 +279,7 @@ REFUSED: list[tuple[str, Object, Object | None]] = [
     ("provider openai needs a model", changed(SMALLEST, "spec.caption", {"provider": "openai"}), None),
     ("every kind but patch-dct needs one", changed(SMALLEST, "spec.latents.codec", {"kind": "sd-vae"}), None),
     ("every kind but hashed-words needs one", changed(SMALLEST, "spec.latents.text", {"kind": "t5"}), None),
+    ("content_threshold is clip.cut_threshold now", changed(SMALLEST, "spec.clip", {"content_threshold": 27}), None),
     ("two phases have the same name", changed(SMALLEST, "spec.train", {"phases": [PHASE, PHASE]}), None),
     ("constant has no", changed(TRAINED, "spec.train.phases.0.schedule.warmup_steps", 3), None),
     ("cosine_constant needs", changed(TRAINED, "spec.train.phases.0.schedule.kind", "cosine_constant"), None),
@@ -430,7 +447,9 @@ def test_a_status_as_the_controller_writes_it_is_accepted():
         progress=progress,
     )
     condition = Condition(type="Accepted", status="True", last_transition_time=time, reason="Ok", message="")
-    for status in (RunStatus(), RunStatus(phase="Running", stages=[stage], conditions=[condition])):
+    untold = Untold(event="verdict", stage="evaluate")
+    whole = RunStatus(phase="Running", stages=[stage], conditions=[condition], untold=untold)
+    for status in (RunStatus(), whole):
         assert refusals(SMALLEST | {"status": status.written()}) == []
     assert refusals(SMALLEST | {"status": {"phase": "Lost"}})
 

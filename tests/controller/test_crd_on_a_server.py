@@ -5,6 +5,7 @@ Neither evaluates rules in CEL; test_crd.py has those.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,9 @@ import yaml
 
 from bricks_core.controller.crd import COLUMNS, crd
 from bricks_core.controller.status import Condition, RunStatus
+from bricks_core.errors import SpecError
+from bricks_core.spec.earlier import GONE
+from bricks_core.spec.run import run_of
 from tests.kubernetes.double import Double
 from tests.kubernetes.raw import APPLY, Answered, Api, eventually
 from tests.kubernetes.real import namespace_of, real_server
@@ -103,6 +107,23 @@ def test_a_key_that_is_none_is_not_kept(api, runs):
     wanted["spec"]["train"]["phases"][0]["stepps"] = 4
     kept = api.post(runs, wanted)
     assert kept["spec"] == document()["spec"]
+
+
+def test_an_address_to_notify_is_not_kept(api, runs):
+    wanted = document()
+    wanted["spec"]["notify"] = "https://example.org/secret"
+    kept = api.post(runs, wanted)
+    assert "secret" not in json.dumps(kept)
+    assert "secret" not in json.dumps(api.get(f"{runs}/quickstart"))
+
+
+def test_a_field_of_an_earlier_version_is_kept_for_whoever_says_what_to_write_instead(api, runs):
+    """A server with rules in CEL refuses it when it is written, and keeps what it has stored."""
+    wanted = document()
+    wanted["spec"]["clip"] = {"content_threshold": 27}
+    with pytest.raises(SpecError) as caught:
+        run_of(api.post(runs, wanted))
+    assert str(caught.value) == GONE["spec.clip.content_threshold"]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bricks_core.cluster.launcher import Owner, Task
+from bricks_core.cluster.launchers import launcher_for
 from bricks_core.cluster.pin import Pin, kept
+from bricks_core.cluster.run_file import pin_file, run_file
 from bricks_core.cluster.runs import retry
 from bricks_core.controller.reconcile import is_settled
 from bricks_core.errors import DataError
@@ -101,6 +104,24 @@ def test_what_is_kept_is_read_as_it_was_and_what_is_damaged_is_not() -> None:
     assert again.run_of(raw(clip={"min_frames": 20}))[0] == run_of(raw(clip={"min_frames": 20}))
     assert Pin.read(data | {"binaryData": {"settings.json.gz": "AAAA"}}) is None
     assert Pin.read(data | {"data": {}}) is None
+
+
+def test_nothing_that_is_kept_or_that_pods_read_has_the_address_of_whoever_is_told() -> None:
+    """Of a BrickRun that was stored when it still could have one, edits included."""
+    secret = {"notify": "https://example.org/secret"}
+    first = pin(raw(**secret, clip={"min_frames": 20}))
+    edited = raw(**secret, clip={"min_frames": 21})
+    later = first.followed(pin(edited), edited)
+    adopted = first.adopted(edited["spec"])
+    for each in (first, later, adopted):
+        assert "example.org" not in json.dumps([each.written, each.resolved])
+        run, spec = each.run_of(edited)
+        assert "example.org" not in json.dumps(spec)
+        owner = Owner("tiny", "u1")
+        for task in (Task(run, "clip", PROFILE, owner=owner, pin=each, spec=spec), Task(run, "clip", PROFILE)):
+            told = [run_file(task), *([pin_file(task)] if task.pin else [])]
+            told += launcher_for(run, PROFILE, "clip").render(task)
+            assert "example.org" not in json.dumps(told)
 
 
 def test_what_a_newer_version_adds_to_it_is_left_out_and_nonsense_is_no_pin() -> None:

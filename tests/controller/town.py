@@ -20,6 +20,7 @@ from typing import Any
 
 from bricks_core.cluster.launcher import ATTEMPT_LABEL, RUN_LABEL, STAGE_LABEL
 from bricks_core.controller.crd import crd
+from bricks_core.controller.notices import Notices
 from bricks_core.controller.reconcile import Reconciler
 from bricks_core.errors import StoreUnavailable, TryLater
 from bricks_core.pipeline.resolve import finished
@@ -101,6 +102,8 @@ class Town:
     num_calls: int = 0
     user: User = ADMIN
     """As whom the controllers come."""
+    address: str = ""
+    """Where they tell of the run's end, at once."""
 
     def __post_init__(self) -> None:
         self.store = open_store(str(self.folder / "store"))
@@ -109,10 +112,13 @@ class Town:
 
     def controller(self) -> Reconciler:
         """A new process, that remembers nothing."""
+        cluster: Any = Struck(self.server.cluster(user=self.user), self.strike)
+        store: Any = Struck(self.store, self.strike)
         return Reconciler(
-            Struck(self.server.cluster(user=self.user), self.strike),  # type: ignore[arg-type]
-            Struck(self.store, self.strike),  # type: ignore[arg-type]
+            cluster,
+            store,
             PROFILE,
+            untold=Notices(cluster, store, self.address).tell if self.address else None,
             now=lambda: datetime.fromtimestamp(self.server.clock.now(), UTC),
         )
 

@@ -2,8 +2,6 @@
 
 import json
 import logging
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -18,38 +16,13 @@ from bricks_core.spec.manifest import Manifest
 from bricks_core.spec.run import load_run
 from bricks_core.spec.stages import STAGES
 from bricks_core.storage.folder import FolderStore
-
-SECRET = "T0P-53CR3T"
+from tests.listener import SECRET, listener
 
 
 @pytest.fixture
 def server():
-    """It remembers what was posted, and answers with the statuses of `answers`, the last one for good; 0 is silence."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            self.server.posted.append((self.path, json.loads(body)))
-            answers = self.server.answers
-            status = answers.pop(0) if len(answers) > 1 else answers[0]
-            if not status:
-                self.server.over.wait(60)
-                return
-            self.send_response(status)
-            self.send_header("Location", "/elsewhere")
-            self.end_headers()
-
-        def log_message(self, *_):
-            """Nothing."""
-
-    made = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    made.posted, made.answers, made.over = [], [200], threading.Event()
-    made.address = f"http://127.0.0.1:{made.server_port}/{SECRET}"
-    threading.Thread(target=made.serve_forever, daemon=True).start()
-    yield made
-    made.over.set()
-    made.shutdown()
-    made.server_close()
+    with listener() as found:
+        yield found
 
 
 @pytest.fixture
@@ -140,6 +113,14 @@ def test_an_evaluation_is_told_with_its_headline(server, run_of, tmp_path):
 )
 def test_of_what_was_found_done_or_stopped_or_never_begun_nothing_is_told(server, run_of, tmp_path, outcome, steps):
     assert asked(server, run_of, tmp_path, outcome, *steps) == []
+
+
+def test_a_newline_at_the_end_of_the_variable_is_none_of_the_address(server, run_of, tmp_path, monkeypatch):
+    """A Secret that was made of a file has one."""
+    monkeypatch.setenv("BRICKS_NOTIFY_URL", server.address + "\n")
+    store = FolderStore(str(tmp_path / "store"), tmp_path / "store")
+    notifies(ends({"clip": manifest("clip")}, CLIP))(run_of(tmp_path / "films"), store)
+    assert [path for path, _ in server.posted] == [f"/{SECRET}"]
 
 
 def test_slack_gets_its_own_form(monkeypatch):

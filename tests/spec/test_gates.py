@@ -91,6 +91,6 @@ def test_a_bound_is_a_number_that_can_be_compared_with(run_with, bound):
     assert "gates.0.at_most" in refused(run_with, {"metric": "held_out.loss.ema", "at_most": bound})
 
 
-def test_gates_are_no_part_of_any_stages_question(run_with):
+def test_gates_are_no_part_of_any_stages_settings(run_with):
     without, gated = run_with(), run_with({"metric": "held_out.loss.ema", "at_most": 1})
     assert [gated.stage_spec(stage) for stage in STAGES] == [without.stage_spec(stage) for stage in STAGES]

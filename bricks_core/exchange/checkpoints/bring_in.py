@@ -83,7 +83,7 @@ def import_checkpoint(
 def put_into(store: Store, key: str, imported: Imported, *, force: bool = False) -> None:
     """Copy what was imported into the store, under a key that train.init_from can name from any pod.
 
-    A run's question holds the key and not what is under it, so that what is there is replaced with `force` alone.
+    A run's digests hold the key and not what is under it, so that what is there is replaced with `force` alone.
 
     Raises:
         UsageError: other weights are there, or the key belongs to artifacts or runs.

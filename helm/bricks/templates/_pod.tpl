@@ -56,7 +56,10 @@ volumes:
   {{- end }}
 {{- end -}}
 
+{{/* (dict "root" $ "notifies" true|false): whether it is given the address of who is told of a run's end. */}}
 {{- define "bricks.containerBasics" -}}
+{{- $notifies := .notifies -}}
+{{- with .root -}}
 image: {{ include "bricks.image" . | quote }}
 imagePullPolicy: {{ (include "bricks.images" . | fromJson).pullPolicy }}
 {{- with .Values.controller.securityContext }}
@@ -81,6 +84,13 @@ env:
   {{- end }}
   - name: HOME
     value: /tmp
+  {{- if and $notifies .Values.notify.existingSecret }}
+  - name: BRICKS_NOTIFY_URL
+    valueFrom:
+      secretKeyRef:
+        name: {{ .Values.notify.existingSecret | quote }}
+        key: {{ default "BRICKS_NOTIFY_URL" .Values.notify.key | quote }}
+  {{- end }}
   {{- with .Values.controller.extraEnv }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
@@ -107,4 +117,5 @@ volumeMounts:
   {{- with .Values.controller.extraVolumeMounts }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
+{{- end -}}
 {{- end -}}
