@@ -1,0 +1,1 @@
+"""What is measured of samples: a file each, pure functions of arrays."""
