@@ -1,6 +1,6 @@
 """Make generated brick films, for the quickstart and for tests.
 
-    python examples/make_films.py OUT_DIR [--films 12] [--seed 1] [--scenes 8] [--height 180]
+    python examples/make_films.py OUT_DIR [--films 12] [--seed 1] [--scenes 8] [--height 180] [--look brick|plain]
 
 leaves film_00.mp4, film_01.mp4, ... (H.264, 24 frames/s, every photo held for two frames) and beside each its truth,
 film_00.json. The same arguments and library versions leave the same bytes. A film that exists whole is not made again.
@@ -9,11 +9,15 @@ Every film: a title card, scenes of eight kinds (drive, walk, build, jump, slide
 sunset or at night, one scene too short to be a clip, one in which nothing moves, and an end card. Camera and exposure
 shake a little from photo to photo; most scenes end in a hard cut, some in a fade or a dissolve.
 
+With --look plain they are films of the world that examples/world was trained on: the same kinds of scenes, and nothing
+else, with smooth things that move at 24 pictures a second.
+
 The truth, in frames counted from 0, spans as [start, end):
 
-    schema              "brickfilm/1"
+    schema              "brickfilm/2"
     video               name of the mp4
     settings            what the film was made from: seed, index, num_scenes, height_px, fps, hold, odds and strengths
+    look                brick or plain
     fps, width_px, height_px, num_frames
     cuts                [frame, ...]          first frame after every hard cut
     gradual             [{type, start, end}]  type: fade (half of it in the old scene, half in the new) or dissolve
@@ -21,7 +25,7 @@ The truth, in frames counted from 0, spans as [start, end):
     scenes              [{index, start, end,
       type              title, end, still or one of the eight kinds
       description       one sentence
-      ground, light     colour of the ground; day, sunset or night        (empty for cards)
+      ground, light     colour of the ground; day, sunset, night or mist  (empty for cards)
       colours           colours of the actors, the first covers the most
       direction         of motion in the picture: left, right, up, down, none
       num_moving        things that move by themselves (0: only the camera or nothing)
@@ -46,9 +50,10 @@ from typing import Any, NoReturn
 import av
 import numpy as np
 from brickfilm.film import FilmSpec, frames
+from brickfilm.looks import LOOKS
 
 EXIT_USAGE, EXIT_CANNOT_WRITE = 64, 73
-SCHEMA = "brickfilm/1"
+SCHEMA = "brickfilm/2"
 
 
 def make_film(spec: FilmSpec, folder: Path) -> dict[str, Any] | None:
@@ -63,7 +68,7 @@ def make_film(spec: FilmSpec, folder: Path) -> dict[str, Any] | None:
         return None
     told.unlink(missing_ok=True)
     width, height = spec.size_px
-    head = {"schema": SCHEMA, "video": video.name, "settings": settings, "fps": spec.fps}
+    head = {"schema": SCHEMA, "video": video.name, "settings": settings, "look": spec.look, "fps": spec.fps}
     truth: dict[str, Any] = {**head, "width_px": width, "height_px": height, "num_frames": 0}
     aside = folder / f".{video.stem}.part.mp4"
     try:
@@ -124,8 +129,9 @@ def parse(argv: list[str] | None) -> tuple[Path, list[FilmSpec]]:
     parser.add_argument("--scenes", type=int, default=8, help="moving scenes in a film (default %(default)s)")
     parser.add_argument("--height", type=int, default=180, help="pixels, even; the width follows at 16:9")
     parser.add_argument(
-        "--photos", type=int, nargs=2, default=(24, 34), metavar=("MIN", "MAX"), help="photos in a scene"
+        "--photos", type=int, nargs=2, default=(24, 34), metavar=("MIN", "MAX"), help="photos in a scene, 12 a second"
     )
+    parser.add_argument("--look", choices=sorted(LOOKS), default="brick", help="how it looks (default %(default)s)")
     given = parser.parse_args(argv)
     least, most = given.photos
     if not 1 <= given.films <= 100:
@@ -139,7 +145,8 @@ def parse(argv: list[str] | None) -> tuple[Path, list[FilmSpec]]:
     if not 16 <= least <= most <= 200:
         parser.error(f"--photos is {least} {most}, but 16 <= MIN <= MAX <= 200 must hold")
     settings = {"num_scenes": given.scenes, "height_px": given.height, "min_photos": least, "max_photos": most}
-    return given.out_dir, [FilmSpec(given.seed, index, **settings) for index in range(given.films)]
+    make = FilmSpec.plain if given.look == "plain" else FilmSpec
+    return given.out_dir, [make(given.seed, index, **settings) for index in range(given.films)]
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,4 +1,7 @@
-"""The toys: figures, cars, buses, boats, rockets, houses, trees. Each is a Thing that stands on z = 0, facing -y."""
+"""The toys of a brick film: figures, cars, buses, boats, rockets, houses, trees.
+
+Each is a Thing that stands on z = 0, facing -y.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ class Pose:
     mouth_open: bool = False
 
 
-def _limb(x: float, width: float, joint: Point, length: float, depth: float, angle: float, rgb: Rgb) -> Part:
+def limb(x: float, width: float, joint: Point, length: float, depth: float, angle: float, rgb: Rgb) -> Part:
     """A limb hanging from a joint (its x is not used) and swung forwards by `angle` about the x axis."""
     _, y0, z0 = joint
     c, s = math.cos(angle), math.sin(angle)
@@ -57,12 +60,12 @@ def figure(shirt: Rgb, trousers: Rgb, hair: Rgb, pose: Pose) -> Thing:
     mouth = Part(lips, (0.0, 0.06, 0.0), (110, 20, 20))
     return Thing(
         (
-            _limb(-0.98, 0.93, hip, 1.9, 0.9, -pose.swing * 0.8, trousers),
-            _limb(0.05, 0.93, hip, 1.9, 0.9, pose.swing * 0.8, trousers),
+            limb(-0.98, 0.93, hip, 1.9, 0.9, -pose.swing * 0.8, trousers),
+            limb(0.05, 0.93, hip, 1.9, 0.9, pose.swing * 0.8, trousers),
             box(-1.0, -0.5, 1.9, 2.0, 1.0, 0.3, trousers),
             torso,
-            _limb(-1.45, 0.46, shoulder, 1.6, 0.62, right_arm, shirt),
-            _limb(1.0, 0.46, shoulder, 1.6, 0.62, left_arm, shirt),
+            limb(-1.45, 0.46, shoulder, 1.6, 0.62, right_arm, shirt),
+            limb(1.0, 0.46, shoulder, 1.6, 0.62, left_arm, shirt),
             *hands,
             cylinder((0.0, 0.0, 4.2), 0.8, (0.0, 0.0, 1.25), SKIN),
             box(-0.4, -0.86, 4.95, 0.2, 0.06, 0.26, INK),
@@ -71,6 +74,10 @@ def figure(shirt: Rgb, trousers: Rgb, hair: Rgb, pose: Pose) -> Thing:
             cylinder((0.0, 0.0, 5.45), 0.88, (0.0, 0.0, 0.5), hair),
         )
     )
+
+
+block = brick
+"""What is built from, and slides."""
 
 
 def _wheels(xs: tuple[float, ...], width: float, angle: float, radius: float = 0.8) -> list[Part]:

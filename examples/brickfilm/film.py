@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from .looks import LOOKS, Look
 from .scenes import DIRECTORS, FROM_ABOVE, Scene, end_card, still, title_card
-from .sets import GROUNDS, LIGHTS, MARGIN_PX, Lens, Scenery, Studio, blend
+from .sets import ALL_GROUNDS, ALL_LIGHTS, GROUNDS, LIGHTS, MARGIN_PX, Lens, Scenery, Studio, blend
 
 TITLES = (
     ("LOST", "BRICK"),
@@ -30,7 +31,11 @@ TRANSITION_FRAMES = 10
 
 @dataclass(frozen=True)
 class FilmSpec:
-    """What one film is made of. Odds of a fade and of a dissolve are per transition; the rest are hard cuts."""
+    """What one film is made of. Odds of a fade and of a dissolve are per transition; the rest are hard cuts.
+
+    A scene's length is counted in poses of twelve a second; a film has `photos_per_pose` photos of each, and shows
+    every photo for `hold` frames.
+    """
 
     seed: int
     index: int
@@ -45,6 +50,18 @@ class FilmSpec:
     jitter_px: float = 0.22
     flicker: float = 0.012
     grain: float = 1.6
+    look: str = "brick"
+    photos_per_pose: int = 1
+
+    @classmethod
+    def plain(cls, seed: int, index: int, **settings: Any) -> FilmSpec:
+        """A film of the plain world: smooth things that move at its own rate, before a steady camera."""
+        still = {"fade": 0.0, "dissolve": 0.0, "jitter_px": 0.0, "flicker": 0.0, "grain": 0.4}
+        return cls(seed, index, hold=1, photos_per_pose=2, look="plain", **(still | settings))
+
+    @property
+    def look_of_all(self) -> Look:
+        return LOOKS[self.look]
 
     @property
     def size_px(self) -> tuple[int, int]:
@@ -56,6 +73,28 @@ class FilmSpec:
 
 
 def storyboard(spec: FilmSpec) -> list[Scene]:
+    """The scenes of a film in its look."""
+    return _plain_storyboard(spec) if spec.look == "plain" else _brick_storyboard(spec)
+
+
+def _plain_storyboard(spec: FilmSpec) -> list[Scene]:
+    """Scenes in which something moves, in more places and lights, from nearer and farther, lower and higher."""
+    rng = spec.dice("storyboard")
+    kinds = _dealt(list(DIRECTORS), spec.num_scenes, rng)
+    lights = _dealt(["day", "day", "sunset", "night", "mist"], spec.num_scenes, rng)
+    grounds = _dealt(list(ALL_GROUNDS), spec.num_scenes, rng)
+    scenes = []
+    for i, (kind, light, ground) in enumerate(zip(kinds, lights, grounds, strict=True)):
+        dice = spec.dice(f"scene {i}")
+        road = kind == "drive" and ground in ("green", "white", "yellow", "brown") and dice.random() < 0.6
+        view = {"zoom": dice.uniform(0.86, 1.25), "tilt": dice.uniform(-0.05, 0.16)}
+        scenery = Scenery(ground, ALL_LIGHTS[light], kind in FROM_ABOVE, dice.randrange(1 << 30), road, **view)
+        num_poses = dice.randint(spec.min_photos, spec.max_photos)
+        scenes.append(DIRECTORS[kind](Studio(spec.size_px, scenery, spec.look_of_all), dice, num_poses))
+    return scenes
+
+
+def _brick_storyboard(spec: FilmSpec) -> list[Scene]:
     """The title, the scenes with one short insert and one still among them, and the end.
 
     Grounds, lights and kinds are dealt like cards, so that a few films hold every one of them about equally often, and
@@ -75,7 +114,7 @@ def storyboard(spec: FilmSpec) -> list[Scene]:
         road = kind == "drive" and ground in ("green", "white", "yellow")
         scenery = Scenery(ground, LIGHTS[light], kind in FROM_ABOVE, dice.randrange(1 << 30), road)
         director = still if kind == "still" else DIRECTORS[kind]
-        scenes.append(director(Studio(spec.size_px, scenery), dice, num_photos))
+        scenes.append(director(Studio(spec.size_px, scenery, spec.look_of_all), dice, num_photos))
     return [*scenes, end_card(spec.size_px, 14)]
 
 
@@ -94,8 +133,8 @@ def _dealt(cards: list[str], count: int, rng: random.Random) -> list[str]:
 def photos(spec: FilmSpec, scene: Scene, lens: Lens, purpose: str) -> Iterator[np.ndarray]:
     """Every photo of a scene, (H, W, 3) uint8; cards are drawn, not photographed, and have no jitter or grain."""
     rng = spec.dice(purpose)
-    for i in range(scene.num_photos):
-        shot = scene.take(i)
+    for i in range(scene.num_photos * spec.photos_per_pose):
+        shot = scene.take(i / spec.photos_per_pose)
         if not isinstance(shot, tuple):
             yield np.asarray(shot)
             continue
@@ -113,7 +152,7 @@ def frames(spec: FilmSpec, truth: dict[str, Any]) -> Iterator[np.ndarray]:
     truth.update(cuts=[], gradual=[], scenes=[])
     n, last, way_in = 0, black, "start"
     for i, scene in enumerate(scenes):
-        start, num_frames = n, scene.num_photos * spec.hold
+        start, num_frames = n, _num_frames(spec, scene)
         way_out = "end" if i == len(scenes) - 1 else _way_out(spec, scene, scenes[i + 1], rng)
         if way_in == "cut":
             truth["cuts"].append(start)
@@ -139,9 +178,13 @@ def frames(spec: FilmSpec, truth: dict[str, Any]) -> Iterator[np.ndarray]:
     truth["num_frames"] = n
 
 
+def _num_frames(spec: FilmSpec, scene: Scene) -> int:
+    return scene.num_photos * spec.photos_per_pose * spec.hold
+
+
 def _way_out(spec: FilmSpec, scene: Scene, following: Scene, rng: random.Random) -> str:
     draw = rng.random()
-    if min(scene.num_photos, following.num_photos) * spec.hold < 3 * TRANSITION_FRAMES:
+    if min(_num_frames(spec, scene), _num_frames(spec, following)) < 3 * TRANSITION_FRAMES:
         return "cut"
     if draw < spec.fade:
         return "fade"

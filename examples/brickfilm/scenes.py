@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
-from .actors import COLOURS, Pose, boat, bus, car, figure, house, rocket, tree
+from .actors import COLOURS, Pose
 from .camera import Camera
+from .looks import Actors
 from .sets import LIGHTS, Scenery, Studio
-from .solids import Rgb, Thing, brick
+from .solids import Rgb, Thing
 
 ACTOR_COLOURS = ("red", "yellow", "blue", "white", "orange")
 TROUSERS, HAIR = ("black", "brown", "grey"), ("black", "brown", "orange")
@@ -30,7 +31,7 @@ class Scene:
     kind: str
     description: str
     num_photos: int
-    take: Callable[[int], Image.Image | tuple[Studio, Camera, list[Thing]]]
+    take: Callable[[float], Image.Image | tuple[Studio, Camera, list[Thing]]]
     ground: str = ""
     light: str = ""
     colours: tuple[str, ...] = ()
@@ -44,13 +45,13 @@ def _filmed(
     words: str,
     studio: Studio,
     num_photos: int,
-    pose: Callable[[int], Shot],
+    pose: Callable[[float], Shot],
     colours: Sequence[str],
     direction: str,
     num_moving: int,
 ) -> Scene:
     scenery = studio.scenery
-    when = {"day": "in daylight", "sunset": "at sunset", "night": "at night"}[scenery.light.name]
+    when = {"day": "in daylight", "sunset": "at sunset", "night": "at night", "mist": "in mist"}[scenery.light.name]
     return Scene(
         kind,
         f"{words} on a {scenery.ground} ground {when}.",
@@ -69,7 +70,7 @@ def _pick(rng: random.Random, count: int, ground: str) -> list[str]:
     return rng.sample([c for c in ACTOR_COLOURS if c != ground], count)
 
 
-def _backdrop(rng: random.Random, scenery: Scenery, span: float = 15.0) -> list[Thing]:
+def _backdrop(rng: random.Random, actors: Actors, scenery: Scenery, span: float = 15.0) -> list[Thing]:
     """Two or three trees and houses behind the actors."""
     things = []
     for x in (-0.75 * span, 0.1 * span, 0.8 * span):
@@ -77,15 +78,16 @@ def _backdrop(rng: random.Random, scenery: Scenery, span: float = 15.0) -> list[
         draw = rng.random()
         if draw < 0.55:
             leaves = (236, 240, 244) if scenery.ground == "white" else (38, 120, 50)
-            things.append(tree(leaves, rng.uniform(1.0, 1.5)).moved(at))
+            things.append(actors.tree(leaves, rng.uniform(1.0, 1.5)).moved(at))
         elif draw < 0.8:
             lit = scenery.light.name == "night"
-            things.append(house(COLOURS["grey"], COLOURS["brown"], 6, rng.randint(1, 2), lit).moved(at))
+            things.append(actors.house(COLOURS["grey"], COLOURS["brown"], 6, rng.randint(1, 2), lit).moved(at))
     return things
 
 
 def _count(num: int, colour: str, noun: str) -> str:
-    return f"{NUMBERS[num].capitalize()} {colour} {noun}{'' if num == 1 else 's'}"
+    several = "people" if noun == "person" else f"{noun}s"
+    return f"{NUMBERS[num].capitalize()} {colour} {noun if num == 1 else several}"
 
 
 def _across(i: int, num_photos: int, sign: int, start: float, end: float) -> float:
@@ -96,12 +98,14 @@ def drive(studio: Studio, rng: random.Random, num_photos: int) -> Scene:
     """Cars, a bus or (on blue ground) boats cross the picture."""
     ground, sign = studio.scenery.ground, rng.choice((-1, 1))
     body, roof = _pick(rng, 2, ground)
-    make, noun = (boat, "boat") if ground == "blue" else rng.choice(((car, "car"), (bus, "bus"), (car, "car")))
+    actors = studio.look.actors
+    car, bus = (actors.car, "car"), (actors.bus, "bus")
+    make, noun = (actors.boat, "boat") if ground == "blue" else rng.choice((car, bus, car))
     num = 1 if noun == "bus" else rng.choice((1, 1, 2))
-    scenes, camera = _backdrop(rng, studio.scenery), studio.camera(22.0)
+    scenes, camera = _backdrop(rng, studio.look.actors, studio.scenery), studio.camera(22.0)
     gap, turn = 9.5, 0.0 if sign > 0 else math.pi
 
-    def pose(i: int) -> Shot:
+    def pose(i: float) -> Shot:
         lead = _across(i, num_photos, 1, -8.5, 9.0 + gap * (num - 1) * 0.6)
         things = []
         for k in range(num):
@@ -118,82 +122,86 @@ def drive(studio: Studio, rng: random.Random, num_photos: int) -> Scene:
 
 def walk(studio: Studio, rng: random.Random, num_photos: int) -> Scene:
     """One to three figures walk across the picture."""
+    actors = studio.look.actors
     ground, sign, num = studio.scenery.ground, rng.choice((-1, 1)), rng.choice((1, 1, 2, 3))
     shirt, trousers = _pick(rng, 1, ground)[0], rng.choice([c for c in TROUSERS if c != ground])
     hair = rng.choice(HAIR)
-    scenes, camera = _backdrop(rng, studio.scenery), studio.camera(17.0)
+    scenes, camera = _backdrop(rng, studio.look.actors, studio.scenery), studio.camera(17.0)
 
-    def pose(i: int) -> Shot:
+    def pose(i: float) -> Shot:
         lead = _across(i, num_photos, 1, -5.5 if num == 1 else -4.0, 5.5 + 1.4 * (num - 1))
         things = []
         for k in range(num):
             step = 0.75 * math.sin(math.pi / 3 * (i + k))
             lift = 0.12 * abs(math.cos(math.pi / 3 * (i + k)))
-            person = figure(COLOURS[shirt], COLOURS[trousers], COLOURS[hair], Pose(swing=step))
+            person = actors.figure(COLOURS[shirt], COLOURS[trousers], COLOURS[hair], Pose(swing=step))
             things.append(person.moved((sign * (lead - 3.9 * k), -1.0, lift), sign * 0.95))
         return camera, [*scenes, *things]
 
     where = "right" if sign > 0 else "left"
-    words = f"{_count(num, '', 'toy figure')} in {shirt} {'walks' if num == 1 else 'walk'} to the {where}"
+    words = f"{_count(num, '', studio.look.person)} in {shirt} {'walks' if num == 1 else 'walk'} to the {where}"
     return _filmed("walk", " ".join(words.split()), studio, num_photos, pose, [shirt, trousers], where, num)
 
 
 def jump(studio: Studio, rng: random.Random, num_photos: int) -> Scene:
     """One to three figures jump on the spot with their arms up."""
+    actors = studio.look.actors
     ground, num = studio.scenery.ground, rng.choice((1, 2, 3))
     shirt, trousers = _pick(rng, 1, ground)[0], rng.choice([c for c in TROUSERS if c != ground])
-    scenes, camera = _backdrop(rng, studio.scenery), studio.camera(18.5, (0.0, 0.0, 4.3))
+    scenes, camera = _backdrop(rng, studio.look.actors, studio.scenery), studio.camera(18.5, (0.0, 0.0, 4.3))
     hair = [rng.choice(HAIR) for _ in range(num)]
 
-    def pose(i: int) -> Shot:
+    def pose(i: float) -> Shot:
         things = []
         for k in range(num):
             phase = ((i + 3 * k) % 9) / 9
             height = 10.0 * phase * (1 - phase)
             up = 0.4 + 2.2 * min(1.0, height)
-            person = figure(
+            person = actors.figure(
                 COLOURS[shirt], COLOURS[trousers], COLOURS[hair[k]], Pose(-0.3 * height, (up, up), height > 0.8)
             )
             things.append(person.moved((4.2 * (k - (num - 1) / 2), -1.0, height), 0.25 * (k - 1)))
         return camera, [*scenes, *things]
 
-    words = f"{_count(num, '', 'toy figure')} in {shirt} {'jumps' if num == 1 else 'jump'} up and down"
+    words = f"{_count(num, '', studio.look.person)} in {shirt} {'jumps' if num == 1 else 'jump'} up and down"
     return _filmed("jump", " ".join(words.split()), studio, num_photos, pose, [shirt, trousers], "up", num)
 
 
 def talk(studio: Studio, rng: random.Random, num_photos: int) -> Scene:
     """Two figures face each other; mouths and arms move."""
+    actors = studio.look.actors
     left, right = _pick(rng, 2, studio.scenery.ground)
-    scenes, camera = _backdrop(rng, studio.scenery), studio.camera(13.5, (0.0, 0.0, 3.3))
+    scenes, camera = _backdrop(rng, studio.look.actors, studio.scenery), studio.camera(13.5, (0.0, 0.0, 3.3))
     beats = [rng.random() for _ in range(num_photos)]
 
-    def pose(i: int) -> Shot:
+    def pose(i: float) -> Shot:
         speaker = (i // 8) % 2
-        mouths = [beats[i] < 0.6 and speaker == k for k in (0, 1)]
+        mouths = [beats[int(i)] < 0.6 and speaker == k for k in (0, 1)]
         lifts = [1.0 + 0.6 * math.sin(i * 1.1) if speaker == k else 0.05 for k in (0, 1)]
-        a = figure(COLOURS[left], COLOURS["black"], COLOURS["brown"], Pose(0.0, (lifts[0], 0.05), mouths[0]))
-        b = figure(COLOURS[right], COLOURS["brown"], COLOURS["black"], Pose(0.0, (0.05, lifts[1]), mouths[1]))
+        a = actors.figure(COLOURS[left], COLOURS["black"], COLOURS["brown"], Pose(0.0, (lifts[0], 0.05), mouths[0]))
+        b = actors.figure(COLOURS[right], COLOURS["brown"], COLOURS["black"], Pose(0.0, (0.05, lifts[1]), mouths[1]))
         return camera, [*scenes, a.moved((-2.9, -1.0, 0.0), 0.75), b.moved((2.9, -1.0, 0.0), -0.75)]
 
-    words = f"A toy figure in {left} and one in {right} talk to each other"
+    words = f"A {studio.look.person} in {left} and one in {right} talk to each other"
     return _filmed("talk", words, studio, num_photos, pose, [left, right], "none", 2)
 
 
 def slide(studio: Studio, rng: random.Random, num_photos: int) -> Scene:
     """One to four big bricks slide across the ground, seen from above."""
+    actors = studio.look.actors
     sign, num = rng.choice((-1, 1)), rng.choice((1, 2, 3, 4))
     colour = _pick(rng, 1, studio.scenery.ground)[0]
     camera = studio.camera(17.0, (0.0, 0.0, 0.0))
     rows = [(-4.8 + 9.6 * (k + 0.5) / num, rng.uniform(-3.0, 3.0)) for k in range(num)]
     size = (6, 4) if num == 1 else (5, 2)
-    toy = Thing((brick(-size[0] / 2, -size[1] / 2, 0.0, *size, COLOURS[colour]),))
+    toy = Thing((actors.block(-size[0] / 2, -size[1] / 2, 0.0, *size, COLOURS[colour]),))
 
-    def pose(i: int) -> Shot:
+    def pose(i: float) -> Shot:
         x = _across(i, num_photos, 1, -6.0, 6.0)
         return camera, [toy.moved((sign * x + shift, y - 0.5, 0.0)) for y, shift in rows]
 
     where = "right" if sign > 0 else "left"
-    words = f"{_count(num, colour, 'brick')} {'slides' if num == 1 else 'slide'} to the {where}"
+    words = f"{_count(num, colour, studio.look.block)} {'slides' if num == 1 else 'slide'} to the {where}"
     return _filmed("slide", words, studio, num_photos, pose, [colour], where, num)
 
 
@@ -208,39 +216,43 @@ def _plan(shape: str) -> list[tuple[float, float, int, int, int]]:
 
 def build(studio: Studio, rng: random.Random, num_photos: int) -> Scene:
     """A wall, stairs or a tower builds itself; bricks come down from above."""
+    actors = studio.look.actors
     shape = rng.choice(("wall", "stairs", "tower"))
     first, second = _pick(rng, 2, studio.scenery.ground)
     plan = _plan(shape)
     camera = studio.camera(20.0, (0.0, 0.0, 3.4))
     photos_each = max(1, num_photos // len(plan))
     placed = [
-        Thing((brick(x, y, 1.2 * level, w, d, COLOURS[(first, second)[level % 2]]),)) for x, y, level, w, d in plan
+        Thing((actors.block(x, y, 1.2 * level, w, d, COLOURS[(first, second)[level % 2]]),))
+        for x, y, level, w, d in plan
     ]
 
-    def pose(i: int) -> Shot:
-        done, step = divmod(i, photos_each)
+    def pose(i: float) -> Shot:
+        done, step = int(i // photos_each), i % photos_each
         things = placed[:done]
         if done < len(placed):
-            drop = 2.6 * (photos_each - 1 - step)
+            drop = 2.6 * max(0.0, photos_each - 1 - step)
             things = [*things, placed[done].moved((0.0, 0.0, drop))]
         return camera, things
 
+    block = studio.look.block
     named = "Stairs" if shape == "stairs" else f"A {shape}"
-    words = f"{named} of {first} and {second} bricks {'grow' if shape == 'stairs' else 'grows'} from falling bricks"
+    words = f"{named} of {first} and {second} {block}s {'grow' if shape == 'stairs' else 'grows'} from falling {block}s"
     return _filmed("build", words, studio, num_photos, pose, [first, second], "down", 1)
 
 
 def launch(studio: Studio, rng: random.Random, num_photos: int) -> Scene:
     """A rocket waits, trembles and flies up."""
+    actors = studio.look.actors
     body, trim = _pick(rng, 2, studio.scenery.ground)
-    scenes, camera = _backdrop(rng, studio.scenery), studio.camera(21.0, (0.0, 0.0, 4.2))
+    scenes, camera = _backdrop(rng, studio.look.actors, studio.scenery), studio.camera(21.0, (0.0, 0.0, 4.2))
     x = rng.choice((-3.0, 0.0, 3.0))
     flames = [rng.uniform(1.6, 3.0) for _ in range(num_photos)]
 
-    def pose(i: int) -> Shot:
+    def pose(i: float) -> Shot:
         height = 9.0 * max(0.0, i / max(1, num_photos - 1) - 0.1) ** 1.4
-        ship = rocket(COLOURS[body], COLOURS[trim], flames[i]).moved((x, 0.0, 0.6 + height))
-        pad = Thing((brick(x - 2, -2, 0.0, 4, 4, COLOURS["black"], h=0.4),))
+        ship = actors.rocket(COLOURS[body], COLOURS[trim], flames[int(i)]).moved((x, 0.0, 0.6 + height))
+        pad = Thing((actors.block(x - 2, -2, 0.0, 4, 4, COLOURS["black"], h=0.4),))
         return camera, [*scenes, pad, ship]
 
     words = f"{_count(1, body, 'rocket')} with {trim} fins takes off"
@@ -249,17 +261,18 @@ def launch(studio: Studio, rng: random.Random, num_photos: int) -> Scene:
 
 def pan(studio: Studio, rng: random.Random, num_photos: int) -> Scene:
     """The camera travels along a street; nothing else moves."""
+    actors = studio.look.actors
     ground, sign = studio.scenery.ground, rng.choice((-1, 1))
     first, second = _pick(rng, 2, ground)
     lit, street = studio.scenery.light.name == "night", []
     for k in range(6):
         wall, roof = (first, second) if k % 2 else (second, first)
-        toy = house(COLOURS[wall], COLOURS[roof], 6, 1 + (k + rng.randint(0, 1)) % 2, lit)
+        toy = actors.house(COLOURS[wall], COLOURS[roof], 6, 1 + (k + rng.randint(0, 1)) % 2, lit)
         street.append(toy.moved((-20.0 + 8.0 * k, rng.uniform(2.0, 4.0), 0.0)))
         if rng.random() < 0.5:
-            street.append(tree().moved((-16.0 + 8.0 * k, 0.0, 0.0)))
+            street.append(actors.tree().moved((-16.0 + 8.0 * k, 0.0, 0.0)))
 
-    def pose(i: int) -> Shot:
+    def pose(i: float) -> Shot:
         return studio.camera(22.0, (_across(i, num_photos, sign, -8.0, 8.0), 0.0, 3.2)), street
 
     where = "right" if sign > 0 else "left"
@@ -269,11 +282,12 @@ def pan(studio: Studio, rng: random.Random, num_photos: int) -> Scene:
 
 def still(studio: Studio, rng: random.Random, num_photos: int) -> Scene:
     """Nothing moves but the light."""
+    actors = studio.look.actors
     colours = _pick(rng, 2, studio.scenery.ground)
     camera = studio.camera(20.0)
     street = [
-        house(COLOURS[colours[0]], COLOURS[colours[1]], 6, 1).moved((-4.0, 2.0, 0.0)),
-        tree(size=1.4).moved((4.5, 1.0, 0.0)),
+        actors.house(COLOURS[colours[0]], COLOURS[colours[1]], 6, 1).moved((-4.0, 2.0, 0.0)),
+        actors.tree(size=1.4).moved((4.5, 1.0, 0.0)),
     ]
     words = f"{_count(1, colours[0], 'house')} with a {colours[1]} roof and a tree stand"
     return _filmed("still", words, studio, num_photos, lambda i: (camera, street), colours, "none", 0)

@@ -1,4 +1,4 @@
-"""The set: a studded ground, a painted sky behind it, a light, and the studio that photographs it."""
+"""The set: a ground, a painted sky behind it, a light, and the studio that photographs it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from .camera import Array, Camera, Point
+from .looks import BRICK, Look
 from .solids import Light, Rgb, Thing, painting_order, shadow_of, strokes_of, stud_strokes
 
 OVERSAMPLE = 3  # drawn this many times larger, then averaged
@@ -24,22 +25,32 @@ GROUNDS: dict[str, Rgb] = {
     "red": (188, 62, 44),
     "blue": (28, 104, 196),
 }
+ALL_GROUNDS = GROUNDS | {"brown": (126, 84, 52)}
+"""With those that only the plain world has, as ALL_LIGHTS."""
 LIGHTS: dict[str, Light] = {
     "day": Light("day", (70, 150, 236), (186, 222, 248), (1.0, 1.0, 0.98), 1.0, (-0.46, -0.5, 0.734), 0.52, 0.42),
     "sunset": Light("sunset", (226, 84, 60), (255, 196, 96), (1.02, 0.84, 0.68), 0.8, (0.62, -0.52, 0.588), 0.5, 0.45),
     "night": Light("night", (8, 12, 40), (30, 40, 92), (0.68, 0.7, 0.84), 0.5, (-0.3, -0.45, 0.841), 0.6, 0.5),
 }
+ALL_LIGHTS = LIGHTS | {
+    "mist": Light("mist", (172, 180, 188), (206, 210, 214), (0.92, 0.94, 0.96), 0.95, (-0.2, -0.5, 0.843), 0.7, 0.18),
+}
 
 
 @dataclass(frozen=True)
 class Scenery:
-    """What does not move. `from_above` leaves no sky in the picture; `sky_seed` places clouds and stars."""
+    """What does not move. `from_above` leaves no sky in the picture; `sky_seed` places clouds and stars.
+
+    The camera shows `zoom` times as much, and looks down by `tilt` radians more than usual.
+    """
 
     ground: str
     light: Light
     from_above: bool = False
     sky_seed: int = 0
     road: bool = False
+    zoom: float = 1.0
+    tilt: float = 0.0
 
 
 def _across(rows: Array, width: int) -> Image.Image:
@@ -54,6 +65,7 @@ class Studio:
 
     size_px: tuple[int, int]
     scenery: Scenery
+    look: Look = BRICK
     _empty: dict[Camera, Image.Image] = field(default_factory=dict)
 
     @property
@@ -63,9 +75,10 @@ class Studio:
 
     def camera(self, width: float, target: Point = (0.0, 0.0, 3.2)) -> Camera:
         """The set's usual viewpoint, `width` studs wide at the target."""
+        width, tilt = width * self.scenery.zoom, self.scenery.tilt
         if self.scenery.from_above:
-            return Camera.facing(target, width, 40.0, 0.72, self.canvas_px)
-        return Camera.facing(target, width, 26.0, 0.17, self.canvas_px)
+            return Camera.facing(target, width, 40.0, 0.72 + tilt, self.canvas_px)
+        return Camera.facing(target, width, 26.0, 0.17 + tilt, self.canvas_px)
 
     def photograph(self, camera: Camera, things: Sequence[Thing], nudge_px: tuple[int, int] = (0, 0)) -> Image.Image:
         """One picture. `nudge_px` moves the camera by thirds of a pixel (drawn pixels, at most the margin)."""
@@ -116,7 +129,7 @@ class Studio:
         horizon, light = self._horizon_px(camera), self.scenery.light
         t = np.linspace(0.0, 1.0, max(1, horizon))[:, None]
         sky = np.array(light.sky_top) * (1 - t) + np.array(light.sky_low) * t
-        ground_rgb = GROUNDS[self.scenery.ground]
+        ground_rgb = ALL_GROUNDS[self.scenery.ground]
         flat = np.array(light.on(ground_rgb, (0, 0, 1), 0.93 * light.on_ground))
         nearness = np.linspace(0.0, 1.0, height - horizon)[:, None]
         ground = flat * (1.0 - 0.1 * nearness)
@@ -128,8 +141,9 @@ class Studio:
         draw = ImageDraw.Draw(canvas)
         if self.scenery.road:
             self._paint_road(draw, camera)
-        for stroke in stud_strokes(self._ground_studs(camera), ground_rgb, camera, light, light.on_ground):
-            stroke.paint(draw)
+        if self.look.studs:
+            for stroke in stud_strokes(self._ground_studs(camera), ground_rgb, camera, light, light.on_ground):
+                stroke.paint(draw)
         return canvas
 
     def _ground_studs(self, camera: Camera) -> Array:
@@ -176,6 +190,8 @@ class Studio:
                 disc(rng.uniform(-45, 45), rng.uniform(1, 16), rng.choice((0.08, 0.12, 0.16)), (226, 228, 240))
             disc(side * 12.0, 8.4, 1.9, (244, 240, 214))
             disc(side * 12.0 - 0.8, 8.8, 1.7, (18, 22, 60))
+        elif name == "mist":
+            disc(side * 10.0, 7.5, 2.2, (232, 232, 226))
         elif name == "sunset":
             disc(side * 8.0, 3.0, 3.6, (255, 236, 150))
         else:

@@ -1,7 +1,8 @@
 """Convex solids, the order in which to paint them, and the strokes that paint them.
 
-Everything on the set is a prism: a convex outline swept along a vector. A brick is a swept rectangle, a wheel a swept
-polygon of twelve corners, a torso a swept trapezium. Things (a car, a figure, a brick) are rigid groups of prisms.
+Everything on the set is a ball or a prism: a convex outline swept along a vector. A brick is a swept rectangle, a wheel
+a swept polygon of twelve corners, a torso a swept trapezium. Things (a car, a figure, a brick) are rigid groups of
+them.
 """
 
 from __future__ import annotations
@@ -52,7 +53,10 @@ def _rgb(*channels: float) -> Rgb:
 
 @dataclass(frozen=True)
 class Part:
-    """A convex prism in the coordinates of its thing. `box` replaces its true bounds when parts are put in order."""
+    """A convex prism in the coordinates of its thing. `box` replaces its true bounds when parts are put in order.
+
+    `smooth` leaves the lines out where two faces meet. With a `radius` it is a ball, of which the prism is a hull.
+    """
 
     outline: tuple[Point, ...]
     sweep: Point
@@ -60,6 +64,8 @@ class Part:
     studs: tuple[Point, ...] = ()
     glows: bool = False
     box: tuple[Point, Point] | None = None
+    smooth: bool = False
+    radius: float = 0.0
 
     @cached_property
     def corners(self) -> Array:
@@ -124,6 +130,14 @@ def brick(x: float, y: float, z: float, w: int, d: int, rgb: Rgb, h: float = BRI
     """A box of w times d studs."""
     studs = tuple((x + i + 0.5, y + j + 0.5, z + h) for j in reversed(range(d)) for i in range(w))
     return replace(box(x, y, z, w, d, h, rgb), studs=studs)
+
+
+def ball(x: float, y: float, z: float, radius: float, rgb: Rgb) -> Part:
+    """A ball around (x, y, z)."""
+    turns = [math.pi * (i + 0.5) / 4 for i in range(8)]
+    outline = tuple((x + radius * math.cos(a), y + radius * math.sin(a), z - radius / 2) for a in turns)
+    reach = ((x - radius, y - radius, z - radius), (x + radius, y + radius, z + radius))
+    return Part(outline, (0.0, 0.0, radius), rgb, box=reach, radius=radius)
 
 
 def cylinder(centre: Point, radius: float, sweep: Point, rgb: Rgb, sides: int = 12, angle: float = 0.0) -> Part:
@@ -195,8 +209,24 @@ def stud_strokes(tops: Array, rgb: Rgb, camera: Camera, light: Light, gain: floa
     return strokes
 
 
+def _ball_strokes(part: Part, centre: Array, camera: Camera, light: Light) -> list[Stroke]:
+    """Discs that grow lighter towards the lamp: the light on a matt ball falls off evenly from where it faces it."""
+    pixels, depth = camera.project(centre[None])
+    (x, y), radius = pixels[0], part.radius * camera.focal_px / float(depth[0])
+    towards = np.array([light.sun[0], -light.sun[2] * math.cos(camera.pitch)])
+    strokes = []
+    for share in (0.0, 0.2, 0.38, 0.55, 0.72):
+        r, (cx, cy) = radius * (1 - share), (x, y) + towards * radius * share * 0.8
+        normal = np.asarray(light.sun) * (0.1 + share) + np.array([0.0, -1.0, 0.0]) * (0.9 - share)
+        fill = light.on(part.rgb, normal / np.linalg.norm(normal))
+        strokes.append(Stroke(True, (cx - r, cy - r, cx + r, cy + r), fill))
+    return strokes
+
+
 def _part_strokes(part: Part, thing: Thing, camera: Camera, light: Light) -> list[Stroke]:
     world = thing.placed(part.corners)
+    if part.radius:
+        return _ball_strokes(part, world.mean(axis=0), camera, light)
     indices, normals = part.faces
     normals = normals @ thing.rotation.T
     eye, (pixels, _) = np.asarray(camera.eye), camera.project(world)
@@ -205,7 +235,7 @@ def _part_strokes(part: Part, thing: Thing, camera: Camera, light: Light) -> lis
         if np.dot(normal, eye - world[index[0]]) <= 0:
             continue
         fill = part.rgb if part.glows else light.on(part.rgb, normal)
-        rim = fill if part.glows else _rgb(*(c * 0.84 for c in fill))
+        rim = fill if part.glows or part.smooth else _rgb(*(c * 0.84 for c in fill))
         strokes.append(Stroke(False, tuple(pixels[index].ravel().tolist()), fill, rim))
     if part.studs:
         strokes += stud_strokes(thing.placed(np.array(part.studs)), part.rgb, camera, light)

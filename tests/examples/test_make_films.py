@@ -174,3 +174,38 @@ def test_a_folder_that_cannot_be_written_ends_with_a_sentence_and_exit_code_73(t
     (tmp_path / "taken").write_text("a file, not a folder", encoding="utf-8")
     assert make_films.main([str(tmp_path / "taken"), *ARGUMENTS]) == 73
     assert "cannot be written" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def plain_film(tmp_path_factory) -> Path:
+    """A film of the plain world with a scene of every kind, 160x90."""
+    folder = tmp_path_factory.mktemp("plain")
+    arguments = ["--look", "plain", "--films", "1", "--scenes", "8", "--height", "90", "--photos", "16", "16"]
+    assert make_films.main([str(folder), *arguments]) == 0
+    return folder / "film_00.mp4"
+
+
+def test_a_film_of_the_plain_world_has_the_same_kinds_of_scenes_and_nothing_else(plain_film):
+    truth = truth_of(plain_film)
+    kinds = {"drive", "walk", "build", "jump", "slide", "launch", "pan", "talk"}
+    assert truth["look"] == "plain"
+    assert {scene["type"] for scene in truth["scenes"]} == kinds
+    assert len(truth["cuts"]) == 7
+    assert not truth["gradual"]
+    for scene in truth["scenes"]:
+        assert "toy" not in scene["description"]
+        assert "brick" not in scene["description"]
+
+
+def test_a_plain_film_moves_at_its_own_rate_and_neither_shakes_nor_flickers(plain_film):
+    truth, frames = truth_of(plain_film), decoded(plain_film)
+    change = changes(frames)
+    for scene in truth["scenes"]:
+        assert scene["picture_fps"] == truth["fps"] == 24
+        if scene["type"] in ("build", "jump", "talk"):  # in these, things stop on the way
+            continue
+        inside = change[scene["start"] + 1 : scene["end"]]
+        assert np.median(inside[1::2]) == pytest.approx(np.median(inside[::2]), rel=0.3), scene["description"]
+        still = np.abs(np.diff(frames[scene["start"] : scene["end"]].astype(np.int16), axis=0)).max(axis=3)
+        if scene["type"] in ("drive", "walk", "slide", "launch"):
+            assert np.median(still) <= 1, scene["description"]
