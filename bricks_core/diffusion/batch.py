@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -42,6 +43,17 @@ class MicroBatch:
         """Patches of 2 x 2 latents in all frames of all samples."""
         num_samples, num_frames, _, height, width = self.latents.shape
         return num_samples * num_frames * -(-height // 2) * -(-width // 2)
+
+    def alone(self, frame: int, told: Mapping[str, float]) -> MicroBatch:
+        """One frame of every sample, with the noise that it has in its clip, as samples of one frame.
+
+        told  what the network is told otherwise than of the clip: num_frames, fps
+        """
+        sizes = self.sizes | {name: torch.full_like(self.sizes[name], value) for name, value in told.items()}
+        place = slice(frame, frame + 1)
+        return replace(
+            self, latents=self.latents[:, place], noise=self.noise[:, :, place], frame_mask=None, sizes=sizes
+        )
 
     def to(self, device: torch.device) -> MicroBatch:
         """The same on the network's device, without waiting for the copy."""

@@ -215,6 +215,8 @@ class TrainSpec(Strict):
     seed: What[int] = Field(42, ge=0)
     precision: What[Literal["float32", "bfloat16"]] = "bfloat16"
     """Of activations; weights, moments, EMA and loss are float32."""
+    loss_weight: What[Literal["sample", "frame"]] = "sample"
+    """What counts the same in a step: every sample, or every frame, so that a clip of 8 weighs as much as 8 images."""
     caption_dropout: What[float] = Field(0.1, ge=0, le=1)
     """Share of samples whose caption is replaced by the null caption: what guidance needs."""
     mask_ratios: What[MaskRatios | None] = MaskRatios()
@@ -237,6 +239,10 @@ class TrainSpec(Strict):
     @property
     def num_steps(self) -> int:
         return sum(phase.steps for phase in self.phases)
+
+    def weight(self, num_frames: int) -> int:
+        """How much a sample of so many frames counts in its step."""
+        return num_frames if self.loss_weight == "frame" else 1
 
     def up_to(self, num_steps: int) -> TrainSpec:
         """The same training as far as its first `num_steps` go, 1 or more."""
@@ -335,6 +341,8 @@ class HeldOutRow(Row):
     vb: float
     num_samples: int
     """Clips or images, each at every one of the bin's timesteps."""
+    mse_alone: float = 0.0
+    """mse of the same frames with the same noise, each by itself; 0: not measured, as of raw weights and of images."""
 
 
 class CheckpointRow(Row):

@@ -21,7 +21,7 @@ from bricks_core.diffusion.families import family_of
 from bricks_core.diffusion.noise_schedule import NUM_TIMESTEPS
 from bricks_core.spec.latents import Latent
 from bricks_core.spec.strict import Strict
-from bricks_core.spec.train import HeldOutRow, HeldOutSpec, TrainBucket, TrainSpec
+from bricks_core.spec.train import IMAGE_FPS, HeldOutRow, HeldOutSpec, TrainBucket, TrainSpec
 from bricks_core.stages.train.dataloader import (
     Purpose,
     Sample,
@@ -70,6 +70,7 @@ class HeldOut:
         self._family = family_of(spec.model)
         self._bins = bins(spec.held_out)
         self._clips: dict[str, list[Latent]] = {}
+        self._knows_images = any(bucket.num_frames == 1 for phase in spec.phases for bucket in phase.buckets)
         self._buckets = {bucket.name: bucket for phase in spec.phases for bucket in phase.buckets}
         for name, bucket in self._buckets.items():
             fitting = [row for row in rows if row.split == "held_out" and usable(row, bucket)]
@@ -91,19 +92,32 @@ class HeldOut:
         rows: list[HeldOutRow] = []
         for name, clips in self._clips.items():
             if clips and name in buckets:
-                rows += self._rows(name, len(clips), self._sums(model, self._buckets[name], clips), weights, step)
+                bucket = self._buckets[name]
+                # Of the weights that count: it costs as much again. What shrinks time has no latents of single frames.
+                alone = weights == "ema" and bucket.num_frames > 1 and clips[0].time_stride == 1
+                sums = self._sums(model, bucket, clips, alone)
+                rows += self._rows(name, len(clips), sums, weights, step)
         return rows
 
-    def _sums(self, model: nn.Module, bucket: TrainBucket, clips: Sequence[Latent]) -> Tensor:
-        """Summed loss, mse, vb and count of each bin.  -> (bins, 4) float64"""
+    def _sums(self, model: nn.Module, bucket: TrainBucket, clips: Sequence[Latent], alone: bool) -> Tensor:
+        """Summed loss, mse, vb, count, and mse of frames alone of each bin.  -> (bins, 5) float64"""
         device = self._everyone.device
-        sums = torch.zeros((len(self._bins), 4), dtype=torch.float64, device=device)
+        sums = torch.zeros((len(self._bins), 5), dtype=torch.float64, device=device)
         for number, (places, batch) in enumerate(self._batches(bucket, clips)):
             if number % self._everyone.world_size == self._everyone.rank:
-                losses = self._family.loss(model, batch().to(device), self._spec.precision)
-                each = torch.stack([losses.loss, losses.mse, losses.vb, torch.ones_like(losses.loss)], dim=1)
+                there = batch().to(device)
+                losses = self._family.loss(model, there, self._spec.precision)
+                by_itself = self._alone(model, there, bucket) if alone else torch.zeros_like(losses.mse)
+                each = torch.stack([losses.loss, losses.mse, losses.vb, torch.ones_like(losses.loss), by_itself], dim=1)
                 sums.index_add_(0, torch.tensor(places, device=device), each.double())
         return self._everyone.summed(sums)
+
+    def _alone(self, model: nn.Module, batch: MicroBatch, bucket: TrainBucket) -> Tensor:
+        """mse of every sample's frames, each by itself: what the network knows without its neighbours.  -> (B,)"""
+        # As an image, where it has learnt what images are; else as a clip that has one frame.
+        told = {"num_frames": 1.0, "fps": IMAGE_FPS} if self._knows_images else {"num_frames": 1.0}
+        frames = [batch.alone(frame, told) for frame in range(bucket.num_frames)]
+        return torch.stack([self._family.loss(model, each, self._spec.precision).mse for each in frames]).mean(dim=0)
 
     def _batches(self, bucket: TrainBucket, clips: Sequence[Latent]) -> Iterator[tuple[list[int], _Batch]]:
         """The bins of a batch's samples, and what makes the batch: only the process that needs it reads it."""
@@ -122,7 +136,7 @@ class HeldOut:
     def _rows(
         self, bucket: str, num_clips: int, sums: Tensor, weights: Literal["raw", "ema"], step: int
     ) -> Iterator[HeldOutRow]:
-        for each, (loss, mse, vb, count) in zip(self._bins, sums.tolist(), strict=True):
+        for each, (loss, mse, vb, count, by_itself) in zip(self._bins, sums.tolist(), strict=True):
             yield HeldOutRow(
                 id=f"{step:08d}/{bucket}/{weights}/{each.first:03d}",
                 step=step,
@@ -134,6 +148,7 @@ class HeldOut:
                 mse=mse / count,
                 vb=vb / count,
                 num_samples=num_clips,
+                mse_alone=by_itself / count,
             )
 
 
@@ -154,6 +169,20 @@ class _Batch:
         noise = randomness(self.seed, Purpose.HELD_OUT, step=timestep, sample=number_of(row.id))
         begin = (num_begins(row, self.bucket) - 1) // 2
         return Sample(row, begin, timestep, drop=False, frame_mask=None, noise=noise)
+
+
+def neighbours_gain(rows: Sequence[HeldOutRow], first: int = 0, end: int = NUM_TIMESTEPS) -> float | None:
+    """How much easier frames are together than alone, as a share of their loss alone: 0 is no use of neighbours.
+
+    The mean over bins within [first, end) and over buckets, of the rows of one measurement. None: not measured.
+    """
+    pairs = [
+        (row.mse, row.mse_alone)
+        for row in rows
+        if row.mse_alone > 0 and first <= row.first_timestep and row.end_timestep <= end
+    ]
+    alone = sum(each for _, each in pairs)
+    return 1 - sum(mse for mse, _ in pairs) / alone if alone > 0 else None
 
 
 def mean_loss(rows: Sequence[HeldOutRow], weights: Literal["raw", "ema"]) -> float | None:

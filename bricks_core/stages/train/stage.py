@@ -266,7 +266,8 @@ class Training:
         index, step_in_phase = self.plan.place(step)
         phase = self.spec.phases[index]
         num_samples = sum(bucket.batch_size for bucket in phase.buckets)
-        self.trainer.step(micro_batches, num_samples, len(phase.buckets), phase.schedule.rate(step_in_phase))
+        weight = sum(bucket.batch_size * self.spec.weight(bucket.num_frames) for bucket in phase.buckets)
+        self.trainer.step(micro_batches, weight, len(phase.buckets), phase.schedule.rate(step_in_phase))
         if is_logged(self.spec, index, step, step_in_phase):
             self.trainer.check_finite()
             self._remember(index)

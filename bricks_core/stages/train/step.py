@@ -44,11 +44,12 @@ class Trainer:
         self._done: list[tuple[Tensor, Tensor]] = []
         self._first_broken = torch.full((), -1, dtype=torch.int64, device=everyone.device)
 
-    def step(self, micro_batches: Sequence[MicroBatch], num_samples: int, num_buckets: int, rate: float) -> None:
-        """Learn from a step's samples, of which all processes together have `num_samples`.
+    def step(self, micro_batches: Sequence[MicroBatch], total_weight: int, num_buckets: int, rate: float) -> None:
+        """Learn from a step's samples, whose weights add up to `total_weight` over all processes.
 
-        Every sample counts the same, whichever bucket, micro-batch or process it is in. The reference averaged the
-        means of its processes, so that an image among 256 counted a sixty-fourth of a clip among 4.
+        Every sample (or every frame, see TrainSpec.loss_weight) counts the same, whichever bucket, micro-batch or
+        process it is in. The reference averaged the means of its processes, so that an image among 256 counted a
+        sixty-fourth of a clip among 4.
         """
         self._sums = self._no_sums(num_buckets)
         set_learning_rate(self.optimizer, rate)
@@ -58,7 +59,8 @@ class Trainer:
             with self._gradients_summed(place == len(micro_batches) - 1):
                 losses = self._family.loss(self._wrapped, batch, self.spec.precision)
                 # The gradients of processes are averaged, so each must be larger by their number.
-                (losses.loss.sum() * (self.everyone.world_size / num_samples)).backward()
+                weight = self.spec.weight(int(batch.sizes["num_frames"][0]))
+                (losses.loss.sum() * (weight * self.everyone.world_size / total_weight)).backward()
             self._count(batch, losses)
         parameters = [each for group in self.optimizer.param_groups for each in group["params"]]
         # Scaled by max / (norm + 1e-6) where that is below 1, as in the reference [17].

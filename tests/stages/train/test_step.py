@@ -116,6 +116,21 @@ def test_every_sample_counts_the_same_whichever_bucket_it_is_in(batches_of):
         assert torch.allclose(gradient, (2 * parts[0][name] + 4 * parts[1][name]) / 6, atol=1e-6), name
 
 
+def test_with_weights_by_frame_a_clip_counts_as_much_as_its_frames_as_images(batches_of):
+    spec = mixed(gradient_clip=1e9, loss_weight="frame")
+    num_frames = CLIPS.num_frames
+    trainer = made_trainer(spec)
+    trainer.step(batches_of(spec), 2 + 4 * num_frames, 2, 1e-3)
+    parts = []
+    for batch in batches_of(spec):
+        alone = made_trainer(mixed(gradient_clip=1e9))
+        alone.step([replace(batch, bucket=0)], len(batch), 1, 1e-3)
+        parts.append(gradients(alone))
+    for name, gradient in gradients(trainer).items():
+        expected = (2 * parts[0][name] + 4 * num_frames * parts[1][name]) / (2 + 4 * num_frames)
+        assert torch.allclose(gradient, expected, atol=1e-6), name
+
+
 @pytest.mark.parametrize("size", [1, 3])
 def test_micro_batches_have_the_gradients_of_the_whole(batches_of, size):
     whole, cut = mixed(), mixed(clips=CLIPS.model_copy(update={"micro_batch_size": size}))
