@@ -1,6 +1,6 @@
 """Train the autoencoder of examples/world: 8 x 8 pixels become one latent of four numbers, and pictures again.
 
-    python examples/autoencoder.py OUT FILM_OR_FOLDER... [--steps 3200] [--threads 0]
+    python examples/autoencoder.py OUT FILM_OR_FOLDER... [--steps 4000] [--threads 0]
 
 leaves OUT/ (config.json and diffusion_pytorch_model.safetensors in float16, diffusers' AutoencoderKL) and
 OUT.training/ (pictures and state). Stopped at any moment, the same command goes on from its last 100 steps.
@@ -31,7 +31,7 @@ from bricks_core.video.resize import fit
 
 SIZE_PX = (96, 160)
 EVERY_FRAMES = 6
-BATCH_SIZE = 12
+BATCH_SIZE = 6
 LEARNING_RATE = 1e-3
 DIVERGENCE_WEIGHT = 3e-4
 CHANNELS = (16, 32, 64, 96)
@@ -69,7 +69,7 @@ def gather(places: list[Path], path: Path) -> np.ndarray:
 
 
 def batch(pictures: np.ndarray, step: int) -> Tensor:
-    """The pictures of one step, (12, 3, 96, 160) in [-1, 1]: a function of the step alone."""
+    """The pictures of one step, (6, 3, 96, 160) in [-1, 1]: a function of the step alone."""
     rng = np.random.default_rng(step)
     chosen = pictures[np.sort(rng.integers(0, len(pictures) - NUM_HELD_OUT, BATCH_SIZE))]
     x = torch.from_numpy(chosen).permute(0, 3, 1, 2).float().div(127.5).sub(1)
@@ -163,7 +163,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Train the autoencoder of examples/world.")
     parser.add_argument("out", type=Path)
     parser.add_argument("films", type=Path, nargs="+")
-    parser.add_argument("--steps", type=int, default=3200)
+    parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--threads", type=int, default=0, help="0: as many as there are cores")
     given: Any = parser.parse_args(argv)
     torch.set_num_threads(given.threads or os.cpu_count() or 1)

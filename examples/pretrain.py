@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Make the base model of examples/world again.")
     parser.add_argument("work", type=Path, help="folder for all that is made on the way; some 3 GB")
     parser.add_argument("--films", type=int, default=96)
-    parser.add_argument("--autoencoder-steps", type=int, default=3200)
+    parser.add_argument("--autoencoder-steps", type=int, default=4000)
     given = parser.parse_args(argv)
     work: Path = given.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
