@@ -1,6 +1,6 @@
 """What an evaluation's report comes to: each gate of the run held against the numbers, and the table that shows both.
 
-The numbers are those of report.json (bricks_core/stages/evaluate/report.py); the gates are the run's as it is now, so
+The numbers are those of report.json (bricks_core/report/files.py); the gates are the run's as it is now, so
 that a gate which was too strict is judged anew without anything running again.
 """
 

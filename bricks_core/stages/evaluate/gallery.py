@@ -15,11 +15,12 @@ import cv2
 import numpy as np
 from PIL import Image as Pictures
 
+from bricks_core.report.facts import kind_of
+from bricks_core.report.page import Exhibit
 from bricks_core.spec.caption import Caption
 from bricks_core.spec.clip import Clip, Image
 from bricks_core.spec.manifest import StoredObject, content_id
 from bricks_core.spec.score import Score
-from bricks_core.stages.evaluate.facts import kind_of
 from bricks_core.storage.scratch import scratch
 from bricks_core.storage.work import Work
 from bricks_core.video.read import Pixels, frames
@@ -28,26 +29,6 @@ from bricks_core.video.write import jpeg
 NUM_KEPT, NUM_DROPPED = 24, 12
 THUMBNAIL_WIDTH_PX = 320
 THUMBNAIL_QUALITY = 82
-
-
-@dataclass
-class Exhibit:
-    """A clip that is shown."""
-
-    clip_id: str
-    video_id: str
-    kept: bool
-    held_out: bool
-    reasons: list[str]
-    motion: float
-    seconds: float = 0.0
-    caption: str = ""
-    caption_by: str = ""
-    caption_status: str = ""
-    key: str = ""
-    """Of its thumbnail, relative to the artifact."""
-    width_px: int = 0
-    height_px: int = 0
 
 
 @dataclass

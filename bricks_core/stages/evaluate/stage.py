@@ -7,13 +7,15 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from bricks_core.report.facts import Facts, StageFacts, dataset_facts, held_out_facts, stage_facts, training_facts
+from bricks_core.report.files import Timing, report_json, settings_yaml, timings_js
+from bricks_core.report.page import Picture, Player, Prompt, page_of
+from bricks_core.report.words import WEIGHTS, beside, step_label
 from bricks_core.spec.evaluate import EvaluateSpec, Sample
 from bricks_core.spec.manifest import StoredObject
 from bricks_core.spec.train import HeldOutRow, TrainSpec
-from bricks_core.stages.evaluate import panels, report
-from bricks_core.stages.evaluate.facts import StageFacts, dataset_facts, held_out_facts, stage_facts, training_facts
+from bricks_core.stages.evaluate import panels
 from bricks_core.stages.evaluate.gallery import exhibits, picture_of
-from bricks_core.stages.evaluate.report import Facts, Picture, Player, Prompt, Timing
 from bricks_core.stages.evaluate.samples import (
     Asked,
     asked_samples,
@@ -51,9 +53,9 @@ def join(spec: EvaluateSpec, work: Work) -> Joined:
     overview = page.overview(facts.weights)
     shown, thumbnails = exhibits(work)
     page.objects += thumbnails
-    page.put("report/report.json", report.report_json(facts).encode())
-    page.put("report/settings.yaml", report.settings_yaml(facts).encode())
-    page.put("report/index.html", report.page(facts, prompts, overview, shown).encode())
+    page.put("report/report.json", report_json(facts).encode())
+    page.put("report/settings.yaml", settings_yaml(facts).encode())
+    page.put("report/index.html", page_of(facts, prompts, overview, shown).encode())
     _leave_timings(work, facts, len(samples))
     _track(work, facts, samples)
     return Joined(
@@ -145,11 +147,11 @@ class Pages:
             found = self._middles.get((row, step, weights))
             return self._middles.get((row, step, "raw")) if found is None else found
 
-        heads = ["base" if step == 0 else report.step_label(step) for step in steps]
+        heads = ["base" if step == 0 else step_label(step) for step in steps]
         drawn = panels.overview(self._spec.prompts, heads, middle)
         self.put("report/overview.jpg", jpeg(drawn, PANEL_QUALITY))
         alt = f"A picture per prompt and checkpoint: {', '.join(heads)}"
-        return self._picture("report/overview.jpg", drawn, alt, report.WEIGHTS[weights])
+        return self._picture("report/overview.jpg", drawn, alt, WEIGHTS[weights])
 
     def _frames(self, sample: Sample) -> list[Pixels]:
         strip = picture_of(self._work.store.get(self._work.prefix + sample.strip_key))
@@ -173,7 +175,7 @@ class Pages:
 
     @staticmethod
     def _title(sample: Sample) -> str:
-        return report.step_label(sample.step)
+        return step_label(sample.step)
 
     @staticmethod
     def _weights(sample: Sample) -> str:
@@ -183,8 +185,8 @@ class Pages:
 def _steps(samples: Sequence[Sample]) -> Iterator[dict[str, Any]]:
     """What the page's slider needs: for each checkpoint its step and its videos."""
     for step in sorted({sample.step for sample in samples}):
-        found = {each.weights: report.beside(each.video_key) for each in samples if each.step == step}
-        yield {"step": step, "label": report.step_label(step), "base": next(iter(found.values()))} | found
+        found = {each.weights: beside(each.video_key) for each in samples if each.step == step}
+        yield {"step": step, "label": step_label(step), "base": next(iter(found.values()))} | found
 
 
 def _leave_timings(work: Work, facts: Facts, num_samples: int) -> None:
@@ -195,7 +197,7 @@ def _leave_timings(work: Work, facts: Facts, num_samples: int) -> None:
     told = [each.manifest for name, each in work.inputs.items() if name != "train" or facts.training.is_finished]
     timings = [Timing.of(manifest, steps) for manifest in told]
     timings.append(Timing("evaluate", work.started_at, datetime.now(UTC), host_facts(), num_samples, "samples"))
-    data = report.timings_js(timings, name)
+    data = timings_js(timings, name)
     work.store.put(work.prefix + "report/timings.js", data.encode())
 
 

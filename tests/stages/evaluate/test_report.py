@@ -9,10 +9,13 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 
+from bricks_core.report.facts import held_out_facts
+from bricks_core.report.verdict import verdict
+from bricks_core.report.words import change as fallen
+from bricks_core.report.words import duration, loss
 from bricks_core.spec.latents import Latent
 from bricks_core.spec.train import HeldOutRow
-from bricks_core.stages.evaluate import report, stage
-from bricks_core.stages.evaluate.facts import held_out_facts
+from bricks_core.stages.evaluate import stage
 from bricks_core.stages.evaluate.gallery import NUM_DROPPED, NUM_KEPT
 
 NASTY = "<script>alert(1)</script> \"><img src=x onerror='alert(2)'> {{ 7 * 7 }} </style> & ünïcode 积木"
@@ -79,8 +82,8 @@ def test_the_held_out_numbers_of_the_page_are_those_of_the_table(seen):
         )
         (change,) = [each for each in numbers["changes"] if (each["weights"], each["bucket"]) == (weights, "")]
         assert (change["before"], change["after"]) == (pytest.approx(before), pytest.approx(after))
-        assert report.loss(after) in page.words
-        assert report.change(100 * (before - after) / before) in page.words
+        assert loss(after) in page.words
+        assert fallen(100 * (before - after) / before) in page.words
     assert "the held‑out loss fell by" in page.words
 
 
@@ -125,7 +128,7 @@ def test_the_page_is_about_the_ema_which_generate_and_export_take_too_and_tells_
     changes = json.loads(run.store.get(artifact.prefix + "report/report.json"))["held_out"]["changes"]
     raw, ema = (next(each for each in changes if (each["weights"], each["bucket"]) == (w, "")) for w in ("raw", "ema"))
     assert raw["after"] < ema["after"]
-    told = f"to {report.loss(ema['after'])} with EMA weights, to {report.loss(raw['after'])} with raw ones"
+    told = f"to {loss(ema['after'])} with EMA weights, to {loss(raw['after'])} with raw ones"
     assert told in page.words
     assert f"the held‑out loss fell by {ema['improvement_percent']:.0f} %" in page.words
     assert "over the training, EMA weights" in page.words
@@ -169,7 +172,7 @@ def test_a_loss_that_was_measured_only_once_so_far_is_no_verdict(finished):
     rows = [row for row in run.work().rows("train", "held_out", HeldOutRow) if row.step == 0]
     facts = stage.gather(run.spec, run.work())
     once = replace(facts, held_out=held_out_facts(rows))
-    assert "the held‑out loss has been measured only once" in report.verdict(once).title
+    assert "the held‑out loss has been measured only once" in verdict(once).title
 
 
 def test_a_verdict_on_few_clips_is_called_a_hint(seen):
@@ -276,4 +279,4 @@ def test_wandb_gets_the_numbers_of_the_tables(finished, wandb_history, tmp_path,
     [(4.21, "4.2 s"), (200, "3 min 20 s"), (7500, "2 h 05 min"), (59.97, "1 min 00 s"), (3599.9, "1 h 00 min")],
 )
 def test_durations_are_said_as_a_person_says_them(seconds, words):
-    assert report.duration(seconds) == words
+    assert duration(seconds) == words

@@ -18,12 +18,14 @@ from typing import Any
 
 from bricks_core.spec.caption import Caption
 from bricks_core.spec.clip import Clip, Image, Shot
+from bricks_core.spec.evaluate import EvaluateSpec
 from bricks_core.spec.ingest import Video
 from bricks_core.spec.latents import Latent
 from bricks_core.spec.manifest import Manifest
 from bricks_core.spec.score import Score
-from bricks_core.spec.train import BucketLossRow, HeldOutRow, StepRow, TrainSpec
+from bricks_core.spec.train import DEFAULT_WEIGHTS, BucketLossRow, HeldOutRow, StepRow, TrainSpec
 from bricks_core.storage.work import Work
+from bricks_core.video.buckets import Size
 
 MAX_REASONS = 40
 """Further kinds of reasons are counted together."""
@@ -509,3 +511,28 @@ def stage_facts(manifest: Manifest) -> StageFacts:
 
 def _sorted(counts: Counter[str]) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything the report is made of, and what report.json holds."""
+
+    spec: EvaluateSpec
+    size: Size
+    dataset: Dataset
+    training: Training
+    held_out: HeldOut
+    lineage: list[StageFacts]
+    settings: dict[str, dict[str, Any]]
+    """The resolved settings of every stage."""
+
+    @property
+    def weights(self) -> str:
+        """Of raw and EMA, those that the page is about: what `bricks generate` takes too, unless only others were
+        sampled."""
+        return DEFAULT_WEIGHTS if DEFAULT_WEIGHTS in self.spec.weights else self.spec.weights[0]
+
+    @property
+    def change(self) -> Change | None:
+        """What became of their held-out loss; None where that was not measured twice."""
+        return self.held_out.overall(self.weights)

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bricks_core.report.charts import Series, line_chart, log_ticks, number, ticks
+from bricks_core.report.facts import Curve, Reasons, held_out_facts, histogram, nice_step, smoothed
 from bricks_core.spec.train import HeldOutRow
-from bricks_core.stages.evaluate.charts import Series, line_chart, log_ticks, number, ticks
-from bricks_core.stages.evaluate.facts import Curve, Reasons, held_out_facts, histogram, nice_step, smoothed
 
 numbers = st.floats(-1e6, 1e6, allow_nan=False)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup, escape
 
-from bricks_core.stages.evaluate.facts import Histogram, Point, nice_step
+from bricks_core.report.facts import Histogram, Point, nice_step
 
 WIDTH, HEIGHT = 480, 270
 LEFT, RIGHT, TOP, BOTTOM = 70, 466, 14, 220
