@@ -90,7 +90,7 @@ def _count(num: int, colour: str, noun: str) -> str:
     return f"{NUMBERS[num].capitalize()} {colour} {noun if num == 1 else several}"
 
 
-def _across(i: int, num_photos: int, sign: int, start: float, end: float) -> float:
+def _across(i: float, num_photos: int, sign: int, start: float, end: float) -> float:
     return sign * (start + (end - start) * i / max(1, num_photos - 1))
 
 
