@@ -44,12 +44,10 @@ def ended(store: Store, run: str, manifest: Manifest) -> None:
 
 
 def in_words(earlier: Mapping[str, list[int]]) -> list[str]:
-    """What a stage that is to go on takes as done."""
-    return [
-        f"{kind} {', '.join(map(str, versions))} → {KINDS[kind].version} since it was begun: what is there stays, "
-        "--renew makes it anew"
-        for kind, versions in earlier.items()
-    ]
+    """What a stage that is to go on takes as done; nothing to tell where that is all of the versions of now."""
+    raised = [f"{kind} {', '.join(map(str, each))} → {KINDS[kind].version}" for kind, each in earlier.items()]
+    kept = "since it was begun: what is there stays, --renew makes it anew"
+    return [f"{', '.join(raised)} {kept}"] if raised else []
 
 
 def mixed_in_words(manifest: Manifest) -> list[str]:

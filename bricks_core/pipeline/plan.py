@@ -76,7 +76,7 @@ def plan_stage(
     except CorruptManifest as error:
         return Step(stage, "broken", [str(error)], address, wrong=[error])
     if manifest is None:
-        why = _why(run, store, address)
+        why = _why(run, store, address, kept=kept)
         if isinstance(address.spec, TrainSpec):
             why += _where_training_begins(run, store, address.spec, address, found["latents"][1])
         if kept:
@@ -152,7 +152,7 @@ def _later_step(run: BrickRun, store: Store, stage: Stage, pending: list[str]) -
     return Step(stage, "to run", own or [f"{need} may change" for need in stage.needs if need in pending])
 
 
-def _why(run: BrickRun, store: Store, address: Address) -> list[str]:
+def _why(run: BrickRun, store: Store, address: Address, *, kept: bool) -> list[str]:
     """What differs between the artifact a run had and the one it needs."""
     before, name = read_pointer(store, run.name, address.stage.name), address.stage.name
     if before is None:
@@ -169,7 +169,8 @@ def _why(run: BrickRun, store: Store, address: Address) -> list[str]:
         was = TrainSpec.model_validate(before.spec).shown
         why = [f"{name}.{each}" for each in differences(was, address.spec.shown)]
     if not why:
-        why = ["not finished yet"] if before.cache_key == address.cache_key else [f"{name} is at a new version"]
+        unfinished = "not finished yet" if kept else "what earlier versions have made of it is made anew"
+        why = [unfinished] if before.cache_key == address.cache_key else [f"{name} is at a new version"]
     return why
 
 

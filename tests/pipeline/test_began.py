@@ -140,7 +140,7 @@ def test_what_tells_of_such_a_stage_tells_the_versions(killed, drawn_films, run_
     assert "Begun with an earlier version of Bricks: films/clip. bricks run --renew makes that anew." in status
 
 
-def test_another_run_is_not_given_what_is_of_two_versions_and_renew_makes_what_it_has(
+def test_another_run_is_not_given_what_is_of_two_versions_and_renew_takes_what_that_one_made(
     killed, drawn_films, run_of, raised, num_cut
 ):
     raised("clip")
@@ -152,9 +152,20 @@ def test_another_run_is_not_given_what_is_of_two_versions_and_renew_makes_what_i
     assert num_cut() == 3, "those two of the newer version were there"
     assert run_path(run, killed, "clip")["clip"] == mixed
     assert run_path(run, killed, "clip", renew=True)["clip"] == pure
+    assert num_cut() == 3
     assert run_path(run, killed, "clip")["clip"] == pure
     assert whys(run, killed)["clip"] == []
     assert read_began(killed, "films").stages["clip"].kinds["clip"] == [2]
+
+
+def test_renew_makes_anew_what_is_older_and_says_so(killed, drawn_films, run_of, raised, num_cut):
+    run, told = run_of(drawn_films), []
+    raised("clip")
+    mixed = run_path(run, killed, "clip")["clip"]
+    renewed = run_path(run, killed, "clip", renew=True, tell=told.append)["clip"]
+    assert (renewed.item_versions, num_cut(), told[-1].state) == ({}, 3, "to run")
+    assert told[-1].why == ["what earlier versions have made of it is made anew"]
+    assert renewed.tables.keys() == mixed.tables.keys()
 
 
 def test_renew_in_the_middle_makes_all_by_the_newer_function(killed, drawn_films, run_of, raised, num_cut):
