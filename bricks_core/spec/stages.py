@@ -13,7 +13,7 @@ from bricks_core.spec.items import KINDS
 from bricks_core.spec.latents import Latent
 from bricks_core.spec.score import Score
 from bricks_core.spec.strict import Row
-from bricks_core.spec.train import BucketLossRow, CheckpointRow, HeldOutRow, StepRow
+from bricks_core.spec.train import BucketLossRow, CheckpointRow, ClipLossRow, HeldOutRow, StepRow
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,13 @@ STAGES: dict[str, Stage] = {
             "train",
             2,
             ("latents",),
-            {"steps": StepRow, "bucket_losses": BucketLossRow, "held_out": HeldOutRow, "checkpoints": CheckpointRow},
+            {
+                "steps": StepRow,
+                "bucket_losses": BucketLossRow,
+                "held_out": HeldOutRow,
+                "clip_losses": ClipLossRow,
+                "checkpoints": CheckpointRow,
+            },
             ("held_out",),
             sharded=False,
         ),

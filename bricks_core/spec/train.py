@@ -345,6 +345,23 @@ class HeldOutRow(Row):
     """mse of the same frames with the same noise, each by itself; 0: not measured, as of raw weights and of images."""
 
 
+class ClipLossRow(Row):
+    """The loss of one clip or image, the mean over all bins: what says how sure a held-out loss is.
+
+    Clips of training are measured too, as many, each with the noise of a held-out one: the gap between the two sides is
+    what was learnt by heart.
+    """
+
+    step: int
+    weights: Literal["raw", "ema"]
+    bucket: str
+    split: Literal["train", "held_out"]
+    clip_id: str
+    video_id: str
+    loss: float
+    mse: float
+
+
 class CheckpointRow(Row):
     """A checkpoint of the run; its id is `step-` and its step. Keys are from the store's root."""
 

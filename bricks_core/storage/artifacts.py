@@ -128,7 +128,9 @@ class Artifact:
         return self.store.local(full, sha256=known)
 
     def rows(self, table: str, row: type[R]) -> Iterator[R]:
-        """The rows of a table, streamed, in the order of their ids."""
+        """The rows of a table, streamed, in the order of their ids; none of a table that came in later."""
+        if table not in self.manifest.tables:
+            return
         with self.local(self.manifest.tables[table].key) as file:
             yield from read_rows(file, row)
 

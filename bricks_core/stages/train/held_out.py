@@ -11,7 +11,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from bricks_core.diffusion.families import family_of
 from bricks_core.diffusion.noise_schedule import NUM_TIMESTEPS
 from bricks_core.spec.latents import Latent
 from bricks_core.spec.strict import Strict
-from bricks_core.spec.train import IMAGE_FPS, HeldOutRow, HeldOutSpec, TrainBucket, TrainSpec
+from bricks_core.spec.train import IMAGE_FPS, ClipLossRow, HeldOutRow, HeldOutSpec, TrainBucket, TrainSpec
 from bricks_core.stages.train.dataloader import (
     Purpose,
     Sample,
@@ -60,23 +60,31 @@ class Measured(Strict):
     """The held-out losses of a state in one bucket: the answer of an item of kind held_out."""
 
     rows: list[HeldOutRow]
+    clips: list[ClipLossRow] = []
+
+
+class Asked(NamedTuple):
+    """A clip that is measured, and the clip whose noise it gets."""
+
+    row: Latent
+    noise_of: Latent
 
 
 class HeldOut:
-    """Measures a network on the held-out clips of every distinct bucket of a run."""
+    """Measures a network on held-out clips of every distinct bucket of a run, and on as many that it learns from."""
 
     def __init__(self, spec: TrainSpec, rows: Sequence[Latent], packs: Packs, everyone: Processes):
         self._spec, self._packs, self._everyone = spec, packs, everyone
         self._family = family_of(spec.model)
         self._bins = bins(spec.held_out)
         self._clips: dict[str, list[Latent]] = {}
+        self._learnt: dict[str, list[Latent]] = {}
         self._knows_images = any(bucket.num_frames == 1 for phase in spec.phases for bucket in phase.buckets)
         self._buckets = {bucket.name: bucket for phase in spec.phases for bucket in phase.buckets}
         for name, bucket in self._buckets.items():
-            fitting = [row for row in rows if row.split == "held_out" and usable(row, bucket)]
-            # Chosen by a hash of the clip, so that one more clip in the data changes one of these at most.
-            self._clips[name] = sorted(fitting, key=lambda row: number_of(row.id))[: spec.held_out.num_samples]
-            if not fitting and everyone.is_first:
+            self._clips[name] = _chosen(rows, bucket, "held_out", spec.held_out.num_samples)
+            self._learnt[name] = _chosen(rows, bucket, "train", len(self._clips[name]))
+            if not self._clips[name] and everyone.is_first:
                 log.warning("train: no held-out clip fits bucket %s, so it has no held-out loss.", name)
 
     @property
@@ -87,30 +95,38 @@ class HeldOut:
     @torch.no_grad()
     def measure(
         self, model: nn.Module, weights: Literal["raw", "ema"], step: int, buckets: Collection[str]
-    ) -> list[HeldOutRow]:
+    ) -> Measured:
         """The losses of a network, by bucket and bin, over all processes; each measures its share of the batches."""
         rows: list[HeldOutRow] = []
+        by_clip: list[ClipLossRow] = []
         for name, clips in self._clips.items():
-            if clips and name in buckets:
-                bucket = self._buckets[name]
-                # Of the weights that count: it costs as much again. What shrinks time has no latents of single frames.
-                alone = weights == "ema" and bucket.num_frames > 1 and clips[0].time_stride == 1
-                sums = self._sums(model, bucket, clips, alone)
-                rows += self._rows(name, len(clips), sums, weights, step)
-        return rows
+            if not clips or name not in buckets:
+                continue
+            bucket = self._buckets[name]
+            # Of the weights that count: each costs as much again. What shrinks time has no latents of single frames.
+            counts = weights == "ema"
+            alone = counts and bucket.num_frames > 1 and clips[0].time_stride == 1
+            cells = self._cells(model, bucket, [Asked(clip, clip) for clip in clips], alone)
+            rows += self._rows(name, cells, weights, step)
+            by_clip += _by_clip(name, clips, cells, weights, step)
+            if counts and (learnt := self._learnt[name]):
+                asked = [Asked(*pair) for pair in zip(learnt, clips, strict=False)]
+                by_clip += _by_clip(name, learnt, self._cells(model, bucket, asked, alone=False), weights, step)
+        return Measured(rows=rows, clips=by_clip)
 
-    def _sums(self, model: nn.Module, bucket: TrainBucket, clips: Sequence[Latent], alone: bool) -> Tensor:
-        """Summed loss, mse, vb, count, and mse of frames alone of each bin.  -> (bins, 5) float64"""
+    def _cells(self, model: nn.Module, bucket: TrainBucket, asked: Sequence[Asked], alone: bool) -> Tensor:
+        """loss, mse, vb, and mse of frames alone, of every clip in every bin.  -> (clips, bins, 4) float64"""
         device = self._everyone.device
-        sums = torch.zeros((len(self._bins), 5), dtype=torch.float64, device=device)
-        for number, (places, batch) in enumerate(self._batches(bucket, clips)):
+        sums = torch.zeros((len(asked) * len(self._bins), 5), dtype=torch.float64, device=device)
+        for number, (places, batch) in enumerate(self._batches(bucket, asked)):
             if number % self._everyone.world_size == self._everyone.rank:
                 there = batch().to(device)
                 losses = self._family.loss(model, there, self._spec.precision)
                 by_itself = self._alone(model, there, bucket) if alone else torch.zeros_like(losses.mse)
-                each = torch.stack([losses.loss, losses.mse, losses.vb, torch.ones_like(losses.loss), by_itself], dim=1)
+                each = torch.stack([losses.loss, losses.mse, losses.vb, by_itself, torch.ones_like(losses.loss)], dim=1)
                 sums.index_add_(0, torch.tensor(places, device=device), each.double())
-        return self._everyone.summed(sums)
+        sums = self._everyone.summed(sums).cpu().reshape(len(asked), len(self._bins), 5)
+        return sums[..., :4] / sums[..., 4:]
 
     def _alone(self, model: nn.Module, batch: MicroBatch, bucket: TrainBucket) -> Tensor:
         """mse of every sample's frames, each by itself: what the network knows without its neighbours.  -> (B,)"""
@@ -119,24 +135,25 @@ class HeldOut:
         frames = [batch.alone(frame, told) for frame in range(bucket.num_frames)]
         return torch.stack([self._family.loss(model, each, self._spec.precision).mse for each in frames]).mean(dim=0)
 
-    def _batches(self, bucket: TrainBucket, clips: Sequence[Latent]) -> Iterator[tuple[list[int], _Batch]]:
-        """The bins of a batch's samples, and what makes the batch: only the process that needs it reads it."""
-        by_shape: dict[tuple[int, ...], list[tuple[int, Latent, int]]] = defaultdict(list)
-        for clip in clips:
-            for place, each in enumerate(self._bins):
-                for timestep in each.timesteps:
-                    by_shape[clip.height_px, clip.width_px, clip.latent_height].append((place, clip, timestep))
+    def _batches(self, bucket: TrainBucket, asked: Sequence[Asked]) -> Iterator[tuple[list[int], _Batch]]:
+        """The cells (clip x bins + bin) of a batch's samples, and what makes the batch: only who needs it reads it."""
+        by_shape: dict[tuple[int, ...], list[tuple[int, Asked, int]]] = defaultdict(list)
+        for number, each in enumerate(asked):
+            for place, stretch in enumerate(self._bins):
+                for timestep in stretch.timesteps:
+                    row = each.row
+                    by_shape[row.height_px, row.width_px, row.latent_height].append(
+                        (number * len(self._bins) + place, each, timestep)
+                    )
         size = self._spec.held_out.batch_size
         for shape in sorted(by_shape):
             for first in range(0, len(by_shape[shape]), size):
                 chosen = by_shape[shape][first : first + size]
-                samples = [(clip, timestep) for _, clip, timestep in chosen]
+                samples = [(each, timestep) for _, each, timestep in chosen]
                 yield [place for place, _, _ in chosen], _Batch(self._spec.seed, bucket, samples, self._packs)
 
-    def _rows(
-        self, bucket: str, num_clips: int, sums: Tensor, weights: Literal["raw", "ema"], step: int
-    ) -> Iterator[HeldOutRow]:
-        for each, (loss, mse, vb, count, by_itself) in zip(self._bins, sums.tolist(), strict=True):
+    def _rows(self, bucket: str, cells: Tensor, weights: Literal["raw", "ema"], step: int) -> Iterator[HeldOutRow]:
+        for each, (loss, mse, vb, alone) in zip(self._bins, cells.mean(dim=0).tolist(), strict=True):
             yield HeldOutRow(
                 id=f"{step:08d}/{bucket}/{weights}/{each.first:03d}",
                 step=step,
@@ -144,12 +161,37 @@ class HeldOut:
                 bucket=bucket,
                 first_timestep=each.first,
                 end_timestep=each.end,
-                loss=loss / count,
-                mse=mse / count,
-                vb=vb / count,
-                num_samples=num_clips,
-                mse_alone=by_itself / count,
+                loss=loss,
+                mse=mse,
+                vb=vb,
+                num_samples=len(cells),
+                mse_alone=alone,
             )
+
+
+def _chosen(
+    rows: Sequence[Latent], bucket: TrainBucket, split: Literal["train", "held_out"], at_most: int
+) -> list[Latent]:
+    """Clips of a side that fit a bucket, by a hash: one more clip in the data changes one of these at most."""
+    fitting = [row for row in rows if row.split == split and usable(row, bucket)]
+    return sorted(fitting, key=lambda row: number_of(row.id))[:at_most]
+
+
+def _by_clip(
+    bucket: str, clips: Sequence[Latent], cells: Tensor, weights: Literal["raw", "ema"], step: int
+) -> Iterator[ClipLossRow]:
+    for clip, (loss, mse, _, _) in zip(clips, cells.mean(dim=1).tolist(), strict=False):
+        yield ClipLossRow(
+            id=f"{step:08d}/{bucket}/{weights}/{clip.id}",
+            step=step,
+            weights=weights,
+            bucket=bucket,
+            split=clip.split,
+            clip_id=clip.clip_id,
+            video_id=clip.video_id,
+            loss=loss,
+            mse=mse,
+        )
 
 
 @dataclass(frozen=True)
@@ -158,17 +200,17 @@ class _Batch:
 
     seed: int
     bucket: TrainBucket
-    samples: Sequence[tuple[Latent, int]]
+    samples: Sequence[tuple[Asked, int]]
     packs: Packs
 
     def __call__(self) -> MicroBatch:
         return collate(0, self.bucket, [self._sample(*each) for each in self.samples], self.packs, pin=False)
 
-    def _sample(self, row: Latent, timestep: int) -> Sample:
-        """The middle window of a clip, with the noise that this clip has at this timestep, always."""
-        noise = randomness(self.seed, Purpose.HELD_OUT, step=timestep, sample=number_of(row.id))
-        begin = (num_begins(row, self.bucket) - 1) // 2
-        return Sample(row, begin, timestep, drop=False, frame_mask=None, noise=noise)
+    def _sample(self, asked: Asked, timestep: int) -> Sample:
+        """The middle window of a clip, with the noise that it (or another clip) has at this timestep, always."""
+        noise = randomness(self.seed, Purpose.HELD_OUT, step=timestep, sample=number_of(asked.noise_of.id))
+        begin = (num_begins(asked.row, self.bucket) - 1) // 2
+        return Sample(asked.row, begin, timestep, drop=False, frame_mask=None, noise=noise)
 
 
 def neighbours_gain(rows: Sequence[HeldOutRow], first: int = 0, end: int = NUM_TIMESTEPS) -> float | None:

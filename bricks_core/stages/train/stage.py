@@ -115,11 +115,14 @@ def _joined(
     for row, by_bucket in history.rows(spec):
         steps.append(row)
         bucket_losses += by_bucket
-    held_out = [row for key in measures for row in work.items.answer(key, Measured).rows]
+    measured = [work.items.answer(key, Measured) for key in measures]
+    held_out = [row for each in measured for row in each.rows]
+    clip_losses = [row for each in measured for row in each.clips]
     tables: dict[str, Iterable[Row]] = {
         "steps": steps,
         "bucket_losses": bucket_losses,
         "held_out": sorted(held_out, key=lambda row: row.id),
+        "clip_losses": sorted(clip_losses, key=lambda row: row.id),
         "checkpoints": [
             CheckpointRow(
                 id=f"step-{record.step:06d}",
@@ -301,13 +304,17 @@ class Training:
         if not buckets:
             return
         self.trainer.check_finite()
-        rows = self.held_out.measure(self.trainer.model, "raw", step, buckets)
-        rows += self.held_out.measure(self.trainer.ema.model, "ema", step, buckets)
+        raw = self.held_out.measure(self.trainer.model, "raw", step, buckets)
+        ema = self.held_out.measure(self.trainer.ema.model, "ema", step, buckets)
+        rows, clips = raw.rows + ema.rows, raw.clips + ema.clips
         _check_finite(rows)
         if self.everyone.is_first:
             for bucket in _buckets(self.spec):
                 if bucket.name in buckets:
-                    measured = Measured(rows=[row for row in rows if row.bucket == bucket.name])
+                    measured = Measured(
+                        rows=[row for row in rows if row.bucket == bucket.name],
+                        clips=[row for row in clips if row.bucket == bucket.name],
+                    )
                     self.work.items.put(self.checkpoints.trajectory.measure(step, bucket), measured)
         self.held_out_loss = mean_loss(rows, "raw") or float("nan")
         self.tracker.log(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -45,8 +46,8 @@ class Watched(torch.nn.Module):
 def test_frames_are_also_measured_alone_of_clips_and_of_the_weights_that_count(tmp_path):
     spec = small_spec()
     measured, model = held_out(tmp_path, spec), network(spec)
-    rows = measured.measure(model, "ema", 8, [CLIPS.name, IMAGES.name])
-    rows += measured.measure(model, "raw", 8, [CLIPS.name])
+    rows = measured.measure(model, "ema", 8, [CLIPS.name, IMAGES.name]).rows
+    rows += measured.measure(model, "raw", 8, [CLIPS.name]).rows
     for row in rows:
         is_measured = row.weights == "ema" and row.bucket == CLIPS.name
         assert (row.mse_alone > 0) == is_measured
@@ -72,8 +73,37 @@ def test_a_codec_that_joins_frames_has_no_single_frames_to_measure(tmp_path):
     spec = small_spec()
     clips = CLIPS.model_copy(update={"num_frames": 9, "frame_interval": 1})
     spec = small_spec(phases=[phase.model_copy(update={"buckets": [clips]}) for phase in spec.phases])
-    rows = held_out(tmp_path, spec, time_stride=4).measure(network(spec), "ema", 8, [clips.name])
+    rows = held_out(tmp_path, spec, time_stride=4).measure(network(spec), "ema", 8, [clips.name]).rows
     assert [row.mse_alone for row in rows] == [0.0] * len(rows)
+
+
+def test_clips_have_their_own_losses_whose_mean_is_the_held_out_loss(tmp_path):
+    spec = small_spec()
+    found = held_out(tmp_path, spec).measure(network(spec), "ema", 8, [CLIPS.name])
+    mine = [each for each in found.clips if each.split == "held_out"]
+    assert len(mine) == found.rows[0].num_samples == 2
+    assert np.mean([each.loss for each in mine]) == pytest.approx(np.mean([each.loss for each in found.rows]))
+
+
+def test_as_many_clips_of_training_are_measured_with_the_noise_of_the_held_out_ones(tmp_path):
+    spec = small_spec()
+    measured, model = held_out(tmp_path, spec), network(spec)
+    found = measured.measure(model, "ema", 8, [CLIPS.name]).clips
+    learnt = [each for each in found if each.split == "train"]
+    assert len(learnt) == 2
+    assert not {each.clip_id for each in learnt} & {each.clip_id for each in found if each.split == "held_out"}
+    assert not [each for each in measured.measure(model, "raw", 8, [CLIPS.name]).clips if each.split == "train"]
+
+    class Deaf(torch.nn.Module):
+        """Answers 0 whatever it sees, so that its error is the noise's own size."""
+
+        def forward(self, x, *rest, **sizes):
+            return torch.zeros(x.shape[0], 2 * x.shape[1], *x.shape[2:])
+
+    by_side = {"train": [], "held_out": []}
+    for each in measured.measure(Deaf(), "ema", 8, [CLIPS.name]).clips:
+        by_side[each.split].append(each.mse)
+    assert by_side["train"] == pytest.approx(by_side["held_out"])
 
 
 def row(first: int, mse: float, alone: float) -> HeldOutRow:
