@@ -90,7 +90,7 @@ def test_the_controller_and_the_test_reach_the_store_as_stages_do(name: str) -> 
     store = profile(rendered(name)).store
     for pod in pods(rendered(name)):
         (container,) = pod["spec"]["containers"]
-        env = {each["name"]: each["value"] for each in container["env"]}
+        env = {each["name"]: each.get("value") for each in container["env"]}
         assert env["BRICKS_STORE"] == store.uri
         assert env.get("AWS_ENDPOINT_URL_S3", "") == store.endpoint
         assert env.get("AWS_REGION", "") == store.region
