@@ -2,9 +2,9 @@
 
 What it measures: how far the mean of values could be elsewhere, had there been other prompts, seeds or films.
 Source: the Bayesian bootstrap (Rubin, Ann. Statist. 9(1), 1981): each group weighs an exponential draw. Groups are
-    drawn and their members kept, as Davison and Hinkley (Bootstrap Methods and their Application, 1997, section 3.8) advise:
-    to draw members too would count the spread within groups twice. Unlike the classical bootstrap it never leaves all
-    groups but one out, so it works from two groups on.
+    drawn and their members kept, as Davison and Hinkley (Bootstrap Methods and their Application, 1997, section 3.8)
+    advise: to draw members too would count the spread within groups twice. Unlike the classical bootstrap it never
+    leaves all groups but one out, so it works from two groups on.
     Percentiles of a bootstrap are too narrow for few groups. Their distance from the value is stretched by
     t(n - 1) / z, Student's quantile over the normal one, and by sqrt((n + 1) / (n - 1)), since the spread of the draws
     is that of the population divided by n and short of it by (n - 1) / (n + 1) (Hesterberg, arXiv:1411.5279, section
@@ -76,7 +76,7 @@ def interval(
     sums, sizes = np.bincount(member, given, minlength=num), np.bincount(member, minlength=num)
     drawn = weights(num, num_draws, seed)
     found = widened(float(given.mean()), (drawn @ sums) / (drawn @ sizes), num, level)
-    return found if bounds is None else _bounded(found, bounds, level)
+    return found if bounds is None else bounded(found, bounds, level)
 
 
 def difference(
@@ -159,7 +159,8 @@ def _t_within(t: float, df: int) -> float:
     return 2 / math.pi * (angle + math.sin(angle) * cosine * total)
 
 
-def _bounded(found: Interval, bounds: tuple[float, float], level: float) -> Interval:
+def bounded(found: Interval, bounds: tuple[float, float], level: float = 0.95) -> Interval:
+    """The interval within bounds; of a value at one of them, as `interval` tells."""
     least, most = bounds
     low, high = found.low, found.high
     surprise = (1 - level) ** (1 / found.num)
