@@ -163,14 +163,15 @@ def address_given() -> str:
 
 
 def headline(store: Store, manifest: Manifest) -> str:
-    """What a stage made, in a line; of an evaluation, how the held-out loss changed."""
+    """What a stage made, in a line; of an evaluation, its verdict and how the held-out loss changed."""
     made = ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in manifest.counts.items())
     if manifest.stage != "evaluate":
         return made
     try:
         report: dict[str, Any] = json.loads(store.get(f"artifacts/evaluate/{manifest.digest}/report/report.json"))
         overall = [each for each in report["held_out"]["changes"] if not each["num_clips"]]
-        losses = [f"held-out loss {-each['improvement_percent']:+.1f} % ({each['weights']})" for each in overall]
+        losses = [str(report["verdict"]["title"])] if "verdict" in report else []
+        losses += [f"held-out loss {-each['improvement_percent']:+.1f} % ({each['weights']})" for each in overall]
     except (BricksError, ValueError, KeyError, TypeError):
         losses = []  # its report is looked at in earnest elsewhere
     return "; ".join([*losses, made])

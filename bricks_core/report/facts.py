@@ -16,6 +16,7 @@ from itertools import accumulate
 from statistics import fmean
 from typing import Any
 
+from bricks_core.report.evidence import Evidence
 from bricks_core.spec.caption import Caption
 from bricks_core.spec.clip import Clip, Image, Shot
 from bricks_core.spec.evaluate import EvaluateSpec
@@ -522,6 +523,7 @@ class Facts:
     dataset: Dataset
     training: Training
     held_out: HeldOut
+    evidence: Evidence
     lineage: list[StageFacts]
     settings: dict[str, dict[str, Any]]
     """The resolved settings of every stage."""

@@ -7,6 +7,7 @@ timings.js beside it, which the page reads.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from typing import Any
 import yaml
 
 from bricks_core.report.facts import Facts
+from bricks_core.report.verdict import verdict_of
 from bricks_core.report.words import duration, number
 from bricks_core.spec.manifest import Manifest
 
@@ -22,7 +24,10 @@ from bricks_core.spec.manifest import Manifest
 def report_json(facts: Facts) -> str:
     """All numbers, for programs."""
     changes = [asdict(each) | {"improvement_percent": each.improvement_percent} for each in facts.held_out.changes]
+    verdict = verdict_of(facts.evidence)
     numbers = {
+        "verdict": asdict(verdict) | {"title": verdict.title},
+        "evidence": _finite(asdict(facts.evidence)),
         "stages": [asdict(each) for each in facts.lineage],
         "dataset": asdict(facts.dataset),
         "training": asdict(facts.training),
@@ -30,6 +35,15 @@ def report_json(facts: Facts) -> str:
         "settings": facts.settings,
     }
     return json.dumps(numbers, indent=1, ensure_ascii=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """The same, with null for ends of intervals that are not known: JSON has no infinity."""
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def settings_yaml(facts: Facts) -> str:

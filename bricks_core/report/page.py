@@ -14,7 +14,7 @@ from markupsafe import Markup
 from bricks_core.report.charts import Chart, Series, bar_chart, line_chart
 from bricks_core.report.facts import Bin, Dataset, Facts, Training
 from bricks_core.report.files import in_yaml
-from bricks_core.report.verdict import verdict
+from bricks_core.report.verdict import Verdict, verdict_of
 from bricks_core.report.words import (
     WEIGHTS,
     beside,
@@ -94,6 +94,15 @@ class Prompt:
 
 
 @dataclass(frozen=True)
+class Head:
+    """What a reader should take away: a line, why, and what it is about."""
+
+    title: str
+    reasons: str
+    about: str
+
+
+@dataclass(frozen=True)
 class Tile:
     name: str
     value: str | Markup
@@ -143,7 +152,7 @@ def page_of(facts: Facts, prompts: Sequence[Prompt], overview: Picture | None, s
         .render(
             css=Markup(_file("page.css")),
             js=Markup(_file("page.js")),
-            verdict=verdict(facts),
+            head=_head(facts),
             after=_after(facts, prompts[0]),
             tiles=tiles(facts, len(prompts[0].steps)),
             spec=facts.spec,
@@ -164,6 +173,30 @@ def page_of(facts: Facts, prompts: Sequence[Prompt], overview: Picture | None, s
             version=evaluate.code_version,
         )
     )
+
+
+def _head(facts: Facts) -> Head:
+    verdict, training = verdict_of(facts.evidence), facts.training
+    so_far = "" if training.is_finished else "So far: "
+    reasons = [*verdict.reasons, verdict.advice, _not_measured(verdict)]
+    done = several(training.num_steps, "step")
+    if not training.is_finished:
+        done = f"{number(training.num_steps)} of {number(training.of_steps)} steps so far"
+    about = (
+        f"A text-to-video model was trained for {done} on {clips_and_images(facts.dataset)}, then asked "
+        f"{several(len(facts.spec.prompts), 'prompt')} with the same noise at every checkpoint."
+    )
+    if (change := facts.change) is not None:
+        words = f"from {loss(change.before)} to {loss(change.after)} with {WEIGHTS[change.weights]} weights"
+        for other in facts.held_out.changes:
+            if not other.bucket and other.after < change.after:
+                words += f", to {loss(other.after)} with {WEIGHTS[other.weights]} ones"
+        about += f" On videos it never saw its loss went {words}."
+    return Head(f"{so_far}{verdict.title}", " ".join(filter(None, reasons)), about)
+
+
+def _not_measured(verdict: Verdict) -> str:
+    return f"Not measured: {', '.join(verdict.unknown)}." if verdict.unknown else ""
 
 
 def tiles(facts: Facts, num_checkpoints: int) -> list[Tile]:

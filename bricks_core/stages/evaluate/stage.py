@@ -7,13 +7,14 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from bricks_core.report.evidence import Evidence, losses_of
 from bricks_core.report.facts import Facts, StageFacts, dataset_facts, held_out_facts, stage_facts, training_facts
 from bricks_core.report.files import Timing, report_json, settings_yaml, timings_js
 from bricks_core.report.page import Picture, Player, Prompt, page_of
 from bricks_core.report.words import WEIGHTS, beside, step_label
 from bricks_core.spec.evaluate import EvaluateSpec, Sample
 from bricks_core.spec.manifest import StoredObject
-from bricks_core.spec.train import HeldOutRow, TrainSpec
+from bricks_core.spec.train import DEFAULT_WEIGHTS, CheckpointRow, ClipLossRow, HeldOutRow, TrainSpec
 from bricks_core.stages.evaluate import panels
 from bricks_core.stages.evaluate.gallery import exhibits, picture_of
 from bricks_core.stages.evaluate.samples import (
@@ -100,9 +101,22 @@ def gather(spec: EvaluateSpec, work: Work) -> Facts:
         dataset=dataset_facts(work),
         training=training_facts(work, train),
         held_out=held_out_facts(work.rows("train", "held_out", HeldOutRow)),
+        evidence=_evidence(spec, work, train),
         lineage=[*map(stage_facts, manifests), own],
         settings={manifest.stage: manifest.spec for manifest in manifests}
         | {work.stage.name: spec.model_dump(mode="json")},
+    )
+
+
+def _evidence(spec: EvaluateSpec, work: Work, train: TrainSpec) -> Evidence:
+    """What the verdict rests on, at the steps that have a checkpoint to be taken."""
+    weights = DEFAULT_WEIGHTS if DEFAULT_WEIGHTS in spec.weights else spec.weights[0]
+    steps = {row.step for row in work.rows("train", "checkpoints", CheckpointRow)}
+    return Evidence(
+        base_is_random=not (train.init_from or train.continue_from),
+        losses=losses_of(work.rows("train", "clip_losses", ClipLossRow), weights, steps),
+        num_prompts=len(spec.prompts),
+        num_samples=len(spec.prompts),
     )
 
 

@@ -29,7 +29,7 @@ from bricks_core.spec.run import BrickRun
 from bricks_core.spec.score import Score
 from bricks_core.spec.stages import STAGES
 from bricks_core.spec.strict import Row, what_of
-from bricks_core.spec.train import BucketLossRow, CheckpointRow, HeldOutRow, StepRow
+from bricks_core.spec.train import BucketLossRow, CheckpointRow, ClipLossRow, HeldOutRow, StepRow
 from bricks_core.stages.evaluate import stage
 from bricks_core.storage.artifacts import Artifact, open_artifact
 from bricks_core.storage.items import digest_of
@@ -350,9 +350,26 @@ def _put_training(made: Finished, folder: Path, held_out: bool) -> None:
                             num_samples=3,
                         )
                     )  # fmt: skip
+    clip_losses = [
+        ClipLossRow(
+            id=content_id("clip_loss", step, weights, name, clip), step=step, weights=weights, bucket=name,
+            split="held_out", clip_id=f"clip-{clip}", video_id=f"film-{clip}", mse=0.0,
+            loss=(0.25 + 0.75 * math.exp(-step * lag / 20)) * (0.9 + 0.1 * clip),
+        )
+        for step in (STEPS if held_out else ())
+        for weights, lag in (("raw", 1.0), ("ema", 0.8))
+        for name in names
+        for clip in range(3)
+    ]  # fmt: skip
     made.commit(
         work,
-        {"steps": steps, "bucket_losses": buckets, "held_out": measured, "checkpoints": checkpoints},
+        {
+            "steps": steps,
+            "bucket_losses": buckets,
+            "held_out": measured,
+            "clip_losses": clip_losses,
+            "checkpoints": checkpoints,
+        },
         objects=objects,
     )
 

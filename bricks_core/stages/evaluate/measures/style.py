@@ -31,8 +31,7 @@ import numpy.typing as npt
 
 from bricks_core.errors import DataError
 from bricks_core.models.image_encoder import ImageEncoder, load_image_encoder
-from bricks_core.stages.evaluate.measures.by_hand import Pixels, features_by_hand
-from bricks_core.stages.evaluate.measures.measure import (
+from bricks_core.report.intervals import (
     Floats,
     Groups,
     Interval,
@@ -42,6 +41,7 @@ from bricks_core.stages.evaluate.measures.measure import (
     weights,
     widened,
 )
+from bricks_core.stages.evaluate.measures.by_hand import Pixels, features_by_hand
 
 Chosen = npt.NDArray[np.bool_]
 

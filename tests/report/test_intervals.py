@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bricks_core.errors import DataError
-from bricks_core.stages.evaluate.measures.measure import Interval, difference, interval, joined, t_quantile
+from bricks_core.report.intervals import Interval, difference, interval, joined, t_quantile
 
 FINITE = st.floats(-1e6, 1e6)
 DRAWS = {

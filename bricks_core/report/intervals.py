@@ -10,7 +10,7 @@ Source: the Bayesian bootstrap (Rubin, Ann. Statist. 9(1), 1981): each group wei
     is that of the population divided by n and short of it by (n - 1) / (n + 1) (Hesterberg, arXiv:1411.5279, section
     4.2, does so for the classical bootstrap).
 Unit: that of the values. Direction: neither.
-Validated on: tests/stages/evaluate/measures/test_measure.py: of repetitions in which nothing changed 90 to 99 %
+Validated on: tests/report/test_intervals.py: of repetitions in which nothing changed 90 to 99 %
     hold 0, with 3, 5, 24 and 96 groups, of values with outliers, and with equal values within a group.
 Needs: nothing.
 """

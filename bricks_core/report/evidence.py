@@ -1,0 +1,178 @@
+"""The numbers that a verdict rests on, each with its interval: what is known of a training, and how surely.
+
+Losses are of the weights that count, paired clip by clip: the same clip, timesteps and noise at every step, so that a
+difference comes from the weights alone. Clips of one film are no independent witnesses: films are what is drawn again.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from bricks_core.report.intervals import Interval, difference, interval
+from bricks_core.spec.train import ClipLossRow
+
+
+@dataclass(frozen=True)
+class Rise:
+    """A loss minus another one, as a share of the base model's; below 0 it fell. Negative is better."""
+
+    step: int
+    since: int
+    by: Interval
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The held-out loss of a training, as far as single clips were measured."""
+
+    steps: list[int]
+    """Measured; the first is the base model."""
+    base: float
+    """Its loss, the mean over clips."""
+    num_clips: int
+    num_films: int
+    since_base: list[Rise]
+    """Of every step after the first, in order."""
+    since_best: Rise | None
+    """The last step against the best one before it; None: the last one is the best."""
+    since_two_thirds: Rise | None
+    """The last step against the one nearest to two thirds of the way: is it still falling?"""
+    gap: Interval | None
+    """Held-out minus training clips at the last step, less the same at the base model, as a share of the base's loss:
+    what was learnt by heart. None: training clips were not measured."""
+
+    @property
+    def last(self) -> Rise | None:
+        return self.since_base[-1] if self.since_base else None
+
+    @property
+    def best(self) -> int:
+        """The step with the least mean loss."""
+        return self.since_best.since if self.since_best else self.steps[-1]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A share of facts that samples keep: of the base model, of the tuned one, of samples for other prompts."""
+
+    base: Interval | None
+    tuned: Interval
+    change: Interval | None
+    """Tuned minus base, paired."""
+    chance: float
+    """What samples for other prompts keep of them by luck."""
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Samples that are training clips, against held-out clips that are: those are no copies, so they tell the luck."""
+
+    num: int
+    of: int
+    share: Interval
+    expected: float
+    """The share that the threshold was set for."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything that a verdict looks at. What nobody measured is None, and is told as that."""
+
+    base_is_random: bool
+    losses: Losses | None
+    num_prompts: int
+    num_samples: int
+    """Prompts x seeds, of each model."""
+    adherence: Kept | None = None
+    """Of prompts in the new style."""
+    ability: Kept | None = None
+    """Of plain prompts: what the base model could do."""
+    style: Interval | None = None
+    """Where tuned samples stand, 0 at the base's, 1 among the held-out clips."""
+    copies: Copies | None = None
+    repeats: list[tuple[str, str]] = field(default_factory=list)
+    """Held-out clips, and the clips of training that they repeat: then the held-out loss says nothing."""
+    weak_null: str = ""
+    """What the audit of guidance found wrong with the prediction without a caption; empty: nothing."""
+
+    @property
+    def of_samples(self) -> dict[str, object]:
+        """What was measured on samples, by what it is called; None where it was not."""
+        return {
+            "facts of prompts": self.adherence,
+            "facts of plain prompts": self.ability,
+            "style": self.style,
+            "copies of training clips": self.copies,
+        }
+
+
+def losses_of(rows: Iterable[ClipLossRow], weights: str, steps: Collection[int] | None = None) -> Losses | None:
+    """From the table clip_losses. `steps`: only these, such as those with a checkpoint. None: nothing to tell from.
+
+    Clips are compared that were measured at every step; several buckets of a clip are several measurements of it.
+    """
+    held_out: dict[int, dict[tuple[str, str], ClipLossRow]] = defaultdict(dict)
+    learnt: dict[int, dict[tuple[str, str], ClipLossRow]] = defaultdict(dict)
+    for row in rows:
+        if row.weights == weights and (steps is None or row.step in steps):
+            (held_out if row.split == "held_out" else learnt)[row.step][row.bucket, row.clip_id] = row
+    measured = sorted(held_out)
+    if not measured:
+        return None
+    shared = sorted(set.intersection(*(set(held_out[step]) for step in measured)))
+    if not shared:
+        return None
+    films = [held_out[measured[0]][each].video_id for each in shared]
+    table = np.array([[held_out[step][each].loss for each in shared] for step in measured])
+    base = float(table[0].mean())
+    means = table.mean(axis=1)
+
+    def rise(step: int, since: int) -> Rise:
+        a, b = table[measured.index(step)] / base, table[measured.index(since)] / base
+        return Rise(step, since, difference(a, b, films))
+
+    last, best = measured[-1], measured[int(means.argmin())]
+    third = min(measured, key=lambda step: abs(step - 2 * last / 3))
+    return Losses(
+        steps=measured,
+        base=base,
+        num_clips=len({clip for _, clip in shared}),
+        num_films=len(set(films)),
+        since_base=[rise(step, measured[0]) for step in measured[1:]],
+        since_best=rise(last, best) if best != last else None,
+        since_two_thirds=rise(last, third) if measured[0] < third < last else None,
+        gap=_gap(held_out, learnt, measured[0], last, base),
+    )
+
+
+def _gap(
+    held_out: dict[int, dict[tuple[str, str], ClipLossRow]],
+    learnt: dict[int, dict[tuple[str, str], ClipLossRow]],
+    first: int,
+    last: int,
+    base: float,
+) -> Interval | None:
+    """How much more the training clips gained than the held-out ones, from the first step to the last."""
+
+    def falls(side: dict[int, dict[tuple[str, str], ClipLossRow]]) -> tuple[list[float], list[str]]:
+        both = sorted(set(side[first]) & set(side[last]))
+        return (
+            [(side[first][each].loss - side[last][each].loss) / base for each in both],
+            [side[last][each].video_id for each in both],
+        )
+
+    if first == last or not learnt.get(first) or not learnt.get(last):
+        return None
+    (ours, our_films), (theirs, their_films) = falls(learnt), falls(held_out)
+    if not ours or not theirs:
+        return None
+    a, b = interval(ours, our_films), interval(theirs, their_films)
+    # Two sides that have nothing in common: distances from the difference add as squares.
+    value = a.value - b.value
+    below = ((a.value - a.low) ** 2 + (b.high - b.value) ** 2) ** 0.5
+    above = ((a.high - a.value) ** 2 + (b.value - b.low) ** 2) ** 0.5
+    return Interval(value, value - below, value + above, min(a.num, b.num))
