@@ -21,6 +21,9 @@ class Source(Strict):
     or in a table."""
     credit: What[str] = ""
     """Whom to name, as the licence asks."""
+    consent: What[str] = "unknown"
+    """What those who made the films, or are seen in them, have agreed to, in your words. Never guessed: unknown unless
+    you say so, here or in a table."""
 
     @model_validator(mode="before")
     @classmethod
@@ -45,7 +48,7 @@ class IngestSpec(Strict):
     """Which films, and how patiently each is read."""
 
     sources: What[list[Source]] = Field(min_length=1)
-    """Each one a path, or a mapping of path, licence and credit."""
+    """Each one a path, or a mapping of path, licence, credit and consent."""
     min_side_px: What[int] = Field(64, ge=16)
     """A video or image whose shorter side is below this is left out, with a reason."""
     decode_timeout_s: How[float] = Field(120, gt=0)
@@ -56,12 +59,13 @@ class IngestSpec(Strict):
     one."""
 
 
-VideoState = Literal["ok", "damaged", "unreadable", "unusable", "beside"]
+VideoState = Literal["ok", "damaged", "unreadable", "unusable", "refused", "beside"]
 
 
 class Video(Row):
     """One file as found. ok and damaged ones go on to the clip stage; damaged ones as far as they can be read.
 
+    refused: it was taken down (bricks takedown), and no run uses it.
     beside: no film by its name, such as the facts and subtitles that downloaders leave beside films.
     """
 
@@ -75,6 +79,7 @@ class Video(Row):
     """Its row in the table, from 1; 0 for what no table names."""
     licence: str
     credit: str
+    consent: str = "unknown"
     sha256: str
     size_bytes: int
     state: VideoState

@@ -35,7 +35,7 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".t
 MAX_CAPTION_CHARACTERS = 1 << 20
 HELD_OUT_NAMES = frozenset({"held_out", "held-out", "validation", "valid", "val", "dev", "test"})
 _USED = {"path", "file", "text", "caption_by", "licence", "license", "credit", "split", "id", "clip_id", "video_id"}
-_USED |= {"video_name", "first_frame", "end_frame", "num_frames", "sha256"}
+_USED |= {"consent", "video_name", "first_frame", "end_frame", "num_frames", "sha256"}
 _TEXTS = {"path", "file", "text"}
 _OUR_ID = re.compile(r"[0-9a-f]{16}")
 
@@ -54,6 +54,7 @@ class TableRow:
     caption_by: str = ""
     licence: str = ""
     credit: str = ""
+    consent: str = ""
     split: Literal["", "train", "held_out"] = ""
     id: str = ""
     clip_id: str = ""
@@ -314,6 +315,7 @@ def _row(bare: TableRow, values: dict[str, str]) -> TableRow:
         caption_by=values.get("caption_by", "").strip(),
         licence=(values.get("licence") or values.get("license") or "").strip(),
         credit=values.get("credit", "").strip(),
+        consent=values.get("consent", "").strip(),
         split="" if not split else "train" if split == "train" else "held_out",
         id=given_id if _OUR_ID.fullmatch(given_id) else "",
         clip_id=values.get("clip_id", "").strip(),

@@ -13,7 +13,7 @@ from bricks_core.storage.folder import FolderStore, source_files
 from bricks_core.storage.os_errors import told
 from bricks_core.storage.store import SourceFile, Store, check_prefix
 
-_ROOTS = ("runs", "artifacts", "items", "tries", "claims")
+_ROOTS = ("runs", "artifacts", "items", "tries", "claims", "takedowns")
 """What a store holds; beside it weights that were imported under other names."""
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 

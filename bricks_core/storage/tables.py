@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -97,6 +97,34 @@ def read_columns(path: Path, names: list[str]) -> Iterator[dict[str, Any]]:
                 yield from batch.to_pylist()
     except (pa.ArrowException, OSError) as error:
         raise CorruptManifest(f"{path.name} is no table: {error}".rstrip(".") + ".") from error
+
+
+def read_where(path: Path, names: list[str], **wanted: Collection[str]) -> list[dict[str, Any]]:
+    """Some columns of the rows of which one of the `wanted` columns has one of its values (none wanted: of all rows),
+    with whatever columns the table has: None stands for those that it lacks.
+
+    Only these columns are read, and only these rows become Python's.
+
+    Raises:
+        CorruptManifest: the file is no table.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            there = set(file.schema_arrow.names)
+            table = file.read(columns=sorted(there & {*names, *wanted}))
+    except (pa.ArrowException, OSError) as error:
+        raise CorruptManifest(f"{path.name} is no table: {error}".rstrip(".") + ".") from error
+    if wanted:
+        mask = pa.array([False] * len(table))
+        for name, values in wanted.items():
+            if name in there and values:
+                mask = pc.or_(mask, pc.is_in(table[name], value_set=pa.array(sorted(values), table[name].type)))
+        table = table.filter(mask)
+    return [{name: row.get(name) for name in names} for row in table.to_pylist()]
 
 
 def _arrow_type(annotation: Any) -> pa.DataType:

@@ -31,7 +31,12 @@ def film_run(films: Path, **caption: Any) -> BrickRun:
         "films",
         ingest={
             "sources": [
-                {"path": str(films / "a"), "licence": "CC-BY-4.0", "credit": 'Ann "Brick" Maker, Oslo'},
+                {
+                    "path": str(films / "a"),
+                    "licence": "CC-BY-4.0",
+                    "credit": 'Ann "Brick" Maker, Oslo',
+                    "consent": "signed, 2026",
+                },
                 {"path": str(films / "b")},
             ]
         },

@@ -9,16 +9,8 @@ from typing import Any
 import yaml
 
 from bricks_core.exchange.datasets.dataset import Dataset
+from bricks_core.exchange.licences import hub_licence, is_unknown, terms_of
 
-UNKNOWN = "unknown"
-HUB_LICENCES = frozenset(
-    {"apache-2.0", "bsd-2-clause", "bsd-3-clause", "cdla-permissive-1.0", "cdla-permissive-2.0", "cdla-sharing-1.0"}
-    | {"cc", "cc0-1.0", "cc-by-2.0", "cc-by-2.5", "cc-by-3.0", "cc-by-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0"}
-    | {"cc-by-nc-2.0", "cc-by-nc-3.0", "cc-by-nc-4.0", "cc-by-nd-4.0", "cc-by-nc-nd-3.0", "cc-by-nc-nd-4.0"}
-    | {"cc-by-nc-sa-2.0", "cc-by-nc-sa-3.0", "cc-by-nc-sa-4.0", "gfdl", "gpl-2.0", "gpl-3.0", "lgpl-3.0", "mit"}
-    | {"mpl-2.0", "odbl", "odc-by", "pddl", "unlicense", "wtfpl", UNKNOWN}
-)
-"""Names the hub knows: SPDX's in lower case."""
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 _SETTINGS = {
     "clip": "how films were cut",
@@ -33,8 +25,8 @@ class Contents:
 
     num: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Samples by kind and side of the split."""
-    rights: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """Samples by licence and credit."""
+    rights: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    """Samples by licence, credit and consent."""
     writers: Counter[str] = field(default_factory=Counter)
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     """Clips by width and height."""
@@ -50,7 +42,7 @@ class Contents:
 
     @property
     def licences(self) -> list[str]:
-        return sorted({licence for licence, _ in self.rights})
+        return sorted({licence for licence, _, _ in self.rights})
 
     def of_kind(self, kind: str) -> int:
         return sum(num for (each, _), num in self.num.items() if each == kind)
@@ -64,7 +56,7 @@ def contents(dataset: Dataset) -> Contents:
     found = Contents()
     for sample in dataset.samples():
         found.num[sample.kind, sample.split] += 1
-        found.rights[sample.licence, sample.credit] += 1
+        found.rights[sample.licence, sample.credit, sample.consent] += 1
         found.writers[sample.caption_by] += 1
         found.num_bytes += sample.size_bytes
         found.videos.add(sample.video_id)
@@ -102,21 +94,11 @@ def card_head(run: str, counted: Contents) -> dict[str, Any]:
     ]
     return {
         "pretty_name": run,
-        **_licence(counted.licences),
+        **hub_licence(counted.licences),
         "task_categories": ["text-to-video"] if kind == "video" else ["text-to-image"],
         "size_categories": [next((name for most, name in _SIZES if counted.num_samples < most), "n>1M")],
         "configs": [{"config_name": "default", "data_files": files}],
     }
-
-
-def _licence(licences: list[str]) -> dict[str, str]:
-    """The hub's licence field: the one licence all have, or the word that they differ. Never a guess."""
-    if len(licences) > 1:
-        return {"license": "other", "license_name": "several", "license_link": "README.md"}
-    (licence,) = licences
-    if licence.lower() in HUB_LICENCES:
-        return {"license": licence.lower()}
-    return {"license": "other", "license_name": licence, "license_link": "README.md"}
 
 
 def _in_it(dataset: Dataset, counted: Contents) -> str:
@@ -132,7 +114,7 @@ def _in_it(dataset: Dataset, counted: Contents) -> str:
         f"{counted.of_kind('image'):,} images from {len(counted.videos):,} videos, each with a caption. "
         f"{counted.num_bytes / 1e6:,.1f} MB.",
         "",
-        *_grid(rows),
+        *grid(rows),
     ]
     if counted.sizes:
         sizes = ", ".join(f"{w}x{h} ({num:,})" for (w, h), num in counted.sizes.most_common(8))
@@ -168,15 +150,23 @@ def _loading(counted: Contents) -> str:
 
 
 def _rights(counted: Contents) -> str:
-    lines = ["## Licences and credit", ""]
+    lines = ["## Licences, credit and consent", ""]
     if len(counted.licences) > 1:
-        lines += ["**Several licences hold here**; each row's is in its columns `licence` and `credit`.", ""]
-    if UNKNOWN in counted.licences:
-        num = sum(num for (licence, _), num in counted.rights.items() if licence == UNKNOWN)
-        lines += [f"The licence of {num:,} of them is **not known**: nobody has said that you may use them.", ""]
-    rows = [["licence", "credit", "clips and images"]]
-    rows += [[licence, credit or "-", f"{num:,}"] for (licence, credit), num in sorted(counted.rights.items())]
-    return "\n".join([*lines, *_grid(rows), ""])
+        lines += ["**Several licences hold here**; each row's is in its columns `licence`, `credit` and `consent`.", ""]
+    for licence in counted.licences:
+        terms, num = terms_of(licence), sum(num for (each, _, _), num in counted.rights.items() if each == licence)
+        if is_unknown(licence):
+            lines += [f"The licence of {num:,} of them is **not known**: nobody has said that you may use them.", ""]
+        elif terms is not None and terms.no_derivatives:
+            lines += [f"{licence}, of {num:,} of them, forbids passing on what is made from them.", ""]
+    if num := sum(num for (_, _, consent), num in counted.rights.items() if is_unknown(consent)):
+        lines += [f"Whether those who made {num:,} of them, or are seen in them, agree is **not known**.", ""]
+    rows = [["licence", "credit", "consent", "clips and images"]]
+    rows += [
+        [licence, credit or "-", consent, f"{num:,}"]
+        for (licence, credit, consent), num in sorted(counted.rights.items())
+    ]
+    return "\n".join([*lines, *grid(rows), ""])
 
 
 def _making(dataset: Dataset, counted: Contents) -> str:
@@ -208,10 +198,10 @@ def _left_out(dataset: Dataset) -> str:
         "Only kept clips, and images of kept clips, with an accepted caption (ok)",
     ]
     lines[-1] += " are here. What was dropped, and why:"
-    return "\n".join([*lines, "", *_grid(rows), ""])
+    return "\n".join([*lines, "", *grid(rows), ""])
 
 
-def _grid(rows: list[list[str]]) -> list[str]:
+def grid(rows: list[list[str]]) -> list[str]:
     """A table in Markdown; the first row is its head."""
     told = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
     lines = [f"| {' | '.join(row)} |" for row in told]

@@ -54,6 +54,7 @@ class Sample:
     end_frame: int
     licence: str
     credit: str
+    consent: str
 
     @property
     def suffix(self) -> str:
@@ -76,6 +77,7 @@ class Sample:
             "end_frame": self.end_frame,
             "licence": self.licence,
             "credit": self.credit,
+            "consent": self.consent,
             "split": self.split,
             "caption_by": self.caption_by,
             "sha256": self.sha256,
@@ -88,6 +90,7 @@ class _Origin(NamedTuple):
     name: str
     licence: str
     credit: str
+    consent: str
     is_given: bool
 
 
@@ -145,7 +148,7 @@ class Dataset:
         """
         splits = {row.id: row.split for row in self.score.rows("scores", Score) if row.state == "kept"}
         videos = {
-            row.id: _Origin(row.name, row.licence, row.credit, row.kind != "film")
+            row.id: _Origin(row.name, row.licence, row.credit, row.consent, row.kind != "film")
             for row in self.ingest.rows("videos", Video)
             if row.state in ("ok", "damaged")
         }
@@ -205,4 +208,5 @@ def _about(row: Clip | Image, caption: Caption, video: _Origin, given: Given | N
         "end_frame": span[1],
         "licence": video.licence,
         "credit": video.credit,
+        "consent": video.consent,
     }

@@ -25,7 +25,7 @@ TABLE = "metadata.parquet"
 FOLDERS = {"video": "videos", "image": "images"}
 SPLIT_NAMES = {"train": "train", "held_out": "validation"}
 NUM_AT_ONCE = 8
-_TEXTS = ("id", "clip_id", "video_id", "video_name", "licence", "credit", "caption_by", "sha256")
+_TEXTS = ("id", "clip_id", "video_id", "video_name", "licence", "credit", "consent", "caption_by", "sha256")
 _COUNTS = ("num_frames", "height", "width", "resolution", "first_frame", "end_frame")
 # Parquet, not JSON lines: there the library guesses types from texts, and differently for each side of the split.
 SCHEMA = pa.schema(

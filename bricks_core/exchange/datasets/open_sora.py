@@ -20,7 +20,7 @@ from bricks_core.storage.in_threads import in_threads
 TABLE = "meta.csv"
 THEIR_COLUMNS = ["path", "text", "num_frames", "height", "width", "aspect_ratio", "fps", "resolution"]
 OUR_COLUMNS = ["file", "id", "clip_id", "video_id", "video_name", "first_frame", "end_frame"]
-OUR_COLUMNS += ["licence", "credit", "split", "caption_by", "sha256"]
+OUR_COLUMNS += ["licence", "credit", "consent", "split", "caption_by", "sha256"]
 NUM_AT_ONCE = 8
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from rich.console import Console
 
 from bricks_core.exchange.datasets.bring_in import Checked
-from bricks_core.exchange.datasets.data_card import UNKNOWN, Contents
+from bricks_core.exchange.datasets.data_card import Contents
 from bricks_core.exchange.datasets.dataset import Dataset
 from bricks_core.exchange.datasets.export_folder import ExportFolder
+from bricks_core.exchange.licences import UNKNOWN
 
 
 def exported_screen(dataset: Dataset, counted: Contents, folder: ExportFolder, what: str, table: Path) -> None:
@@ -80,7 +81,7 @@ def _left_out(dataset: Dataset) -> list[tuple[str, str]]:
 
 
 def _of(counted: Contents, licence: str) -> int:
-    return sum(num for (each, _), num in counted.rights.items() if each == licence)
+    return sum(num for (each, _, _), num in counted.rights.items() if each == licence)
 
 
 def _clips_and_images(num_clips: int, num_images: int) -> str:

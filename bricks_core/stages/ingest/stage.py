@@ -1,7 +1,8 @@
 """Look at every file of the sources: decode it once from end to end, and say what it is or why it is no use.
 
 What a file is depends on its content alone, so that a renamed, moved or copied one is not decoded again. Names,
-licences and what tables say are joined on at the end, and so is what the run's settings make of it.
+licences and what tables say are joined on at the end, and so is what the run's settings make of it. What was taken down
+is not looked at, whatever it is called.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ from bricks_core.spec.manifest import Try, content_id
 from bricks_core.stages.ingest.picture import probe_picture
 from bricks_core.stages.ingest.sources import FoundFile, find_files, with_rows
 from bricks_core.storage.in_order import in_order
-from bricks_core.storage.items import seconds_since
+from bricks_core.storage.items import digest_of, seconds_since
 from bricks_core.storage.media_table import TableRow
 from bricks_core.storage.os_errors import told
 from bricks_core.storage.store import SourceFile
+from bricks_core.storage.takedowns import Takedown, Takedowns
 from bricks_core.storage.work import Joined, Work
 from bricks_core.video.isolate import Crash, Isolation, LimitReached
 from bricks_core.video.probe import Facts, probe
@@ -59,6 +61,7 @@ def tasks(spec: IngestSpec, work: Work) -> Iterator[FileTask]:
     """Every file, whatever it is, and every row of a table, in the order of the run file."""
     found = list(find_files(spec))
     contents = _contents(found, work)
+    taken_down = Takedowns.of(work.store)
     for each in found:
         place = (each.source.path, each.row, each.file.name if each.file is not None else "")
         task_id = content_id("ingest", *place, each.fingerprint)
@@ -67,13 +70,14 @@ def tasks(spec: IngestSpec, work: Work) -> Iterator[FileTask]:
             continue
         sha256 = contents.get(each.fingerprint) or contents.get(each.file.uri, "")
         keys = [_content(each).key] if not each.fingerprint.startswith("sha256:") else []
-        if sha256 and not each.is_beside:
+        if sha256 and not each.is_beside and taken_down.of_file(sha256) is None:
             keys.append(_probed(each, sha256).key)
         yield FileTask(task_id, tuple(keys), each, sha256)
 
 
 def run(spec: IngestSpec, work: Work) -> None:
     """Probe the files, as many at once as there are CPUs, each in a process of its own."""
+    taken_down = Takedowns.of(work.store)
     with Isolation(silence_s=spec.decode_timeout_s, memory_bytes=spec.decode_memory_bytes) as isolation:
 
         def look(task: FileTask) -> None:
@@ -83,7 +87,7 @@ def run(spec: IngestSpec, work: Work) -> None:
                 sha256 = task.sha256 or file.sha256()
                 if not found.fingerprint.startswith("sha256:"):
                     work.items.put(_content(found), Content(sha256=sha256))
-                if not found.is_beside:
+                if not found.is_beside and taken_down.of_file(sha256) is None:
                     _probe(found, sha256, path, isolation, spec, work)
             work.progress.advance(note=file.name)
 
@@ -115,17 +119,22 @@ def join(spec: IngestSpec, work: Work) -> Joined:
     there = work.items.load(keys)
     tries = work.items.tries([key for key in keys if key not in there])
     places = {source.path: place for place, source in reversed(list(enumerate(spec.sources)))}
+    taken_down = Takedowns.of(work.store)
 
     def all_rows() -> Iterator[tuple[Video, Given | None]]:
-        return _rows(all_tasks, spec, work, tries)
+        return _rows(all_tasks, spec, work, tries, taken_down)
 
     firsts: dict[str, _Place] = {}
+    refused = []
     for video, _ in all_rows():
+        if video.state == "refused":
+            refused.append(video.sha256)
+            continue
         here = _Place(places[video.source], video.row, video.name, video.source)
         firsts[video.id] = min(here, firsts.get(video.id, here))
 
     def is_first(video: Video) -> bool:
-        return firsts[video.id][1:] == (video.row, video.name, video.source)
+        return video.state == "refused" or firsts[video.id][1:] == (video.row, video.name, video.source)
 
     def rows() -> Iterator[Video]:
         for video, _ in all_rows():
@@ -141,6 +150,7 @@ def join(spec: IngestSpec, work: Work) -> Joined:
         {"videos": in_order(rows(), Video), "given": in_order(given(), Given)},
         items=[key for key in keys if key in there],
         counts=dict(sorted(states.items())),
+        depends_on={"refused": digest_of(refused)} if refused else {},
         pending=sorted(tries.values(), key=lambda each: each.key),
     )
 
@@ -187,7 +197,7 @@ class _Place(NamedTuple):
 
 
 def _rows(
-    all_tasks: Sequence[FileTask], spec: IngestSpec, work: Work, tries: dict[ItemKey, Try]
+    all_tasks: Sequence[FileTask], spec: IngestSpec, work: Work, tries: dict[ItemKey, Try], taken_down: Takedowns
 ) -> Iterator[tuple[Video, Given | None]]:
     """What is known of every file, with what a table says of it."""
     by_found = {id(task.found): task for task in all_tasks}
@@ -196,7 +206,11 @@ def _rows(
             yield _no_file(found, by_found[id(found)].id), None
             continue
         sha256 = by_found[id(found)].sha256
-        video = _video(found, found.file, row, sha256, _facts(found, sha256, work, tries), spec)
+        mark = taken_down.of_file(sha256, row.video_id if row is not None else "")
+        facts = _facts(found, sha256, work, tries) if mark is None else Facts("unreadable")
+        video = _video(found, found.file, row, sha256, facts, spec)
+        if mark is not None:
+            video = _refused(video, mark)
         yield video, row.given(video.id) if row is not None and video.state == "ok" else None
 
 
@@ -229,6 +243,7 @@ def _video(
         row=found.row,
         licence=(row.licence if row is not None else "") or found.source.licence,
         credit=(row.credit if row is not None else "") or found.source.credit,
+        consent=(row.consent if row is not None else "") or found.source.consent,
         sha256=sha256,
         size_bytes=file.size_bytes,
         state=state,
@@ -262,6 +277,7 @@ def _no_file(found: FoundFile, row_id: str) -> Video:
         row=found.row,
         licence=found.source.licence,
         credit=found.source.credit,
+        consent=found.source.consent,
         sha256="",
         size_bytes=0,
         state="unreadable",
@@ -292,6 +308,12 @@ def _judged_row(row: TableRow, facts: Facts, sha256: str, state: VideoState, rea
     if state == "ok" and row.kind == "clip" and facts.num_frames < 2:
         return "unusable", "It has one frame: give it as a picture, such as .png."
     return state, reason
+
+
+def _refused(video: Video, mark: Takedown) -> Video:
+    """A file that was taken down. Under an id of its own: the content may be here several times."""
+    named = content_id("refused", video.sha256, video.source, video.name, video.row)
+    return video.model_copy(update={"id": named, "state": "refused", "reason": mark.reason})
 
 
 def _copy_of(video: Video, first: _Place) -> Video:

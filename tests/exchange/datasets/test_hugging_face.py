@@ -55,6 +55,7 @@ def test_the_library_loads_clips_and_images_with_both_sides_of_the_split(export,
     for each, sample in samples.items():
         row = found[each]
         assert (row["text"], row["licence"], row["credit"]) == (sample.text, sample.licence, sample.credit)
+        assert row["consent"] == sample.consent
         assert (row["num_frames"], row["height"], row["width"]) == (sample.num_frames, 96, 160)
         assert row["fps"] == (12.0 if sample.kind == "video" else None)
 
@@ -68,8 +69,9 @@ def test_the_card_says_counts_licences_settings_and_what_was_dropped(export, tmp
     text = card.text
     assert "5 clips (" in text
     assert "**Several licences hold here**" in text
-    assert '| CC-BY-4.0 | Ann "Brick" Maker, Oslo | 8 |' in text
-    assert "| unknown | - | 2 |" in text
+    assert '| CC-BY-4.0 | Ann "Brick" Maker, Oslo | signed, 2026 | 8 |' in text
+    assert "| unknown | - | unknown | 2 |" in text
+    assert "Whether those who made 2 of them, or are seen in them, agree is **not known**" in text
     assert "The licence of 2 of them is **not known**" in text
     assert "preset: ultrafast" in text
     assert "| clip | dropped: " in text
@@ -92,14 +94,14 @@ def test_a_licence_is_what_was_said_and_never_a_guess(licences, head):
     counted = Contents()
     for licence in licences:
         counted.num["video", "train"] += 1
-        counted.rights[licence, ""] += 1
+        counted.rights[licence, "", "unknown"] += 1
     assert {key: value for key, value in card_head("name", counted).items() if key.startswith("license")} == head
 
 
 def test_a_dataset_of_images_alone_is_one_of_images():
     counted = Contents()
     counted.num["image", "train"] = 3
-    counted.rights["CC0-1.0", ""] = 3
+    counted.rights["CC0-1.0", "", "unknown"] = 3
     head = card_head("name", counted)
     assert head["task_categories"] == ["text-to-image"]
     assert head["configs"][0]["data_files"] == [{"split": "train", "path": "images/train/**"}]

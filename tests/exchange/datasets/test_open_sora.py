@@ -70,6 +70,7 @@ def test_licence_credit_origin_and_split_stay_with_every_row(export, tmp_path):
     rows = rows_of(tmp_path / "out" / "meta.csv")
     by_video = {row["video_name"]: row for row in rows}
     assert (by_video["one.mp4"]["licence"], by_video["one.mp4"]["credit"]) == ("CC-BY-4.0", 'Ann "Brick" Maker, Oslo')
+    assert by_video["one.mp4"]["consent"] == "signed, 2026"
     assert by_video["three, and a half.mp4"]["licence"] == "unknown"
     clips = {row["id"]: row for row in rows if row["fps"]}
     for row in rows:
