@@ -17,6 +17,8 @@ Needs: nothing ("by-hand"), the wheel of bricks[style] ("efficientnet-lite0"), o
     EfficientNet sees set, light and camera more than style: features of hand are the default.
 
 Samples have been through the codec, whose blur is none of their style: decode real clips with it too before comparing.
+(Brick clips through the built-in codec stand at 0.86 between plain ones and decoded real clips, at 0.30 otherwise.)
+With six prompts intervals hold the truth 89 times of 100, from some twenty on 94 to 99 times.
 """
 
 from __future__ import annotations
