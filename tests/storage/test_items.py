@@ -3,6 +3,7 @@
 import contextlib
 import json
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -172,3 +173,25 @@ def test_a_file_of_an_item_is_named_by_its_content(store, tmp_path):
 def test_the_digest_of_lines_does_not_depend_on_their_order(lines):
     assert digest_of(lines) == digest_of(reversed(lines))
     assert digest_of([*lines, "one more"]) != digest_of(lines)
+
+
+@pytest.mark.parametrize("there", [(), (1,), (2,), (3,), (1, 2), (1, 3), (2, 3), (1, 2, 3)], ids=str)
+@pytest.mark.parametrize("kept", [(), (1,), (2,), (1, 2)], ids=str)
+def test_the_oldest_item_of_the_versions_that_are_kept_answers_for_the_key_of_today(store, monkeypatch, there, kept):
+    def at_version(number):
+        monkeypatch.setitem(KINDS, "clip", replace(KINDS["clip"], version=number))
+        return recipe("clip", sha256="a", span=[0, 24], encoder={"crf": 20.0, "of": [True, None]})
+
+    keys = {number: at_version(number).key for number in there}
+    for number in there:
+        Items(store).put(at_version(number), {"version": number})
+    store.put("items/clip/00/" + "0" * 32 + ".json", b"half a rec")
+    today, items = at_version(3).key, Items(store)
+    items.keep({"clip": kept} if kept else {})
+    (first, *_) = [number for number in there if number in (*kept, 3)] or [None]
+    assert items.load([today]) == ({today} if first else set())
+    assert (items.get(today).answer if first else items.get(today)) == ({"version": first} if first else None)
+    assert items.real(today) == (keys[first] if first else today)
+    assert items.earlier(today) == ((keys[first], first) if first in kept else None)
+    if first:
+        assert Item.model_validate_json(dict(items.texts([items.real(today)]))[items.real(today)]).version == first
