@@ -1,14 +1,14 @@
 """Train the autoencoder of examples/world: 8 x 8 pixels become one latent of four numbers, and pictures again.
 
-    python examples/autoencoder.py OUT FILM_OR_FOLDER... [--steps 4000] [--threads 0]
+    python examples/autoencoder.py OUT FOLDER... [--steps 6500] [--threads 0]
 
 leaves OUT/ (config.json and diffusion_pytorch_model.safetensors in float16, diffusers' AutoencoderKL) and
 OUT.training/ (pictures and state). Stopped at any moment, the same command goes on from its last 100 steps.
 
-What it learns from: every sixth picture of the films at 96x160, mirrored at random, a third of them with other colours,
-so that it knows more than the films have. What it minimises: absolute and squared error, the absolute error of the
-differences between neighbours (edges), and 3e-4 of the divergence of latents from a standard normal, which keeps them
-centred and leaves a decoder that forgives a little noise.
+What it learns from: every sixth picture of the films at 96x160, as many of each folder, mirrored at random, a third of
+them with other colours, so that it knows more than the films have. What it minimises: absolute and squared error, the
+absolute error of the differences between neighbours (edges), and 3e-4 of the divergence of latents from a standard
+normal, which keeps them centred and leaves a decoder that forgives a little noise.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ LEARNING_RATE = 1e-3
 DIVERGENCE_WEIGHT = 3e-4
 CHANNELS = (16, 32, 64, 96)
 KEEP_EVERY_STEPS = 100
-NUM_HELD_OUT = 96
+NUM_HELD_OUT = 48
 
 
 def new_autoencoder() -> AutoencoderKL:
@@ -54,25 +55,26 @@ def new_autoencoder() -> AutoencoderKL:
     )
 
 
-def gather(places: list[Path], path: Path) -> np.ndarray:
-    """Every sixth picture of every film, (N, 96, 160, 3) uint8, kept in a file."""
+def gather(folder: Path, path: Path) -> np.ndarray:
+    """Every sixth picture of a folder's films, (N, 96, 160, 3) uint8, in an order of chance, kept in a file."""
     if not path.exists():
-        films = sorted(film for place in places for film in (place.glob("*.mp4") if place.is_dir() else [place]))
         pictures = []
-        for film in films:
+        for film in sorted(folder.glob("*.mp4")):
             chosen = [frame.rgb() for frame in frames(film) if frame.index % EVERY_FRAMES == 0]
             pictures.append(fit(np.stack(chosen), *SIZE_PX))
+        whole = np.concatenate(pictures)
         aside = path.with_suffix(".part.npy")
-        np.save(aside, np.concatenate(pictures))
+        np.save(aside, whole[np.random.default_rng(0).permutation(len(whole))])
         aside.replace(path)
     return np.asarray(np.load(path, mmap_mode="r"))
 
 
-def batch(pictures: np.ndarray, step: int) -> Tensor:
-    """The pictures of one step, (6, 3, 96, 160) in [-1, 1]: a function of the step alone."""
+def batch(folders: Sequence[np.ndarray], step: int) -> Tensor:
+    """The pictures of one step, (6, 3, 96, 160) in [-1, 1], as many of each folder: a function of the step alone."""
     rng = np.random.default_rng(step)
-    chosen = pictures[np.sort(rng.integers(0, len(pictures) - NUM_HELD_OUT, BATCH_SIZE))]
-    x = torch.from_numpy(chosen).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+    chosen = [folders[place % len(folders)] for place in range(BATCH_SIZE)]
+    pictures = np.stack([each[rng.integers(0, len(each) - NUM_HELD_OUT)] for each in chosen])
+    x = torch.from_numpy(pictures).permute(0, 3, 1, 2).float().div(127.5).sub(1)
     for i in range(len(x)):
         if rng.random() < 0.5:
             x[i] = x[i].flip(-1)
@@ -105,7 +107,7 @@ def judged(model: AutoencoderKL, pictures: np.ndarray) -> dict[str, float]:
     """On pictures kept from training: PSNR in dB (peak 1), and mean and deviation of the latents."""
     model.eval()
     errors, latents = [], []
-    for start in range(len(pictures) - NUM_HELD_OUT, len(pictures), 16):
+    for start in range(0, len(pictures), 16):
         x = torch.from_numpy(pictures[start : start + 16]).permute(0, 3, 1, 2).float().div(127.5).sub(1)
         z = model.encode(x).latent_dist.mode()
         y = model.decode(z).sample.clamp(-1, 1)
@@ -117,7 +119,7 @@ def judged(model: AutoencoderKL, pictures: np.ndarray) -> dict[str, float]:
     return {"psnr_db": float(psnr.mean()), "latent_mean": float(z.mean()), "latent_deviation": float(z.std())}
 
 
-def train(out: Path, pictures: np.ndarray, num_steps: int) -> AutoencoderKL:
+def train(out: Path, folders: Sequence[np.ndarray], num_steps: int) -> AutoencoderKL:
     """Go on from the last state to the end."""
     model = new_autoencoder().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.0)
@@ -132,7 +134,7 @@ def train(out: Path, pictures: np.ndarray, num_steps: int) -> AutoencoderKL:
     for step in range(begun, num_steps):
         torch.manual_seed(step)
         optimizer.param_groups[0]["lr"] = learning_rate(step, num_steps)
-        x = batch(pictures, step).to(memory_format=torch.channels_last)
+        x = batch(folders, step).to(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):
             loss, squared = loss_of(model, x)
         optimizer.zero_grad()
@@ -162,19 +164,17 @@ def train(out: Path, pictures: np.ndarray, num_steps: int) -> AutoencoderKL:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Train the autoencoder of examples/world.")
     parser.add_argument("out", type=Path)
-    parser.add_argument("films", type=Path, nargs="+")
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("folders", type=Path, nargs="+")
+    parser.add_argument("--steps", type=int, default=6500)
     parser.add_argument("--threads", type=int, default=0, help="0: as many as there are cores")
     given: Any = parser.parse_args(argv)
     torch.set_num_threads(given.threads or os.cpu_count() or 1)
     aside = given.out.with_suffix(".training")
     aside.mkdir(parents=True, exist_ok=True)
-    pictures = gather(given.films, aside / "pictures.npy")
-    # In an order of chance, so that those kept from training are of all films.
-    pictures = pictures[np.random.default_rng(0).permutation(len(pictures))]
-    print(f"{len(pictures)} pictures, {NUM_HELD_OUT} of them kept from training", flush=True)
-    model = train(aside, pictures, given.steps)
-    told = judged(model, pictures)
+    folders = [gather(folder, aside / f"{folder.name}.npy") for folder in given.folders]
+    print(f"{[len(each) for each in folders]} pictures, {NUM_HELD_OUT} of each kept from training", flush=True)
+    model = train(aside, folders, given.steps)
+    told = judged(model, np.concatenate([each[-NUM_HELD_OUT:] for each in folders]))
     model.register_to_config(scaling_factor=round(1 / told["latent_deviation"], 4))
     model.to(torch.float16).save_pretrained(given.out)
     (aside / "figures.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")

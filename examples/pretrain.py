@@ -45,7 +45,7 @@ def films(work: Path, num_films: int) -> None:
     shape = ("--scenes", "16", "--height", "120", "--photos", "20", "26")
     plain = ("--look", "plain", "--films", str(num_films), "--seed", str(SEED))
     call(sys.executable, HERE / "make_films.py", "films", *plain, *shape, cwd=work)
-    bricks_too = ("--films", str(max(1, num_films // 7)), "--seed", str(BRICK_SEED), "--height", "120")
+    bricks_too = ("--films", str(max(1, num_films // 2)), "--seed", str(BRICK_SEED), "--height", "120")
     call(sys.executable, HERE / "make_films.py", "brick-films", *bricks_too, cwd=work)
 
 
@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Make the base model of examples/world again.")
     parser.add_argument("work", type=Path, help="folder for all that is made on the way; some 3 GB")
     parser.add_argument("--films", type=int, default=96)
-    parser.add_argument("--autoencoder-steps", type=int, default=4000)
+    parser.add_argument("--autoencoder-steps", type=int, default=6500)
     given = parser.parse_args(argv)
     work: Path = given.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
