@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bricks_core.report.evidence import Copies, Evidence, Kept, Losses, losses_of
+from bricks_core.report.evidence import Copies, Evidence, Kept, Losses, losses_of, repeats_of
 from bricks_core.report.intervals import Interval
 from bricks_core.report.verdict import FLOOR, verdict_of
+from bricks_core.spec.score import Score
 from bricks_core.spec.train import ClipLossRow
 
 STEPS = (0, 250, 500, 750, 1000)
@@ -154,6 +155,29 @@ def test_what_was_not_measured_is_told():
     loss_alone = replace(GOOD, adherence=None, ability=None, style=None, copies=None)
     assert verdict_of(loss_alone).word == "keep"
     assert len(verdict_of(loss_alone).unknown) == 4
+
+
+def score(clip: str, split: str, hashes: list[int], state: str = "kept") -> Score:
+    numbers = {name: 0.0 for name, field in Score.model_fields.items() if field.annotation is float}
+    return Score(
+        id=clip, video_id="v", num_frames=48, split=split, state=state, reasons=[],
+        perceptual_hash=[f"{each:016x}" for each in hashes], **numbers,
+    )  # fmt: skip
+
+
+def test_held_out_clips_that_repeat_clips_of_training_are_found_and_others_on_the_set_are_not():
+    shown = [0x0F0F0F0F0F0F0F0F, 0x1234567812345678, 0xFFFF0000FFFF0000]
+    encoded_again = [each ^ 0b11 for each in shown]
+    elsewhere = [each ^ 0xFFFF for each in shown]
+    rows = [
+        score("learnt", "train", shown),
+        score("dropped", "train", elsewhere, state="dropped"),
+        score("same", "held_out", shown),
+        score("again", "held_out", encoded_again),
+        score("other", "held_out", elsewhere),
+    ]
+    assert repeats_of(rows) == [("same", "learnt"), ("again", "learnt")]
+    assert repeats_of(rows[2:]) == []
 
 
 def test_the_floor_is_met_exactly():

@@ -7,13 +7,14 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from bricks_core.report.evidence import Evidence, losses_of
+from bricks_core.report.evidence import Evidence, losses_of, repeats_of
 from bricks_core.report.facts import Facts, StageFacts, dataset_facts, held_out_facts, stage_facts, training_facts
 from bricks_core.report.files import Timing, report_json, settings_yaml, timings_js
 from bricks_core.report.page import Picture, Player, Prompt, page_of
 from bricks_core.report.words import WEIGHTS, beside, step_label
 from bricks_core.spec.evaluate import EvaluateSpec, Sample
 from bricks_core.spec.manifest import StoredObject
+from bricks_core.spec.score import Score
 from bricks_core.spec.train import DEFAULT_WEIGHTS, CheckpointRow, ClipLossRow, HeldOutRow, TrainSpec
 from bricks_core.stages.evaluate import panels
 from bricks_core.stages.evaluate.gallery import exhibits, picture_of
@@ -117,6 +118,7 @@ def _evidence(spec: EvaluateSpec, work: Work, train: TrainSpec) -> Evidence:
         losses=losses_of(work.rows("train", "clip_losses", ClipLossRow), weights, steps),
         num_prompts=len(spec.prompts),
         num_samples=len(spec.prompts),
+        repeats=repeats_of(work.rows("score", "scores", Score)),
     )
 
 
