@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 
 from bricks_core.cluster.evaluation import EvaluationJob, Report
-from bricks_core.cluster.verdict import Judged, Measured, Verdict
+from bricks_core.report.gates import Judged, Measured, Outcome
 
 MAX_PROMPTS = 24
 MAX_TEXT = 300
@@ -25,7 +25,7 @@ def marker(suite: str) -> str:
     return f"<!-- bricks-evaluation: {suite} -->"
 
 
-def verdict_comment(job: EvaluationJob, report: Report, verdict: Verdict, store_uri: str, web: str = "") -> str:
+def verdict_comment(job: EvaluationJob, report: Report, verdict: Outcome, store_uri: str, web: str = "") -> str:
     """The comment on an evaluation that has a report. `web`: where the store is to be seen in a browser."""
     sign, word = ("✅", "passed") if verdict.passed else ("❌", "not passed")
     if not verdict.gates:
@@ -34,6 +34,7 @@ def verdict_comment(job: EvaluationJob, report: Report, verdict: Verdict, store_
         marker(job.suite),
         f"### {sign} Evaluation {job.suite} of {_commit(job)}: {word}",
         "",
+        *([f"Verdict: {_plain(verdict.verdict)}", ""] if verdict.verdict else []),
         _plain(verdict.words),
         "",
         "| metric | base | this | delta | gate |",
@@ -75,7 +76,7 @@ def _row(measured: Measured, gate: str) -> str:
     return f"| `{measured.metric}` | {_number(measured.base)} | {_number(measured.value)} | {change} | {gate} |"
 
 
-def _how_measured(report: Report, verdict: Verdict) -> Iterator[str]:
+def _how_measured(report: Report, verdict: Outcome) -> Iterator[str]:
     held_out = report.numbers.get("held_out") or {}
     counts = [each.num_clips for each in [*(each.measured for each in verdict.gates), *verdict.others]]
     clips = f", {max(counts)} clips of a bucket at most" if any(counts) else ""

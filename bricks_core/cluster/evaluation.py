@@ -8,7 +8,6 @@ taken for this one's (docs/ci-evaluation.md).
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +19,9 @@ from bricks_core.cluster.launcher import Object, Task
 from bricks_core.cluster.manifests import objects
 from bricks_core.cluster.run_file import as_yaml
 from bricks_core.cluster.runs import checked
-from bricks_core.errors import AlteredObject, DataError, SpecError, UsageError
+from bricks_core.errors import SpecError, UsageError
 from bricks_core.pipeline.resolve import finished
+from bricks_core.report.files import read_report
 from bricks_core.spec.cluster import ClusterProfile
 from bricks_core.spec.manifest import Manifest
 from bricks_core.spec.run import BrickRun
@@ -34,7 +34,6 @@ SUITE_ANNOTATION = "bricks.dev/suite"
 MAX_SUITE = 12
 KEPT_FOR_S = 86_400
 """A finished Job, its logs and its run file stay a day; the report is in the store."""
-REPORT = "report/report.json"
 _SHA = re.compile(r"[0-9a-f]{7,64}")
 _SUITE = re.compile(rf"[a-z0-9]([-a-z0-9]{{0,{MAX_SUITE - 2}}}[a-z0-9])?")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
@@ -151,16 +150,7 @@ def find_report(run: BrickRun, store: Store) -> Report | None:
         return None
     manifest = answer[1]
     artifact = Artifact(store, manifest)
-    try:
-        with artifact.local(REPORT) as file:
-            numbers = json.loads(file.read_bytes())
-    except AlteredObject as error:
-        raise DataError(f"{error} Delete {artifact.prefix}manifest.json and evaluate again.") from None
-    except ValueError:
-        numbers = None
-    if not isinstance(numbers, dict):
-        raise DataError(f"{artifact.prefix}{REPORT} is no report.")
-    return Report(manifest, f"{artifact.prefix}report/index.html", numbers)
+    return Report(manifest, f"{artifact.prefix}report/index.html", read_report(artifact))
 
 
 def _run_of(asked: Asked) -> BrickRun:

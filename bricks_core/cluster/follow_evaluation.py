@@ -13,9 +13,9 @@ from bricks_core.cluster.evaluation import STAGE, EvaluationJob, Report, find_re
 from bricks_core.cluster.launcher import Object
 from bricks_core.cluster.logs import Wanted, follow_logs
 from bricks_core.cluster.pod import STORE_FOLDER
-from bricks_core.cluster.verdict import Verdict, judge
 from bricks_core.cluster.wait import Ended, Tell, observe, wait_for_workload
 from bricks_core.errors import BricksError, ClusterDenied, ClusterUnavailable
+from bricks_core.report.gates import Outcome, judge
 from bricks_core.storage.places import open_store
 from bricks_core.storage.store import Store
 
@@ -29,7 +29,7 @@ class Result:
 
     words: str
     markdown: str
-    verdict: Verdict | None
+    verdict: Outcome | None
     """None: there is no report, so that it says nothing about the commit."""
 
 

@@ -30,8 +30,10 @@ import urllib3
 
 from bricks_core.errors import BricksError, CapReached, SpecError
 from bricks_core.pipeline.plan import Step
+from bricks_core.report.files import read_report
 from bricks_core.spec.manifest import Manifest
 from bricks_core.spec.run import BrickRun, address_to_notify
+from bricks_core.storage.artifacts import Artifact
 from bricks_core.storage.store import Store
 
 log = logging.getLogger("bricks")
@@ -168,7 +170,7 @@ def headline(store: Store, manifest: Manifest) -> str:
     if manifest.stage != "evaluate":
         return made
     try:
-        report: dict[str, Any] = json.loads(store.get(f"artifacts/evaluate/{manifest.digest}/report/report.json"))
+        report = read_report(Artifact(store, manifest))
         overall = [each for each in report["held_out"]["changes"] if not each["num_clips"]]
         losses = [str(report["verdict"]["title"])] if "verdict" in report else []
         losses += [f"held-out loss {-each['improvement_percent']:+.1f} % ({each['weights']})" for each in overall]

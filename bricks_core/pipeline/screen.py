@@ -27,6 +27,8 @@ from bricks_core.pipeline.plan import Step
 from bricks_core.pipeline.points import Pointer, read_points, run_names
 from bricks_core.pipeline.trained import kept_so_far, unfinished
 from bricks_core.pipeline.upgrade import Upgraded
+from bricks_core.report.files import read_report
+from bricks_core.report.gates import Outcome, judge
 from bricks_core.spec.ingest import Video
 from bricks_core.spec.items import KINDS, ItemKey
 from bricks_core.spec.manifest import SCHEMA_VERSION, Manifest, Try
@@ -92,8 +94,9 @@ def plan_screen(
 
 def final_screen(
     file: Path, run: BrickRun, store: Store, manifests: dict[str, Manifest], overrides: Sequence[str] = ()
-) -> None:
-    """What was made and where, and what to do next, with the `overrides` that were given."""
+) -> Outcome | None:
+    """What was made and where, and what to do next, with the `overrides` that were given. What came of the run's gates
+    is told and returned; None: it was not evaluated."""
     grid = _grid("stage", "what was made", "where")
     for name, manifest in manifests.items():
         grid.add_row(name, _counts(manifest.counts), artifact_prefix(name, manifest.digest))
@@ -111,7 +114,9 @@ def final_screen(
             console.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
     if "train" in manifests:
         _held_out_screen(console, Artifact(store, manifests["train"]))
+    outcome = None
     if "evaluate" in manifests:
+        outcome = _verdict_screen(console, run, Artifact(store, manifests["evaluate"]))
         report = f"{artifact_prefix('evaluate', manifests['evaluate'].digest)}report/index.html"
         console.print(f"\nReport  {_join(store.uri, report)}", highlight=False, soft_wrap=True)
     flag = _store_flag(store)
@@ -133,6 +138,7 @@ def final_screen(
         nexts.append((f"bricks plan {change}", "see what a change would run again"))
         nexts.append((f"bricks run my.yaml{flag}", f"your own films: copy {file} and change spec.ingest.sources"))
     _next_screen(console, nexts)
+    return outcome
 
 
 def so_far_screen(run: BrickRun, store: Store, manifests: dict[str, Manifest]) -> None:
@@ -142,6 +148,7 @@ def so_far_screen(run: BrickRun, store: Store, manifests: dict[str, Manifest]) -
     line = f"\nThe training of run {run.name} is {how_far or 'finished'}."
     console.print(line, style="bold", highlight=False, soft_wrap=True)
     _held_out_screen(console, Artifact(store, train))
+    _verdict_screen(console, run, Artifact(store, manifests["evaluate"]))
     report = f"{artifact_prefix('evaluate', manifests['evaluate'].digest)}report/index.html"
     name = "Report so far" if how_far else "Report"
     console.print(f"\n{name}  {_join(store.uri, report)}", highlight=False, soft_wrap=True)
@@ -472,6 +479,17 @@ def _held_out_screen(console: Console, train: Artifact) -> None:
             f"Held-out loss, {weights:3}  {before:.4f} at step {first} → {after:.4f} at step {last}  ({change:+.1%})",
             highlight=False,
         )
+
+
+def _verdict_screen(console: Console, run: BrickRun, evaluate: Artifact) -> Outcome:
+    """The report's verdict, and what came of the run's gates."""
+    outcome = judge(read_report(evaluate), run.spec.gates)
+    if outcome.verdict:
+        console.print(f"Verdict        {outcome.verdict}", markup=False, highlight=False, soft_wrap=True)
+    if outcome.gates:
+        style = "green" if outcome.passed else "red"
+        console.print(f"Gates          {outcome.words}", style=style, markup=False, highlight=False, soft_wrap=True)
+    return outcome
 
 
 def _manifest_of(store: Store, pointer: Pointer) -> Manifest | None:

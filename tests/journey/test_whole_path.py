@@ -24,6 +24,7 @@ def test_every_stage_leaves_an_artifact_and_the_screen_says_where(finished):
     assert (finished.folder / report[1]).exists()
     assert all(key in screen for key in artifacts(finished.folder / "bricks-store"))
     assert re.search(r"Held-out loss, raw +[\d.]+ at step 0 → [\d.]+ at step 9", screen)
+    assert "Verdict        Not enough evidence. " in screen
     assert "bricks show tiny/caption" in screen
 
 
@@ -59,6 +60,25 @@ def test_a_training_setting_re_runs_training_alone(finished):
 def test_another_run_with_the_same_question_shares_the_artifacts(finished, tiny):
     (finished.folder / "other.yaml").write_text(tiny(name="other"), encoding="utf-8")
     assert states(finished.bricks("plan", "other.yaml").out) == dict.fromkeys(STAGES, "cached")
+
+
+def test_the_last_screen_tells_the_verdict_and_the_gates_and_gate_makes_them_the_exit_code(finished, tiny):
+    def gated(*gates):
+        document = yaml.safe_load(tiny(name="tiny"))
+        document["spec"]["gates"] = list(gates)
+        (finished.folder / "gated.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
+        return "gated.yaml"
+
+    kept = {"metric": "dataset.num_kept", "at_least": 1}
+    never = {"metric": "held_out.loss.ema", "at_most": 0.0}
+    screen = finished.bricks("run", gated(kept), "--gate").out
+    assert "Verdict        Not enough evidence. " in screen
+    assert "Gates          The gate is passed." in screen
+    failed = finished.bricks("run", gated(kept, never), "--gate", code=1)
+    assert "1 of 2 gates are not passed: held_out.loss.ema (failed)" in failed.err
+    assert "1 of 2 gates are not passed" in finished.bricks("run", gated(kept, never)).out
+    assert "write spec.gates" in finished.bricks("run", "tiny.yaml", "--gate", code=64).err
+    assert "leave --until out" in finished.bricks("run", gated(kept), "--gate", "--until", "train", code=64).err
 
 
 def test_a_film_added_to_the_folder_is_noticed(new_runner, films, tmp_path):

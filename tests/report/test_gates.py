@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bricks_core.cluster.comment import _plain as plain
-from bricks_core.cluster.verdict import judge
+from bricks_core.report.gates import judge
 from bricks_core.spec.gates import COUNTS, Gate
 
 
@@ -96,3 +96,10 @@ def test_a_text_from_elsewhere_brings_no_markup_and_calls_nobody(text):
     assert "<" not in shown
     assert "@everyone" not in plain(f"{text}@everyone")
     assert all(shown[place - 1] == "\\" for place, letter in enumerate(shown) if letter in "`*_[]|~")
+
+
+def test_the_reports_verdict_is_told_with_its_first_reason_and_a_report_without_one_tells_none():
+    told = {"verdict": {"title": "Keep", "reasons": ["The held-out loss fell by 20 %.", "And more."]}}
+    assert judge(REPORT | told, []).verdict == "Keep. The held-out loss fell by 20 %."
+    assert judge(REPORT, []).verdict == ""
+    assert judge(REPORT | {"verdict": {"title": 7}}, []).verdict == ""

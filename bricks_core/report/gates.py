@@ -1,4 +1,4 @@
-"""What an evaluation's report comes to: each gate of the run held against the numbers, and the table that shows both.
+"""What an evaluation's report comes to: each gate of the run held against the numbers.
 
 The numbers are those of report.json (bricks_core/report/files.py); the gates are the run's as it is now, so
 that a gate which was too strict is judged anew without anything running again.
@@ -48,9 +48,11 @@ class Judged:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Outcome:
     """All gates of a run, judged."""
 
+    verdict: str
+    """The report's own, as a headline, and why; empty: it has none."""
     gates: list[Judged]
     others: list[Measured]
     """Held-out losses that no gate is on."""
@@ -62,7 +64,7 @@ class Verdict:
 
     @property
     def words(self) -> str:
-        """The verdict in one sentence."""
+        """What came of the gates, in one sentence."""
         if not self.gates:
             return "No gate is set, so there is nothing to pass."
         bad = [f"{each.gate.metric} ({each.judgement})" for each in self.gates if each.judgement != "passed"]
@@ -71,14 +73,23 @@ class Verdict:
         return f"{len(bad)} of {len(self.gates)} gates are not passed: {', '.join(bad)}."
 
 
-def judge(report: Mapping[str, Any], gates: Sequence[Gate]) -> Verdict:
+def judge(report: Mapping[str, Any], gates: Sequence[Gate]) -> Outcome:
     """Hold a report's numbers against gates."""
     measured = measurements(report)
     judged = [_judged(gate, measured.get(gate.metric, Measured(gate.metric, None))) for gate in gates]
     gated = {gate.metric for gate in gates}
     # Of the counts there are many, and they rarely change: they are shown where somebody asks for something of them.
     others = [each for each in measured.values() if each.metric not in gated and each.metric not in COUNTS]
-    return Verdict(judged, others)
+    return Outcome(_verdict(report), judged, others)
+
+
+def _verdict(report: Mapping[str, Any]) -> str:
+    told = _mapping(report.get("verdict"))
+    title, reasons = told.get("title"), told.get("reasons")
+    if not isinstance(title, str):
+        return ""
+    why = [each for each in reasons if isinstance(each, str)] if isinstance(reasons, list) else []
+    return f"{title}. {why[0]}" if why else f"{title}."
 
 
 def measurements(report: Mapping[str, Any]) -> dict[str, Measured]:
