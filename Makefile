@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= k8s/runs/quickstart.yaml
 FILMS := examples/films
-BENCHMARKS := captions_client cli_start controller films large_store latent_format latents_encode quickstart \
+BENCHMARKS := captions_client cli_start controller films large_store latent_format latents_encode lineage quickstart \
 	sampling_steps stages stdit2_step train_steps
 # Two workers with one thread each: the suite's processes would otherwise fight over the cores.
 TEST_WORKERS ?= 2

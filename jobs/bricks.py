@@ -7,11 +7,12 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from bricks_core.errors import UsageError
+from bricks_core.errors import GateFailed, UsageError
 from jobs import checkpoint, cluster, dataset, evaluation
 from jobs.entry_point import DEFAULT_STORE, SetFlag, StoreFlag, VerboseFlag, commands, serve
 from jobs.generate import generate
 from jobs.render import render
+from jobs.rights import lineage, takedown
 from jobs.store import app as store_app
 
 app = commands(__doc__)
@@ -39,6 +40,9 @@ def run(
             "--renew", help="Make anew what earlier versions of Bricks have made for it and this one makes otherwise."
         ),
     ] = False,
+    gate: Annotated[
+        bool, typer.Option("--gate", help="End with exit code 1 where one of the run's gates is not reached.")
+    ] = False,
     verbose: VerboseFlag = False,
 ) -> None:
     """Run what is not done yet of a run, and tell what came of it.
@@ -54,6 +58,10 @@ def run(
 
     configure_logging(verbose)
     loaded = load_run(file, overrides)
+    if gate and not loaded.spec.gates:
+        raise UsageError("--gate holds the run against its gates, and it has none: write spec.gates.")
+    if gate and (until or "evaluate") != "evaluate":
+        raise UsageError("--gate holds the run against its gates, which are judged by its report: leave --until out.")
     if so_far:
         from bricks_core.pipeline.screen import so_far_screen
         from bricks_core.pipeline.so_far import evaluate_so_far
@@ -72,7 +80,9 @@ def run(
 
     how = {"wait": not no_wait, "renew": renew, "train": train}
     manifests = notifies(run_path)(loaded, opened, until, tell=announce, **how)
-    final_screen(file, loaded, opened, manifests, overrides)
+    outcome = final_screen(file, loaded, opened, manifests, overrides)
+    if gate and outcome is not None and not outcome.passed:
+        raise GateFailed(outcome.words)
 
 
 @app.command()
@@ -135,6 +145,8 @@ app.add_typer(checkpoint.app, name="checkpoint")
 app.add_typer(dataset.app, name="dataset")
 app.add_typer(store_app, name="store")
 app.command()(render)
+app.command()(lineage)
+app.command()(takedown)
 for command in (
     cluster.submit,
     cluster.status,

@@ -97,19 +97,29 @@ def export(
     step: StepFlag = None,
     vae: Annotated[str, typer.Option(help="For diffusers: an autoencoder to include, a folder or hub id.")] = "",
     text_encoder: Annotated[str, typer.Option(help="For diffusers: a T5 to include, a folder or hub id.")] = "",
+    licence: Annotated[
+        str, typer.Option("--licence", help="What you pass it on under, for its card: never guessed.")
+    ] = "",
+    base_licence: Annotated[
+        str,
+        typer.Option("--base-licence", help="Of the weights that it began with, where no card beside them says it."),
+    ] = "",
     force: ForceFlag = False,
     store: StoreFlag = DEFAULT_STORE,
     verbose: VerboseFlag = False,
 ) -> None:
-    """Write a checkpoint in another layout."""
-    from bricks_core.exchange.checkpoints.checkpoint import find_checkpoint
+    """Write a checkpoint in another layout, with its model card."""
+    from bricks_core.exchange.checkpoints.checkpoint import find_checkpoint, is_path
     from bricks_core.exchange.checkpoints.export import export_checkpoint
+    from bricks_core.exchange.checkpoints.model_card import origin_of
     from bricks_core.exchange.checkpoints.screen import tell_exported
     from bricks_core.progress import configure_logging
     from bricks_core.storage.places import open_store
 
     configure_logging(verbose)
-    with find_checkpoint(checkpoint, open_store(store), step) as found:
+    opened = open_store(store)
+    with find_checkpoint(checkpoint, opened, step) as found:
+        known = not is_path(checkpoint)
         exported = export_checkpoint(
             found,
             out,
@@ -119,6 +129,8 @@ def export(
             vae=vae,
             text_encoder=text_encoder,
             force=force,
+            origin=origin_of(opened, checkpoint, step, base_licence) if known else None,
+            licence=licence,
         )
     tell_exported(exported)
 

@@ -60,7 +60,7 @@ class Compacted:
     """Whether its index leads elsewhere now."""
 
 
-class _Place(NamedTuple):
+class Place(NamedTuple):
     """Where the bytes of an item lie."""
 
     pack: str
@@ -69,11 +69,11 @@ class _Place(NamedTuple):
 
 
 @dataclass
-class _Piece:
+class Piece:
     """What one small pack has of one shape."""
 
     pack: StoredObject
-    items: list[tuple[_Place, ItemKey]] = field(default_factory=list)
+    items: list[tuple[Place, ItemKey]] = field(default_factory=list)
 
     @property
     def num_bytes(self) -> int:
@@ -103,7 +103,7 @@ def compact(
             return found.done
         for number, joined in enumerate(found.to_join, start=1):
             tell(f"pack {number} of {len(found.to_join)}: {len(joined)} small ones")
-            _join(store, joined, found, run)
+            found.places |= into_one(store, joined, found.items, run)
         if found.done.is_changed:
             _index_anew(artifact, found)
         return found.done
@@ -116,17 +116,17 @@ class _Found:
         rows = {ItemKey(row.kind, row.key): row.object for row in artifact.item_rows()}
         self.items = Items(artifact.store)
         self._load(artifact, rows)
-        self.places: dict[ItemKey, _Place] = {}
+        self.places: dict[ItemKey, Place] = {}
         self.empty_text: ItemKey | None = None
-        by_shape: dict[tuple[object, ...], dict[str, _Piece]] = defaultdict(dict)
+        by_shape: dict[tuple[object, ...], dict[str, Piece]] = defaultdict(dict)
         for _, text in self.items.texts(rows):
             item = Item.model_validate_json(text)
             key, pack = item.item_key, _pack_of(item)
-            shape, self.places[key] = _described(item)
+            shape, self.places[key] = described(item)
             if key.kind == "text" and item.made_of.get("text") == "":
                 self.empty_text = key
             if 2 * pack.size_bytes < pack_bytes:
-                by_shape[shape].setdefault(pack.key, _Piece(pack)).items.append((self.places[key], key))
+                by_shape[shape].setdefault(pack.key, Piece(pack)).items.append((self.places[key], key))
         self.to_join = [
             joined
             for shape in sorted(by_shape, key=repr)
@@ -174,7 +174,7 @@ def _pack_of(item: Item) -> StoredObject:
     return item.objects[0]
 
 
-def _described(item: Item) -> tuple[tuple[object, ...], _Place]:
+def described(item: Item) -> tuple[tuple[object, ...], Place]:
     """The shape that a pack has one of, and where the item's bytes lie."""
     pack = item.objects[0].key
     try:
@@ -182,17 +182,17 @@ def _described(item: Item) -> tuple[tuple[object, ...], _Place]:
             latent = LatentAnswer.model_validate(item.answer)
             is_image = item.made_of.get("of", [])[1:] == ["image"]
             shape = (latent.codec, latent.channels, latent.height, latent.width, is_image)
-            return (item.kind, *shape), _Place(pack, latent.offset_bytes, latent.num_bytes)
+            return (item.kind, *shape), Place(pack, latent.offset_bytes, latent.num_bytes)
         text = TextAnswer.model_validate(item.answer)
-        return (item.kind, text.encoder, text.width), _Place(pack, text.offset_bytes, text.num_bytes)
+        return (item.kind, text.encoder, text.width), Place(pack, text.offset_bytes, text.num_bytes)
     except ValidationError as error:
         raise CorruptManifest(f"{item.item_key.record} tells of no {item.kind}: {error.errors()[0]['msg']}.") from None
 
 
-def _filled(pieces: Iterable[_Piece], pack_bytes: int) -> list[list[_Piece]]:
+def _filled(pieces: Iterable[Piece], pack_bytes: int) -> list[list[Piece]]:
     """Pieces together, as many as fill a pack, each where it fits first. All but one are more than half full then, so
     that who comes again finds nothing to do."""
-    filled: list[list[_Piece]] = []
+    filled: list[list[Piece]] = []
     sizes: list[int] = []
     for piece in pieces:
         size = piece.num_bytes
@@ -206,9 +206,14 @@ def _filled(pieces: Iterable[_Piece], pack_bytes: int) -> list[list[_Piece]]:
     return filled
 
 
-def _join(store: Store, pieces: list[_Piece], found: _Found, run: str) -> None:
-    """Copy pieces into one new pack, look whether they are there, and let their records lead to it."""
-    moved: dict[ItemKey, int] = {}
+def into_one(store: Store, pieces: list[Piece], items: Items, run: str) -> dict[ItemKey, Place]:
+    """Copy pieces into one new pack, look whether they are there, and let their records lead to it. Returns where they
+    lie now.
+
+    Raises:
+        AlteredObject: one of the packs is damaged: `run` mends it.
+    """
+    moved: dict[ItemKey, Place] = {}
     copied: dict[tuple[int, int], bytes] = {}
     with scratch() as folder:
         file = folder / "pack.bin"
@@ -216,8 +221,8 @@ def _join(store: Store, pieces: list[_Piece], found: _Found, run: str) -> None:
             for piece in pieces:
                 for offset, place, data, keys in _read(store, piece, writer, run):
                     copied[offset, place.num_bytes] = data
-                    moved |= dict.fromkeys(keys, offset)
-        stored = found.items.put_file(pack_key(moved), file, ".bin")
+                    moved |= dict.fromkeys(keys, Place("", offset, place.num_bytes))
+        stored = items.put_file(pack_key(moved), file, ".bin")
     with store.local(stored.key, sha256=stored.sha256) as path:
         pack = Packs(lambda key: path)
         for (offset, num_bytes), digest in copied.items():
@@ -228,19 +233,19 @@ def _join(store: Store, pieces: list[_Piece], found: _Found, run: str) -> None:
         pack.close()
 
     def lead(key: ItemKey) -> None:
-        item = found.items.need(key)
-        answer = item.answer | {"offset_bytes": moved[key]}
-        found.items.replace(item.model_copy(update={"answer": answer, "objects": [stored]}))
-        found.places[key] = _Place(stored.key, moved[key], found.places[key].num_bytes)
+        item = items.need(key)
+        answer = item.answer | {"offset_bytes": moved[key].offset_bytes}
+        items.replace(item.model_copy(update={"answer": answer, "objects": [stored]}))
 
     in_threads(lead, moved, _RECORDS_AT_ONCE)
+    return {key: place._replace(pack=stored.key) for key, place in moved.items()}
 
 
 def _read(
-    store: Store, piece: _Piece, writer: PackWriter, run: str
-) -> Iterator[tuple[int, _Place, bytes, list[ItemKey]]]:
+    store: Store, piece: Piece, writer: PackWriter, run: str
+) -> Iterator[tuple[int, Place, bytes, list[ItemKey]]]:
     """Append what a small pack has: where it lies now and lay before, its hash, and whose it is."""
-    keys: dict[_Place, list[ItemKey]] = defaultdict(list)
+    keys: dict[Place, list[ItemKey]] = defaultdict(list)
     for place, key in sorted(piece.items):
         keys[place].append(key)
     try:

@@ -114,7 +114,7 @@ def collect(
             needed.
     """
     at_s = now()
-    live, dead = _claims(store, at_s)
+    live, dead = claims_now(store, at_s)
     if delete and live and keep_days < _UNDER_WAY_DAYS:
         raise TryLater(
             f"Work is under way: {live[0][1]}. With --keep-days {keep_days:g}, gc would take from it what it "
@@ -538,7 +538,7 @@ def _delete(store: Store, garbage: Garbage) -> None:
         store.delete([key for key in swept.keys if key not in gone])
 
 
-def _claims(store: Store, at_s: float) -> tuple[list[tuple[str, str]], list[Entry]]:
+def claims_now(store: Store, at_s: float) -> tuple[list[tuple[str, str]], list[Entry]]:
     """Batches that somebody is at, each with who; and the objects of claims that nobody holds any more."""
     watcher = Claims(store)
     live: list[tuple[str, str]] = []

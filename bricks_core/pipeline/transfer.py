@@ -25,6 +25,7 @@ from bricks_core.errors import (
     UsageError,
     nearest,
 )
+from bricks_core.pipeline.lineage import Ledger
 from bricks_core.pipeline.points import Points, point, points_place, read_points, run_names
 from bricks_core.progress import Progress
 from bricks_core.spec.items import KINDS, Item, ItemKey
@@ -35,6 +36,7 @@ from bricks_core.storage.claims import Claims
 from bricks_core.storage.in_flight import in_flight
 from bricks_core.storage.store import Entry, Store
 from bricks_core.storage.tables import read_columns
+from bricks_core.storage.takedowns import Takedowns, put_mark
 from bricks_core.storage.trainings import COMMIT, ROOT, Record, Reference, begun
 
 AT_ONCE = 8
@@ -66,6 +68,10 @@ class Copied:
     """Stages that the run has settings for, and no artifact, or a stale one."""
     holder: str = ""
     """Who is at the run just now, in the store that is copied from."""
+    num_marks: int = 0
+    """Of what was taken down, and is refused there as well from then on."""
+    to_take_down: list[str] = field(default_factory=list)
+    """sha256 of what was taken down here and is in the other store still."""
 
 
 def copy_run(source: Store, target: Store, run: str, *, with_items: bool = False, dry_run: bool = False) -> Copied:
@@ -73,10 +79,11 @@ def copy_run(source: Store, target: Store, run: str, *, with_items: bool = False
     the states of its training, and what lies in `runs/<run>/`.
 
     `with_items`: also every item of the store that was made from the run's films or trainings, with its record.
-    `dry_run` only says what would be sent.
+    `dry_run` only says what would be sent. Marks of what was taken down go first, all of them.
 
     Raises:
-        DataError: there is no such run; or (AlteredObject) what an artifact names is missing or altered.
+        DataError: there is no such run; a film of it was taken down in the other store; or (AlteredObject) what an
+            artifact names is missing or altered.
         TryLater: somebody is at the run in the other store.
         UsageError: both stores are the same.
     """
@@ -90,6 +97,7 @@ def copy_run(source: Store, target: Store, run: str, *, with_items: bool = False
             raise UsageError(f"{source.uri} and {target.uri} are the same store: give another one with --to.")
         asked = _Asked(source, run, with_items=with_items)
         copied = Copied(run, holder=str(holder or ""), unfinished=asked.unfinished())
+        _copy_marks(asked, target, copied, dry_run=dry_run)
         with nullcontext() if dry_run else Progress("copy") as progress:
             _Copying(asked, target, copied, progress).all()
     return copied
@@ -482,6 +490,33 @@ class _Copying:
             self.progress.advance(num)
 
 
+def _copy_marks(asked: _Asked, target: Store, copied: Copied, *, dry_run: bool) -> None:
+    """Let the other store refuse what is refused here.
+
+    Raises:
+        DataError: it refuses already what would go over.
+    """
+    ours, theirs = Takedowns.of(asked.store), Takedowns.of(target)
+    for artifact in asked.artifacts:
+        rows = _columns(artifact, "videos", ["sha256", "state", "name"]) if artifact.manifest.stage == "ingest" else ()
+        for row in rows:
+            mark = theirs.of_file(row["sha256"])
+            if mark is not None and row["state"] in ("ok", "damaged"):
+                raise DataError(
+                    f"{row['name']} was taken down in {target.uri} ({mark.key}), and run {asked.run} has it: bricks "
+                    f"takedown {mark.sha256[:12]} --delete --store {asked.store.uri} first, and run it again."
+                )
+    there = Ledger(target)
+    for mark in ours.marks.values():
+        before = theirs.marks.get(mark.sha256)
+        if before is None or before.joined(mark) != before:
+            copied.num_marks += 1
+            if not dry_run:
+                put_mark(target, mark)
+    used = there.videos(sha256=ours.marks.keys()) if ours.marks else ()
+    copied.to_take_down = sorted({row["sha256"] for row in used if row["state"] in ("ok", "damaged")})
+
+
 def words_of(copied: Copied, target: str, *, with_items: bool, dry_run: bool) -> Iterator[str]:
     """What a person is told at the end."""
     what = [_plural(copied.num_artifacts, "artifact"), _plural(copied.num_states, "state") + " of trainings"]
@@ -500,6 +535,10 @@ def words_of(copied: Copied, target: str, *, with_items: bool, dry_run: bool) ->
         yield f"Left out: {each}."
     if len(copied.left) > 10:
         yield f"Left out: {len(copied.left) - 10:,} more."
+    if copied.num_marks:
+        yield f"Refused there as well from now on: {_plural(copied.num_marks, 'content')} that were taken down here."
+    for each in copied.to_take_down:
+        yield f"{target} still has what was taken down here: bricks takedown {each[:12]} --delete --store {target}."
     if copied.is_behind:
         yield f"The run has gone on in {target}: what it points to there stays."
     if copied.unfinished and not with_items:

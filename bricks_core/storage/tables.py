@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -119,12 +120,44 @@ def read_where(path: Path, names: list[str], **wanted: Collection[str]) -> list[
     except (pa.ArrowException, OSError) as error:
         raise CorruptManifest(f"{path.name} is no table: {error}".rstrip(".") + ".") from error
     if wanted:
-        mask = pa.array([False] * len(table))
+        mask = pa.array([False] * len(table), pa.bool_())
         for name, values in wanted.items():
             if name in there and values:
                 mask = pc.or_(mask, pc.is_in(table[name], value_set=pa.array(sorted(values), table[name].type)))
         table = table.filter(mask)
     return [{name: row.get(name) for name in names} for row in table.to_pylist()]
+
+
+@dataclass(frozen=True)
+class Changed:
+    """What became of a table's rows."""
+
+    is_changed: bool
+    num_gone: int
+
+
+def change_rows(path: Path, to: Path, change: Callable[[dict[str, Any]], dict[str, Any] | None]) -> Changed:
+    """Write a table again with other rows, a row group at a time; `change` gives what a row is to be, or None: it goes.
+    Its columns stay, also those of another version.
+
+    Raises:
+        CorruptManifest: the file is no table.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    num_gone, is_changed = 0, False
+    try:
+        with pq.ParquetFile(path) as file, pq.ParquetWriter(to, file.schema_arrow, compression="zstd") as writer:
+            for batch in file.iter_batches(ROWS_PER_GROUP):
+                before = batch.to_pylist()
+                after = [row for each in before if (row := change(each)) is not None]
+                num_gone += len(before) - len(after)
+                is_changed = is_changed or after != before
+                writer.write_table(pa.Table.from_pylist(after, schema=file.schema_arrow))
+    except (pa.ArrowException, OSError) as error:
+        raise CorruptManifest(f"{path.name} is no table: {error}".rstrip(".") + ".") from error
+    return Changed(is_changed, num_gone)
 
 
 def _arrow_type(annotation: Any) -> pa.DataType:

@@ -23,7 +23,7 @@ import hashlib
 import logging
 import re
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -293,6 +293,14 @@ def forget(store: Store, run: str) -> None:
     """Let a run have begun no training of another version. The states stay, for whoever names them."""
     kept = [each for each in begun(store, run) if each.version == STAGES["train"].version]
     if kept != begun(store, run):
+        store.put(trainings_key(run), _AllBegun(trainings=kept).model_dump_json(indent=1).encode())
+
+
+def forget_places(store: Store, run: str, places: Collection[str]) -> None:
+    """Let a run have begun no training whose states lie in one of these places."""
+    before = begun(store, run)
+    kept = [each for each in before if not set(each.places) & set(places)]
+    if kept != before:
         store.put(trainings_key(run), _AllBegun(trainings=kept).model_dump_json(indent=1).encode())
 
 

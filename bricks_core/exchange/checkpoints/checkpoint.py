@@ -175,6 +175,11 @@ def goes_with(checkpoint: Checkpoint, weights: Weights | None) -> dict[str, Any]
     return {name: each for name, each in told.items() if each}
 
 
+def is_path(wanted: str) -> bool:
+    """Whether a checkpoint is meant that lies on this disk, and none of the store."""
+    return Path(wanted).expanduser().exists() or wanted.startswith((".", "/", "~"))
+
+
 @contextmanager
 def find_checkpoint(wanted: str, store: Store, step: int | None = None) -> Iterator[Checkpoint]:
     """The checkpoint at a path, or of a run's training in the store: RUN, RUN/train or train/DIGEST.
@@ -182,7 +187,7 @@ def find_checkpoint(wanted: str, store: Store, step: int | None = None) -> Itera
     Raises:
         UsageError, DataError: there is none, or it is damaged.
     """
-    if Path(wanted).expanduser().exists() or wanted.startswith((".", "/", "~")):
+    if is_path(wanted):
         if step is not None:
             raise UsageError(f"{wanted} is one checkpoint and has no steps to choose from: leave --step out.")
         yield open_checkpoint(Path(wanted).expanduser())

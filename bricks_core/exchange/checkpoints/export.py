@@ -17,6 +17,7 @@ from bricks_core.exchange.checkpoints.checkpoint import (
     network_of,
     type_named,
 )
+from bricks_core.exchange.checkpoints.model_card import Origin, write_card
 from bricks_core.exchange.checkpoints.new_folder import new_folder
 from bricks_core.exchange.checkpoints.open_sora import write_hub_folder, write_training_folder
 from bricks_core.models.tensor_files import Tensors
@@ -61,12 +62,16 @@ def export_checkpoint(
     vae: str = "",
     text_encoder: str = "",
     force: bool = False,
+    origin: Origin | None = None,
+    licence: str = "",
 ) -> Exported:
     """Write a checkpoint's network in another tool's layout.
 
     weights             None: the EMA where there is one; of a training folder, which holds both, the weights themselves
     dtype               of the weights; None: the one that is usual there (USUAL_DTYPE)
     vae, text_encoder   folders or hub ids to put beside it, for diffusers
+    origin              what the store knows of it, for its card
+    licence             what it is passed on under, for its card
 
     Raises:
         UsageError: it has no EMA, or `out` is in the way.
@@ -102,6 +107,7 @@ def export_checkpoint(
 
             write_diffusers_folder(family, network, chosen, type_named(dtype), vae, text_encoder, folder.path)
             progress.advance(count)
+        write_card(folder.path, checkpoint, format, which, dtype, origin, licence)
         # A training folder holds both kinds of weights, so it is of none.
         if told := goes_with(checkpoint, None if format == "open-sora-training" else which):
             provenance = {"from": checkpoint.origin, "running_states": checkpoint.running} | told

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from bricks_core.exchange.datasets.dataset import Dataset
+from bricks_core.exchange.grid import grid
 from bricks_core.exchange.licences import hub_licence, is_unknown, terms_of
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
@@ -199,10 +200,3 @@ def _left_out(dataset: Dataset) -> str:
     ]
     lines[-1] += " are here. What was dropped, and why:"
     return "\n".join([*lines, "", *grid(rows), ""])
-
-
-def grid(rows: list[list[str]]) -> list[str]:
-    """A table in Markdown; the first row is its head."""
-    told = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in rows]
-    lines = [f"| {' | '.join(row)} |" for row in told]
-    return [lines[0], f"|{'---|' * len(rows[0])}", *lines[1:]]
