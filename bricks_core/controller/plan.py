@@ -304,7 +304,8 @@ def plan(world: World, launcher_for: LauncherFor) -> Plan:
 
 def outdated(world: World) -> tuple[str, ...]:
     """Finished stages of the run that this version of Bricks would make otherwise."""
-    return tuple(name for name, (address, _) in (world.finished or {}).items() if address.made_by)
+    finished = (world.finished or {}).items()
+    return tuple(name for name, (address, manifest) in finished if address.made_by or manifest.item_versions)
 
 
 def _keeping(world: World, *, begins: bool = False) -> list[Action]:

@@ -23,6 +23,7 @@ from bricks_core.controller.status import (
     Truth,
     clipped,
 )
+from bricks_core.pipeline.began import mixed_in_words
 from bricks_core.spec.items import KINDS
 from bricks_core.spec.stages import STAGES
 from bricks_core.storage.code_version import code_version
@@ -194,7 +195,9 @@ def _up_to_date(world: World, conditions: _Conditions) -> None:
     pin, now = world.pin, code_version()
     if pin is None:
         return
-    told = [address.made_by for address, _ in (world.finished or {}).values()]
+    told = []
+    for address, manifest in (world.finished or {}).values():
+        told += [address.made_by, *mixed_in_words(manifest)]
     for name in stages_of(world.run):
         if name not in (world.finished or {}):
             told.append(_moved({name: world.stage(name).version}, {name: STAGES[name].version}))

@@ -23,7 +23,7 @@ from bricks_core.cluster.launcher import (
 )
 from bricks_core.cluster.launchers import launcher_for
 from bricks_core.controller.heartbeats import Heartbeat
-from bricks_core.controller.plan import Child, Create, Delete, Plan, Point, Trouble, World, plan
+from bricks_core.controller.plan import Child, Create, Delete, Plan, Point, Trouble, World, outdated, plan
 from bricks_core.controller.report import Event, events, report
 from bricks_core.controller.retries import RULES, Try, wait_s
 from bricks_core.controller.same_work import OtherChild
@@ -473,6 +473,15 @@ def test_a_limit_that_was_raised_begins_a_stage_again_that_had_ended_well() -> N
     """What the store has is not called finished then; that its last try left something is no failure."""
     case = Case().child("ingest", 1, SUCCEEDED)
     assert replace(case, spec=HOWS[0]).creates == ["demo-ingest-a2"]
+
+
+def test_items_of_an_earlier_version_are_told_and_renewed_when_somebody_asks() -> None:
+    case = Case(done=["ingest", "clip"])
+    assert outdated(case.world()) == ()
+    address, manifest = artifact(case.run, "clip")
+    mixed = manifest.model_copy(update={"item_versions": {"clip": {"1": 40, "2": 12}}})
+    case.facts["finished"] = {"ingest": artifact(case.run, "ingest"), "clip": (address, mixed)}
+    assert outdated(case.world()) == ("clip",)
 
 
 def test_a_live_child_of_a_controller_that_wrote_no_cache_key_is_left_alone() -> None:
