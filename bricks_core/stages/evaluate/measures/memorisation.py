@@ -25,7 +25,7 @@ Validated on: tests/stages/evaluate/measures/test_memorisation.py: a copy, mirro
     pixels of 160 0.77, by 4 0.63), 24 scenes of other films at most 0.74; of real films 0.83 to 1, and 0.24. Less sure:
     a copy without colours (0.25 to 1), and one a quarter of a step later in fast motion (0.44 to 1). The motion of
     cropped copies is not found (0.3 to 0.9); their content is.
-Needs: nothing. A clip is 24 kB and takes 12 ms, which can be kept; 24,000 x 96 took 18 s of one core and 0.9 GB.
+Needs: nothing. A clip is 24 kB and takes 14 ms, which can be kept; 24,000 x 96 took 18 s of one core and 0.9 GB.
 """
 
 from __future__ import annotations
