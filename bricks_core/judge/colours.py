@@ -17,6 +17,39 @@ NAMES = (
 )  # fmt: skip
 _PLACE = {name: place for place, name in enumerate(NAMES)}
 
+NEAR: dict[str, tuple[str, ...]] = {
+    "black": ("dark grey",),
+    "dark grey": ("grey", "black"),
+    "grey": ("dark grey",),
+    "white": ("grey",),
+    "dark red": ("red",),
+    "red": ("dark red",),
+    "dark yellow": ("yellow",),
+    "yellow": ("dark yellow",),
+    "dark green": ("green",),
+    "green": ("dark green",),
+    "light green": ("green",),
+    "dark blue": ("blue",),
+    "blue": ("dark blue",),
+    "light blue": ("blue",),
+}
+"""What a colour is measured as, too, where it is a little darker than its name, as in the shade; or, of what is dark
+already, lighter. Other hues are no neighbours: brown hair and orange bricks are in every second picture."""
+IN_LIGHT: dict[str, dict[str, tuple[str, ...]]] = {
+    "day": {},
+    "mist": {},
+    "sunset": {"white": ("beige", "brown"), "grey": ("brown",), "yellow": ("orange",)},
+    "night": {"white": ("light blue", "blue", "dark blue"), "grey": ("dark blue",), "orange": ("brown",)},
+}
+"""What a thing of a colour is measured as, too, where the light has a colour: yellow at sunset is orange."""
+SKIES: dict[str, tuple[str, ...]] = {
+    "day": ("light blue", "blue", "turquoise", "white"),
+    "mist": ("grey", "white"),
+    "sunset": ("orange", "red", "pink", "beige", "yellow", "purple"),
+    "night": ("dark blue", "black", "dark grey"),
+}
+"""What a sky is measured as in a light."""
+
 
 class Share(NamedTuple):
     """A colour and the share of an area that has it."""
@@ -69,3 +102,9 @@ def shares(names: Pixels, where: Places | None = None) -> list[Share]:
         return []
     counts = np.bincount(flat, minlength=len(NAMES)) / flat.size
     return [Share(NAMES[place], float(counts[place])) for place in np.argsort(-counts, kind="stable") if counts[place]]
+
+
+def hue(name: str) -> str:
+    """The name without its shade; orange in the shade is brown."""
+    plain = name.removeprefix("dark ").removeprefix("light ")
+    return "brown" if plain == "orange" else plain

@@ -13,29 +13,26 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from bricks_core.judge.colours import NAMES, named, shares
+from bricks_core.judge.colours import NAMES, Share, hue, named, shares
+from bricks_core.judge.movers import UNSTEADY, Movers, comes_to_stay, movers_in
 from bricks_core.judge.pictures import Seen
 from bricks_core.video.motion import Motion
 
 Pixels = npt.NDArray[np.uint8]
-Places = npt.NDArray[np.bool_]
 
 AREA_PX = 160 * 90
-LEVELS = 30
-"""A pixel this far from the clip's usual picture (in its most differing channel) is where something moves."""
-LEAST_SHARE = 0.002
-"""Of the picture: what is smaller is noise, or an edge that shook."""
-_UNSTEADY, _EVERYTHING = 0.6, 0.3
+_EVERYTHING = 0.3
 _CAMERA = 0.04
 _SLOW, _FAST, _AT_ALL = 0.12, 0.45, 0.035
-_DARK, _DIM = 58, 92
+DARK, DIM = 58, 92
+"""Levels below which a scene is dark, or dim."""
 _STANDS_OUT = 0.03
 _COUNTS = ("No", "One", "Two", "Three", "Four", "Five")
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What was measured, as far as sentences are made of it."""
+    """What was measured: first what sentences are made of, then the numbers behind it, which facts.py reads too."""
 
     light: str
     ground: str
@@ -61,6 +58,25 @@ class Scene:
     """Where the camera moves to; nothing when it stands."""
     place: str
     """Where the largest thing is in the middle of the clip."""
+    level: float
+    """Mean of all channels, of 255."""
+    above: tuple[Share, ...]
+    """Colours of the highest quarter of the usual picture, the largest first."""
+    below: tuple[Share, ...]
+    """Of the lowest quarter."""
+    everywhere: tuple[Share, ...]
+    """Of the usual picture."""
+    moving: tuple[Share, ...]
+    """Of what moves by itself."""
+    num_side_by_side: int
+    """Things that move, where what is above another is one with it: someone who jumps leaves two marks, not two people.
+    0 when the camera moves."""
+    comes_to_stay: bool
+    """As `appear`, of few pictures too: most of what is new in the last picture has come to rest."""
+    num_frames: int
+    motion: Motion
+    aspect: float
+    """Height by width."""
 
 
 def measure(seen: Seen) -> Scene:
@@ -68,17 +84,18 @@ def measure(seen: Seen) -> Scene:
     pictures = {index: _smaller(picture) for index, picture in seen.small.items()}
     stack = _evenly_lit(np.stack(list(pictures.values())))
     middle = pictures[min(pictures, key=lambda index: abs(index - (max(pictures) + 1) // 2))]
-    motion = seen.motion
-    camera = _way(motion.camera_x, motion.camera_y, stack.shape[1] / stack.shape[2], _CAMERA)
+    motion, aspect = seen.motion, stack.shape[1] / stack.shape[2]
+    camera = _way(motion.camera_x, motion.camera_y, aspect, _CAMERA)
     usual = middle if camera else np.median(stack, axis=0).astype(np.uint8)
     names = _lit(named(usual))
     ground, background = _ground(names), _background(names)
-    movers = _Movers(np.zeros(usual.shape[:2], bool)) if camera else _movers(stack, middle, usual)
-    is_steady = not camera and bool(movers.ever.mean() <= _UNSTEADY)
+    movers = Movers(np.zeros(usual.shape[:2], bool)) if camera else movers_in(stack, middle, usual)
+    is_steady = not camera and bool(movers.ever.mean() <= UNSTEADY)
     still = ~movers.ever if is_steady else np.ones_like(movers.ever)
     accents = [each.name for each in shares(named(usual), still) if each.share >= _STANDS_OUT]
+    level = float(stack.mean())
     return Scene(
-        light=_light(float(stack.mean())),
+        light=_light(level),
         ground=ground,
         background=background,
         accents=_colours(accents, without={ground, background}, most=3),
@@ -88,10 +105,20 @@ def measure(seen: Seen) -> Scene:
         appear=movers.appear,
         is_everything=not camera and not is_steady and movers.share > _EVERYTHING,
         is_steady=is_steady,
-        way=_movement(motion, stack.shape[1] / stack.shape[2]),
-        speed=_speed(motion, stack.shape[1] / stack.shape[2]),
+        way=_movement(motion, aspect),
+        speed=_speed(motion, aspect),
         camera=camera,
         place=movers.place,
+        level=level,
+        above=tuple(shares(_above(names))),
+        below=tuple(shares(_below(names))),
+        everywhere=tuple(shares(names)),
+        moving=movers.shares,
+        num_side_by_side=movers.num_side_by_side,
+        comes_to_stay=not camera and comes_to_stay(stack),
+        num_frames=len(pictures),
+        motion=motion,
+        aspect=aspect,
     )
 
 
@@ -147,140 +174,27 @@ def _things(scene: Scene) -> str:
     return " ".join(filter(None, words))
 
 
-@dataclass
-class _Movers:
-    """What moves in front of a still camera."""
-
-    ever: Places
-    """Where anything ever moves."""
-    num: int = 0
-    colours: tuple[str, ...] = ()
-    size: str = ""
-    place: str = ""
-    share: float = 0.0
-    """Of the picture, in the median picture."""
-    appear: bool = False
-
-
-@dataclass(frozen=True)
-class _Part:
-    """A connected area of a picture in which something is that usually is not."""
-
-    where: Places
-    share: float
-    x: float
-    """Of its centre, from 0 to 1."""
-
-
 def _evenly_lit(stack: Pixels) -> Pixels:
-    """Without the pictures of a fade at either end."""
+    """Without the pictures of a fade at either end; all of them where none has the usual light."""
     light = stack.mean(axis=(1, 2, 3)) + 1
-    return stack[(light > 0.75 * np.median(light)) & (light < 1.33 * np.median(light))]
-
-
-def _movers(stack: Pixels, middle: Pixels, usual: Pixels) -> _Movers:
-    """Find what differs from the clip's usual picture, in every picture."""
-    usual_names = named(usual)
-    ever = np.zeros(usual.shape[:2], bool)
-    counts, sizes, changed, votes = [], [], [], np.zeros(len(NAMES))
-    for picture in stack:
-        differs = _differs(picture, usual)
-        ever |= differs
-        changed.append(float(differs.mean()))
-        names = named(picture)
-        parts = _parts(differs, names, usual_names)
-        if parts:
-            counts.append(len(parts))
-            sizes.append(max(part.share for part in parts))
-            for part in parts:
-                votes += np.bincount(names[part.where], minlength=len(NAMES))
-    movers = _Movers(ever, share=float(np.median(changed)))
-    if ever.mean() < _UNSTEADY and (grown := _grown(stack)):
-        movers.appear, movers.num, movers.colours = True, len(grown), tuple(grown)
-        return movers
-    if len(counts) < len(stack) / 3:  # a passing transition, not a thing
-        return movers
-    movers.num = max(1, round(float(np.median(counts))))
-    typical = float(np.median(sizes))
-    movers.size = "small" if typical < 0.015 else "large" if typical > 0.1 else ""
-    movers.colours = tuple(_most(votes))
-    now = _parts(_differs(middle, usual), named(middle), usual_names)
-    movers.place = _place(max(now, key=lambda part: part.share).x) if now else "in view"
-    return movers
-
-
-def _grown(stack: Pixels) -> list[str]:
-    """The colours of what comes and stays, the largest first; nothing when things move on, or nothing comes."""
-    first, *later = (stack[len(stack) * eighth // 8 - (eighth == 8)] for eighth in (1, 4, 6, 8))
-    half, most, whole = (_differs(picture, first) for picture in later)
-    areas = [float(each.mean()) for each in (half, most, whole)]
-    if not LEAST_SHARE < areas[0] < 0.8 * areas[2] or areas[1] > 1.1 * areas[2]:
-        return []
-    if min((half & whole).sum() / half.sum(), (most & whole).sum() / most.sum()) < 0.8:
-        return []
-    names = named(later[-1])
-    # What only moved on has left a place that now looks like what is around it.
-    if sum(part.share for part in _parts(whole, names, named(first))) < 0.8 * areas[2]:
-        return []
-    return _most(np.bincount(names[whole], minlength=len(NAMES)).astype(float))
-
-
-def _most(votes: npt.NDArray[np.float64]) -> list[str]:
-    """Colours with an eighth of the votes and more, the largest first; shades of one colour count as one."""
-    total = votes.sum()
-    found: list[str] = []
-    for place in np.argsort(-votes, kind="stable"):
-        if votes[place] >= total / 8 and _base(NAMES[place]) not in map(_base, found):
-            found.append(NAMES[place])
-    return found
-
-
-def _differs(picture: Pixels, usual: Pixels) -> Places:
-    """Where a picture differs from the usual one, but for exposure, noise, and shadows."""
-    ratios = (picture.mean(axis=2) + 4) / (usual.mean(axis=2) + 4)
-    gain = float(np.clip(np.median(ratios), 0.8, 1.25))
-    expected = usual.astype(np.float32) * gain
-    differs = np.abs(picture - expected).max(axis=2) > LEVELS
-    # A shadow darkens all channels alike: what is left when its darkness is taken away is nothing.
-    darker = np.clip(ratios / gain, 0, 1)[..., None]
-    shadow = (np.abs(picture - expected * darker).max(axis=2) < LEVELS / 2) & (darker[..., 0] > 0.35)
-    where = (differs & ~shadow).astype(np.uint8)
-    where = cv2.morphologyEx(where, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8))
-    return np.asarray(cv2.morphologyEx(where, cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8)) > 0)
-
-
-def _parts(differs: Places, names: Pixels, usual_names: Pixels) -> list[_Part]:
-    """The connected areas of what differs, but for the empty places that something left."""
-    count, labels, stats, centres = cv2.connectedComponentsWithStats(differs.astype(np.uint8))
-    found = []
-    for label in range(1, count):
-        share = float(stats[label, cv2.CC_STAT_AREA]) / differs.size
-        if share < LEAST_SHARE:
-            continue
-        where = labels == label
-        around = (cv2.dilate(where.astype(np.uint8), np.ones((7, 7), np.uint8)) > 0) & ~differs
-        surroundings = _counted(names[around])
-        now, usually = _counted(names[where]), _counted(usual_names[where])
-        if np.minimum(now, surroundings).sum() > np.minimum(usually, surroundings).sum() + 0.1:
-            continue  # looks like what is around it, more than what is usually here: the thing is away
-        found.append(_Part(where, share, float(centres[label][0]) / differs.shape[1]))
-    return found
-
-
-def _counted(names: Pixels) -> npt.NDArray[np.float64]:
-    return np.bincount(names, minlength=len(NAMES)) / max(1, names.size)
-
-
-def _place(x: float) -> str:
-    return "on the left" if x < 0.36 else "on the right" if x > 0.64 else "in the middle"
+    even = (light > 0.75 * np.median(light)) & (light < 1.33 * np.median(light))
+    return stack[even] if even.any() else stack
 
 
 def _ground(names: Pixels) -> str:
-    return _main(names[-max(1, names.shape[0] // 4) :])
+    return _main(_below(names))
+
+
+def _below(names: Pixels) -> Pixels:
+    return names[-max(1, names.shape[0] // 4) :]
 
 
 def _background(names: Pixels) -> str:
-    return _main(names[: max(1, names.shape[0] // 4)])
+    return _main(_above(names))
+
+
+def _above(names: Pixels) -> Pixels:
+    return names[: max(1, names.shape[0] // 4)]
 
 
 def _lit(names: Pixels) -> Pixels:
@@ -296,17 +210,12 @@ def _main(names: Pixels) -> str:
 
 def _colours(names: list[str], without: set[str], most: int) -> tuple[str, ...]:
     """Without those named, their darker and lighter kin, and the black and grey that shadows are made of."""
-    kin = {_base(name) for name in without}
-    return tuple(name for name in names if name not in without and _base(name) not in kin)[:most]
-
-
-def _base(name: str) -> str:
-    plain = name.removeprefix("dark ").removeprefix("light ")
-    return "brown" if plain == "orange" else plain
+    kin = {hue(name) for name in without}
+    return tuple(name for name in names if name not in without and hue(name) not in kin)[:most]
 
 
 def _light(mean: float) -> str:
-    return "dark" if mean < _DARK else "dim" if mean < _DIM else "bright"
+    return "dark" if mean < DARK else "dim" if mean < DIM else "bright"
 
 
 def _way(x: float, y: float, aspect: float, least: float) -> str:

@@ -100,6 +100,31 @@ def see_picture(path: Path) -> Seen:
     return seen({0: small}, [0], meter.result(0.0))
 
 
+def see_frames(rgb: Pixels, fps: float) -> Seen:
+    """Look at a clip that is in memory, such as a sample: (num_frames, height, width, 3) RGB.
+
+    Raises:
+        DataError: it has another shape or type.
+    """
+    if rgb.dtype != np.uint8 or rgb.ndim != 4 or rgb.shape[-1] != 3 or not all(rgb.shape):
+        raise DataError(
+            f"A clip is uint8 (num_frames, height, width, 3), not {rgb.dtype} {rgb.shape}: bring it to that."
+        )
+    if not fps > 0:
+        raise DataError(f"A clip's rate is {fps} frames a second: give one above 0.")
+    num_frames, height, width, _ = rgb.shape
+    kept = set(np.linspace(0, num_frames - 1, min(NUM_PICTURES, num_frames)).round().astype(int).tolist())
+    small: dict[int, Pixels] = {}
+    meter = MotionMeter()
+    for index, picture in enumerate(rgb):
+        resized = cv2.resize(picture, small_size(width, height), interpolation=cv2.INTER_AREA)
+        bgr = np.ascontiguousarray(resized[..., ::-1])
+        meter.add(_luma(bgr))
+        if index in kept:
+            small[index] = bgr
+    return seen(small, [sorted(small)[len(small) // 2]], meter.result(fps))
+
+
 def read_picture(path: Path) -> Pixels:
     """(height, width, 3) BGR.
 
