@@ -31,11 +31,14 @@ _DRIFT_PX = 0.2
 _DOUBTFUL_PX = 0.3
 _TEXTURE = 1.5
 
+LEAST_SIDE_PX = 32
+"""OpenCV 5.0's optical flow (DIS) ends the process on pictures that are lower than this and 100 pixels wide or more."""
+
 
 def small_size(width_px: int, height_px: int) -> tuple[int, int]:
-    """(width, height) of a picture of the same shape with about 320x180 pixels, even and at least one block."""
+    """(width, height) of a picture of the same shape with about 320x180 pixels, even and at least LEAST_SIDE_PX."""
     scale = math.sqrt(SMALL_AREA_PX / (width_px * height_px))
-    width, height = (max(BLOCK_PX, round(side * scale / 2) * 2) for side in (width_px, height_px))
+    width, height = (max(LEAST_SIDE_PX, round(side * scale / 2) * 2) for side in (width_px, height_px))
     return width, height
 
 
