@@ -37,6 +37,7 @@ _TIMES = {
     "in mist": "mist",
     "in the mist": "mist",
 }
+_LIT = {"day": "in daylight", "sunset": "at sunset", "night": "at night", "mist": "in mist"}
 _SMALL = {
     *("a", "an", "the", "and", "of", "in", "on", "at", "to", "with", "is", "are", "it", "its", "over", "along"),
     *("thing", "things", "something", "move", "moves"),
@@ -66,11 +67,7 @@ class Claim:
             case "ground" | "background":
                 return f"The {self.kind} is {self.value}."
             case "light":
-                return (
-                    f"It is {self.value}."
-                    if self.value not in IN_LIGHT
-                    else f"The scene is in the light of {self.value}."
-                )
+                return f"The scene is {_LIT.get(self.value, self.value)}."
             case "colours":
                 return f"Something {self.value} moves." if self.is_moving else f"Something {self.value} can be seen."
             case "direction":

@@ -32,7 +32,7 @@ _COUNTS = ("No", "One", "Two", "Three", "Four", "Five")
 
 @dataclass(frozen=True)
 class Scene:
-    """What was measured: first what sentences are made of, then the numbers behind it, which facts.py reads too."""
+    """What was measured: first what sentences are made of, then the numbers behind it, which kept.py reads too."""
 
     light: str
     ground: str

@@ -201,7 +201,7 @@ def test_a_claim_is_a_sentence_for_a_judge_that_reads():
     claims = facts("One red car drives to the left on a yellow ground at night. The camera stands still.").claims
     assert [claim.words for claim in claims] == [
         "The ground is yellow.",
-        "The scene is in the light of night.",
+        "The scene is at night.",
         "Something red moves.",
         "Something moves to the left.",
         "The number of things that move is one.",

@@ -101,7 +101,7 @@ def change(
 ) -> dict[str, Interval]:
     """tuned - base of every kind, of samples of the same prompts and seeds in the same order: (N,) each.
 
-    Of the pairs in which both could be told: one model must not be spared the claims that only the other can be held to.
+    Of the pairs in which both could be told: what one model is not held to, the other is not either.
     """
     groups = np.asarray(prompts)
     found = {}
