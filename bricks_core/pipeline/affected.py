@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from bricks_core.errors import DataError, UsageError, nearest
-from bricks_core.pipeline.lineage import Film, Ledger, Training, full_name
+from bricks_core.pipeline.ledger import Film, Ledger, Training, full_name
+from bricks_core.pipeline.lineage import of_clip
 from bricks_core.pipeline.points import run_names
 from bricks_core.spec.items import KINDS, Item, ItemKey
 from bricks_core.storage.artifacts import Artifact
@@ -141,7 +142,7 @@ def _meant(ledger: Ledger, wanted: str) -> str:
     if found:
         return found.pop()
     store = ledger.store
-    clip = ledger.of_clip(wanted)
+    clip = of_clip(ledger, wanted)
     if clip is not None and clip.film is not None:
         raise UsageError(
             f"{wanted} is a {clip.kind} of {', '.join(clip.film.names)}, and only whole films are taken down: "

@@ -15,15 +15,8 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from bricks_core.pipeline.affected import Affected
-from bricks_core.pipeline.lineage import (
-    CheckpointLineage,
-    ClipLineage,
-    Evaluation,
-    Film,
-    Lineage,
-    SourceLineage,
-    Training,
-)
+from bricks_core.pipeline.ledger import Evaluation, Film, Training
+from bricks_core.pipeline.lineage import CheckpointLineage, ClipLineage, Lineage, SourceLineage
 from bricks_core.pipeline.trained import in_words
 from bricks_core.spec.items import KINDS
 from bricks_core.storage.store import Store

@@ -39,7 +39,7 @@ from bricks_core.storage.takedowns import put_mark
 from bricks_core.storage.trainings import COMMIT, forget_places
 
 if TYPE_CHECKING:
-    from bricks_core.pipeline.lineage import Training
+    from bricks_core.pipeline.ledger import Training
 
 Row = dict[str, Any]
 VIDEO_STATES = get_args(VideoState)
@@ -158,6 +158,7 @@ class _Taking:
         for digest in places["ingest"]:
             if ("ingest", digest) in self.affected.holding:
                 self._move_ingest(digest)
+        self.moved |= self._moved_before()
         for stage in _REWRITTEN[:-1]:
             for digest in places[stage]:
                 self._write_again(stage, digest)
@@ -174,7 +175,7 @@ class _Taking:
         manifest = find_manifest(self.store, "ingest", digest)
         if manifest is None:
             return
-        new = artifact_digest(digest, {"taken_down": [self.affected.mark.sha256]})
+        new = self._beside(digest)
         ids = self.affected.rows["ingest", digest]
         artifact = Artifact(self.store, manifest)
         with scratch() as folder:
@@ -186,6 +187,19 @@ class _Taking:
             told = told.model_copy(update={"counts": dict(sorted((kept | counts).items()))})
         self.store.put(artifact_prefix("ingest", new) + MANIFEST, _json(told))
         self.moved[digest] = new
+
+    def _moved_before(self) -> dict[str, str]:
+        """What an earlier call has moved, and perhaps not deleted."""
+        digests = {entry.key.split("/")[2] for entry in self.store.list("artifacts/ingest/")}
+        there = {digest: self._beside(digest) for digest in digests}
+        return {digest: new for digest, new in there.items() if new in digests and self._is_there(new)}
+
+    def _is_there(self, digest: str) -> bool:
+        return self.store.head(artifact_prefix("ingest", digest) + MANIFEST) is not None
+
+    def _beside(self, digest: str) -> str:
+        """Where an artifact of ingest lies once it says that the film is refused."""
+        return artifact_digest(digest, {"taken_down": [self.affected.mark.sha256]})
 
     def _write_again(self, stage: str, digest: str) -> None:
         manifest = find_manifest(self.store, stage, digest)
@@ -317,6 +331,7 @@ class _Taking:
     def _purge(self) -> None:
         """Delete tables from before, and of ingest the whole artifact at its old address."""
         for digest in self.moved:
+            self.store.delete([artifact_prefix("ingest", digest) + MANIFEST])  # first: half of it must look like none
             self._delete_artifact("ingest", digest)
         for stage, digest in self.affected.rows:
             manifest = None if digest in self.moved else find_manifest(self.store, stage, digest)

@@ -25,7 +25,7 @@ from bricks_core.errors import (
     UsageError,
     nearest,
 )
-from bricks_core.pipeline.lineage import Ledger
+from bricks_core.pipeline.ledger import Ledger
 from bricks_core.pipeline.points import Points, point, points_place, read_points, run_names
 from bricks_core.progress import Progress
 from bricks_core.spec.items import KINDS, Item, ItemKey

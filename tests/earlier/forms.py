@@ -30,6 +30,7 @@ from bricks_core.storage.artifacts import ItemRow, RecordRow
 from bricks_core.storage.began import Began
 from bricks_core.storage.claim import Claim
 from bricks_core.storage.earlier import EarlierRecord
+from bricks_core.storage.takedowns import Takedown
 from bricks_core.storage.trainings import Begun, Record
 from bricks_core.video.probe import Facts
 
@@ -48,6 +49,7 @@ OBJECTS: dict[str, type[BaseModel]] = {
     "record": Record,
     "sides": Sides,
     "state": State,
+    "takedown": Takedown,
     "trainings": Begun,
     "try": Try,
 }

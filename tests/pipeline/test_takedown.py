@@ -13,7 +13,8 @@ from bricks_core.errors import DataError, StoreDenied, TryLater, UsageError
 from bricks_core.pipeline.affected import find_affected
 from bricks_core.pipeline.compact import compact
 from bricks_core.pipeline.garbage import collect
-from bricks_core.pipeline.lineage import Ledger, lineage
+from bricks_core.pipeline.ledger import Ledger
+from bricks_core.pipeline.lineage import lineage
 from bricks_core.pipeline.lineage_screen import takedown_screen
 from bricks_core.pipeline.local import run_path
 from bricks_core.pipeline.plan import make_plan

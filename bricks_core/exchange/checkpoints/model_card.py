@@ -5,6 +5,7 @@ and what was measured. Nothing in it is a guess; what is not known is said to be
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
@@ -13,13 +14,17 @@ from typing import Any
 
 import yaml
 
+from bricks_core.errors import DataError
 from bricks_core.exchange.checkpoints.checkpoint import Checkpoint
 from bricks_core.exchange.grid import grid
 from bricks_core.exchange.licences import UNKNOWN, findings, hub_licence, is_unknown, terms_of
-from bricks_core.pipeline.lineage import CheckpointLineage, Film, Ledger
+from bricks_core.pipeline.ledger import Film, Ledger
+from bricks_core.pipeline.lineage import CheckpointLineage, of_checkpoint
 from bricks_core.pipeline.trained import PROVENANCE, find_trained, read_beside
 from bricks_core.spec.train import HeldOutRow, TrainSpec, Weights
 from bricks_core.storage.store import Store
+
+log = logging.getLogger("bricks")
 
 CARD, LINEAGE = "README.md", "lineage.json"
 LIBRARIES = {"diffusers": "diffusers", "open-sora-hub": "open-sora", "open-sora-training": "open-sora"}
@@ -50,11 +55,19 @@ class Origin:
     base: Base
 
 
-def origin_of(store: Store, wanted: str, step: int | None, base_licence: str = "") -> Origin:
-    """What the store knows of RUN or train/DIGEST after `step` steps (None: the last). `base_licence`: what is said of
-    the base, where no card beside it says it."""
+def origin_of(store: Store, wanted: str, step: int | None, base_licence: str = "") -> Origin | None:
+    """What the store knows of RUN or train/DIGEST after `step` steps (None: the last); None: that cannot be read, and
+    is told. `base_licence`: what is said of the base, where no card beside it says it."""
+    try:
+        return _origin_of(store, wanted, step, base_licence)
+    except DataError as error:
+        log.warning("The card of %s says nothing of its data: %s", wanted, error)
+        return None
+
+
+def _origin_of(store: Store, wanted: str, step: int | None, base_licence: str) -> Origin:
     ledger, trained = Ledger(store), find_trained(store, wanted)
-    found = ledger.of_checkpoint(f"{wanted}@{trained.state(step).step}")
+    found = of_checkpoint(ledger, f"{wanted}@{trained.state(step).step}")
     artifacts = (
         each for digest, each in ledger.artifacts["train"].items() if f"train/{digest[:12]}" in found.artifacts
     )
@@ -127,9 +140,8 @@ def _what_it_is(checkpoint: Checkpoint, format: str, weights: Weights | None, dt
         lines.append(f"Its latents are those of {told[0]}, its captions are read by {told[1]}.")
     if origin is not None and origin.lineage.taken_down:
         num = len(origin.lineage.taken_down)
-        lines.append(
-            f"**It learnt from {num:,} film{'s' if num > 1 else ''} that were taken down since: withdraw it.**"
-        )
+        were = "were" if num > 1 else "was"
+        lines.append(f"**It learnt from {_films(num)} that {were} taken down since: withdraw it.**")
     return "\n".join(lines) + "\n"
 
 

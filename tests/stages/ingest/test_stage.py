@@ -59,7 +59,7 @@ def test_every_file_of_a_folder_is_a_row_with_facts_or_a_reason(ingest, tmp_path
     (folder / ".hidden.mp4").write_bytes(film.read_bytes())
     whole = film.read_bytes()
     (folder / "cut.mp4").write_bytes(write_film(tmp_path / "x.mp4", seed=2, num_frames=24).read_bytes()[:-20000])
-    rows, manifest = ingest([{"path": str(folder), "licence": "CC-BY-4.0", "credit": "A. Maker"}])
+    rows, manifest = ingest([{"path": str(folder), "licence": "CC-BY-4.0", "credit": "A. Maker", "consent": "signed"}])
     by_name = {row.name: row for row in rows}
     assert {name: row.state for name, row in by_name.items()} == {
         "deep/film.mp4": "ok",
@@ -80,7 +80,7 @@ def test_every_file_of_a_folder_is_a_row_with_facts_or_a_reason(ingest, tmp_path
     sha256 = hashlib.sha256(whole).hexdigest()
     assert (row.id, row.sha256, row.size_bytes) == (sha256[:16], sha256, len(whole))
     assert (row.num_frames, row.width_px, row.height_px, row.fps, row.codec) == (6, 160, 96, 12.0, "h264")
-    assert (row.licence, row.credit, row.reason) == ("CC-BY-4.0", "A. Maker", "")
+    assert (row.licence, row.credit, row.consent, row.reason) == ("CC-BY-4.0", "A. Maker", "signed", "")
     assert "its shorter side is below 64" in by_name["small.mp4"].reason
     assert by_name["empty.mp4"].reason == "The file is empty."
     assert ".txt" in by_name["notes.txt"].reason
