@@ -395,13 +395,14 @@ def test_one_at_a_time(user):
 
 def test_an_artifact_that_is_made_anew_meanwhile_is_left_to_whoever_does_it(user, monkeypatch):
     manifest = user.artifact().prefix + MANIFEST
-    join = module._join
+    join = module.into_one
 
     def reopened(store, *arguments):
-        join(store, *arguments)
+        places = join(store, *arguments)
         store.delete([manifest])
+        return places
 
-    monkeypatch.setattr(module, "_join", reopened)
+    monkeypatch.setattr(module, "into_one", reopened)
     before = user.content()
     with pytest.raises(TryLater, match="made anew meanwhile"):
         compact(user.store, "films")
@@ -442,8 +443,8 @@ def test_a_store_in_s3_is_compacted_too(user, tmp_path, monkeypatch):
 
 def piece(number, num_bytes):
     pack = StoredObject(key=f"items/pack/00/{number:04d}.bin", size_bytes=num_bytes, sha256="0" * 64)
-    place = module._Place(pack.key, len(HEADING), num_bytes)
-    return module._Piece(pack, [(place, ItemKey("latent", f"{number:032x}"))])
+    place = module.Place(pack.key, len(HEADING), num_bytes)
+    return module.Piece(pack, [(place, ItemKey("latent", f"{number:032x}"))])
 
 
 @given(st.lists(st.integers(1, 30 * ALIGNMENT_BYTES), max_size=60), st.integers(61, 200))
