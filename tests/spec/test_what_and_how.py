@@ -42,6 +42,7 @@ spec.ingest.sources                                         what
 spec.ingest.sources[].path                                  what
 spec.ingest.sources[].licence                               what          "unknown"
 spec.ingest.sources[].credit                                what          ""
+spec.ingest.sources[].consent                               what          "unknown"
 spec.ingest.min_side_px                                     what          64
 spec.ingest.decode_timeout_s                                how
 spec.ingest.decode_memory_bytes                             how
