@@ -141,7 +141,7 @@ spec.train.phases[].schedule<one_cycle>.warmup_steps        what
 spec.train.phases[].schedule<one_cycle>.cooldown_steps      what
 spec.train.seed                                             what          42
 spec.train.precision                                        what          "bfloat16"
-spec.train.loss_weight                                          what          "sample"
+spec.train.loss_weight                                      what          "sample"
 spec.train.caption_dropout                                  what          0.1
 spec.train.mask_ratios                                      what          {}
 spec.train.mask_ratios.quarter_random                       what          0.025
