@@ -1,6 +1,6 @@
 """Train the autoencoder of examples/world: 8 x 8 pixels become one latent of four numbers, and pictures again.
 
-    python examples/autoencoder.py OUT FOLDER... [--steps 6500] [--threads 0]
+    python examples/autoencoder.py OUT FOLDER... [--steps 6500] [--sharpen 6000] [--threads 0]
 
 leaves OUT/ (config.json and diffusion_pytorch_model.safetensors in float16, diffusers' AutoencoderKL) and
 OUT.training/ (pictures and state). Stopped at any moment, the same command goes on from its last 100 steps.
@@ -9,6 +9,11 @@ What it learns from: every sixth picture of the films at 96x160, as many of each
 them with other colours, so that it knows more than the films have. What it minimises: absolute and squared error, the
 absolute error of the differences between neighbours (edges), and 3e-4 of the divergence of latents from a standard
 normal, which keeps them centred and leaves a decoder that forgives a little noise.
+
+That blurs what is finer than a latent, as studs are. So in the last `--sharpen` steps a critic learns to tell pictures
+from reconstructions, patch by patch, and the autoencoder is also taught to leave it no difference: hinge losses, a
+weight that gives both their gradients one size at the last layer (arXiv:2012.09841 section 3.1), and equal features in
+the critic's layers (arXiv:1711.11585 section 3.2).
 """
 
 from __future__ import annotations
@@ -24,8 +29,9 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKL
-from torch import Tensor
+from torch import Tensor, nn
 
 from bricks_core.video.read import frames
 from bricks_core.video.resize import fit
@@ -35,6 +41,10 @@ EVERY_FRAMES = 6
 BATCH_SIZE = 6
 LEARNING_RATE = 1e-3
 DIVERGENCE_WEIGHT = 3e-4
+SHARPENING_RATE = 3e-4
+CRITIC_RATE = 3e-4
+CRITIC_SHARE = 0.5
+ALIKE_WEIGHT = 1.0
 CHANNELS = (16, 32, 64, 96)
 KEEP_EVERY_STEPS = 100
 NUM_HELD_OUT = 48
@@ -84,8 +94,8 @@ def batch(folders: Sequence[np.ndarray], step: int) -> Tensor:
     return x
 
 
-def loss_of(model: AutoencoderKL, x: Tensor) -> tuple[Tensor, Tensor]:
-    """What is minimised, and the squared error, of pictures (B, 3, H, W)."""
+def loss_of(model: AutoencoderKL, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What is minimised, the squared error, and the reconstructions, of pictures (B, 3, H, W)."""
     posterior = model.encode(x).latent_dist
     y = model.decode(posterior.sample()).sample.float()
     error = y - x
@@ -93,13 +103,56 @@ def loss_of(model: AutoencoderKL, x: Tensor) -> tuple[Tensor, Tensor]:
     mean, log_variance = posterior.mean.float(), posterior.logvar.float()
     divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
     squared = error.square().mean()
-    return error.abs().mean() + squared + edges + DIVERGENCE_WEIGHT * divergence, squared
+    return error.abs().mean() + squared + edges + DIVERGENCE_WEIGHT * divergence, squared, y
 
 
-def learning_rate(step: int, num_steps: int) -> float:
-    """A hundred steps up, then half a cosine down to a fiftieth."""
+class Critic(nn.Module):
+    """Pictures (B, 3, H, W) -> for every patch of about 30 pixels how real it looks, and the features on the way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        widths, layers = (3, 32, 64, 96), []
+        for before, after, stride in zip(widths, widths[1:], (2, 2, 1), strict=False):
+            layers.append(nn.utils.parametrizations.spectral_norm(nn.Conv2d(before, after, 4, stride, 1)))
+        self.layers = nn.ModuleList(layers)
+        self.last = nn.utils.parametrizations.spectral_norm(nn.Conv2d(widths[-1], 1, 4, 1, 1))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        features = []
+        for layer in self.layers:
+            x = F.leaky_relu(layer(x), 0.2)
+            features.append(x)
+        judged: Tensor = self.last(x)
+        return judged, features
+
+
+def sharpened(model: AutoencoderKL, critic: Critic, x: Tensor, y: Tensor, loss: Tensor) -> Tensor:
+    """The loss of a reconstruction y of x, with what the critic makes of it."""
+    judged, features = critic(y)
+    with torch.no_grad():
+        _, wanted = critic(x)
+    fooling = -judged.float().mean()
+    alike = torch.stack([(a - b).abs().float().mean() for a, b in zip(features, wanted, strict=True)]).mean()
+    last = model.decoder.conv_out.weight
+    ours, theirs = (torch.autograd.grad(each, last, retain_graph=True)[0].norm() for each in (loss, fooling))
+    weight = (ours / (theirs + 1e-4)).clamp(0, 1e3).detach() * CRITIC_SHARE
+    return loss + weight * fooling + ALIKE_WEIGHT * alike
+
+
+def critics_loss(critic: Critic, x: Tensor, y: Tensor) -> Tensor:
+    """Hinges: real patches above 1, reconstructed ones below -1."""
+    real, made = critic(x)[0].float(), critic(y.detach())[0].float()
+    return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + made).mean())
+
+
+def learning_rate(step: int, num_steps: int, num_sharpening: int) -> float:
+    """A hundred steps up, then half a cosine down to a fiftieth; the same again, lower, with the critic."""
+    rate = LEARNING_RATE
+    if step >= num_steps:
+        step, num_steps, rate = step - num_steps, num_sharpening, SHARPENING_RATE
     share = max(0, step - 100) / max(1, num_steps - 100)
-    return LEARNING_RATE * min(1.0, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
+    return rate * min(1.0, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
 
 
 @torch.no_grad()
@@ -119,43 +172,49 @@ def judged(model: AutoencoderKL, pictures: np.ndarray) -> dict[str, float]:
     return {"psnr_db": float(psnr.mean()), "latent_mean": float(z.mean()), "latent_deviation": float(z.std())}
 
 
-def train(out: Path, folders: Sequence[np.ndarray], num_steps: int) -> AutoencoderKL:
+def train(out: Path, folders: Sequence[np.ndarray], num_steps: int, num_sharpening: int) -> AutoencoderKL:
     """Go on from the last state to the end."""
-    model = new_autoencoder().to(memory_format=torch.channels_last)
+    model, critic = new_autoencoder().to(memory_format=torch.channels_last), Critic()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.0)
+    other = torch.optim.AdamW(critic.parameters(), lr=CRITIC_RATE, betas=(0.5, 0.99), weight_decay=0.0)
     average = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    kept, begun = out / "state.pt", 0
+    parts = {"model": model, "optimizer": optimizer, "critic": critic, "critics_optimizer": other}
+    kept, begun, last = out / "state.pt", 0, num_steps + num_sharpening
     if kept.exists():
         state = torch.load(kept, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        for name, part in parts.items():
+            if name in state:
+                part.load_state_dict(state[name])
         average, begun = state["average"], state["step"]
     since, losses = time.monotonic(), []
-    for step in range(begun, num_steps):
+    for step in range(begun, last):
         torch.manual_seed(step)
-        optimizer.param_groups[0]["lr"] = learning_rate(step, num_steps)
+        optimizer.param_groups[0]["lr"] = learning_rate(step, num_steps, num_sharpening)
         x = batch(folders, step).to(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):
-            loss, squared = loss_of(model, x)
+            loss, squared, y = loss_of(model, x)
+            whole = sharpened(model, critic, x, y, loss) if step >= num_steps else loss
         optimizer.zero_grad()
-        loss.backward()
+        whole.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        losses.append((loss.item(), squared.item()))
-        share = min(0.995, (step + 1) / (step + 10))
+        if step >= num_steps:
+            other.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16):
+                critics = critics_loss(critic, x, y)
+            critics.backward()
+            other.step()
+        losses.append((loss.item(), squared.item(), critics.item() if step >= num_steps else 0.0))
         for name, value in model.state_dict().items():
-            average[name].lerp_(value, 1 - share)
-        if (step + 1) % KEEP_EVERY_STEPS == 0 or step + 1 == num_steps:
-            keep = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average}
-            torch.save({**keep, "step": step + 1}, kept.with_suffix(".part"))
+            average[name].lerp_(value, 1 - min(0.995, (step + 1) / (step + 10)))
+        if (step + 1) % KEEP_EVERY_STEPS == 0 or step + 1 == last:
+            state = {name: part.state_dict() for name, part in parts.items()}
+            torch.save({**state, "average": average, "step": step + 1}, kept.with_suffix(".part"))
             kept.with_suffix(".part").replace(kept)
-            mean_loss, mean_squared = np.mean(losses, axis=0)
+            mean_loss, mean_squared, mean_critics = np.mean(losses, axis=0)
             seconds = (time.monotonic() - since) / len(losses)
-            noise_db = -10 * math.log10(mean_squared / 4)
-            print(
-                f"step {step + 1}/{num_steps}: loss {mean_loss:.4f}, {noise_db:.2f} dB, {seconds:.2f} s a step",
-                flush=True,
-            )
+            told = f"loss {mean_loss:.4f}, {-10 * math.log10(mean_squared / 4):.2f} dB, critic {mean_critics:.3f}"
+            print(f"step {step + 1}/{last}: {told}, {seconds:.2f} s a step", flush=True)
             since, losses = time.monotonic(), []
     model.load_state_dict(average)
     return model
@@ -166,6 +225,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("out", type=Path)
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--steps", type=int, default=6500)
+    parser.add_argument("--sharpen", type=int, default=6000, help="steps with a critic, after those")
     parser.add_argument("--threads", type=int, default=0, help="0: as many as there are cores")
     given: Any = parser.parse_args(argv)
     torch.set_num_threads(given.threads or os.cpu_count() or 1)
@@ -173,7 +233,7 @@ def main(argv: list[str] | None = None) -> int:
     aside.mkdir(parents=True, exist_ok=True)
     folders = [gather(folder, aside / f"{folder.name}.npy") for folder in given.folders]
     print(f"{[len(each) for each in folders]} pictures, {NUM_HELD_OUT} of each kept from training", flush=True)
-    model = train(aside, folders, given.steps)
+    model = train(aside, folders, given.steps, given.sharpen)
     told = judged(model, np.concatenate([each[-NUM_HELD_OUT:] for each in folders]))
     model.register_to_config(scaling_factor=round(1 / told["latent_deviation"], 4))
     model.to(torch.float16).save_pretrained(given.out)

@@ -1,5 +1,6 @@
 """Somebody is told of a run's end, and the address is told nobody."""
 
+import hashlib
 import json
 import logging
 from pathlib import Path
@@ -12,7 +13,7 @@ from bricks_core.pipeline import notify as notifications
 from bricks_core.pipeline.local import run_path
 from bricks_core.pipeline.notify import message, notifies, notify
 from bricks_core.pipeline.plan import Step
-from bricks_core.spec.manifest import Manifest
+from bricks_core.spec.manifest import Manifest, StoredObject
 from bricks_core.spec.run import load_run
 from bricks_core.spec.stages import STAGES
 from bricks_core.storage.folder import FolderStore
@@ -102,9 +103,12 @@ def test_an_evaluation_is_told_with_its_headline(server, run_of, tmp_path):
         {"weights": "ema", "improvement_percent": 12.34, "num_clips": 0},
         {"weights": "ema", "improvement_percent": 99.0, "num_clips": 8},
     ]
-    (report / "report.json").write_text(json.dumps({"held_out": {"changes": changes}}), encoding="utf-8")
-    ((_, said),) = asked(server, run_of, tmp_path, {"evaluate": manifest("evaluate", samples=4)}, CLIP, EVALUATE)
-    assert (said["event"], said["summary"]) == ("verdict", "held-out loss -12.3 % (ema); 4 samples")
+    numbers = json.dumps({"verdict": {"title": "Keep"}, "held_out": {"changes": changes}}).encode()
+    (report / "report.json").write_bytes(numbers)
+    stored = StoredObject(key="report/report.json", size_bytes=len(numbers), sha256=hashlib.sha256(numbers).hexdigest())
+    evaluated = manifest("evaluate", samples=4).model_copy(update={"objects": [stored]})
+    ((_, said),) = asked(server, run_of, tmp_path, {"evaluate": evaluated}, CLIP, EVALUATE)
+    assert (said["event"], said["summary"]) == ("verdict", "Keep; held-out loss -12.3 % (ema); 4 samples")
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,7 @@ def test_a_networks_shape_is_read_from_its_tensors(shape):
 
 def test_a_hub_export_is_as_published(tmp_path):
     export_checkpoint(open_checkpoint(ours(tmp_path / "first")), tmp_path / "hub", "open-sora-hub")
-    assert tree(tmp_path / "hub") == ["config.json", "model.safetensors"]
+    assert tree(tmp_path / "hub") == ["README.md", "config.json", "model.safetensors"]
     config = json.loads((tmp_path / "hub/config.json").read_text(encoding="utf-8"))
     assert config == {
         "architectures": ["STDiT2"],
@@ -313,6 +313,7 @@ def test_a_training_export_is_laid_out_as_upstreams(tmp_path):
     first = ours(tmp_path / "first", ema=True)
     export_checkpoint(open_checkpoint(first), tmp_path / "out", "open-sora-training")
     assert tree(tmp_path / "out") == [
+        "README.md",
         "config.json",
         "ema.pt",
         "model/pytorch_model-00001.bin",
@@ -374,7 +375,12 @@ def test_a_diffusers_folder_loads_as_a_pipeline_with_the_parts_that_were_given(t
     assert frames.shape == (1, 1, 16, 16, 3)
     tell_exported(export_checkpoint(open_checkpoint(first), tmp_path / "alone", "diffusers"))
     assert "vae, text_encoder, tokenizer: put them in" in capsys.readouterr().out
-    assert {file.split("/")[0] for file in tree(tmp_path / "alone")} == {"model_index.json", "scheduler", "transformer"}
+    assert {file.split("/")[0] for file in tree(tmp_path / "alone")} == {
+        "README.md",
+        "model_index.json",
+        "scheduler",
+        "transformer",
+    }
 
 
 def test_parts_that_cannot_be_had_or_do_not_go_with_the_format_are_refused(tmp_path):
