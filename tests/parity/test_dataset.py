@@ -48,6 +48,7 @@ CLIP = Sample(
     end_frame=NUM_FRAMES * INTERVAL + 1,
     licence="CC0-1.0",
     credit="",
+    consent="unknown",
 )
 IMAGE = replace(CLIP, id="image", kind="image", key="images/image.png", num_frames=1, fps=0.0, text="One brick.")
 

@@ -61,12 +61,16 @@ class KilledAtTheSecondClip(FolderStore):
         return super().put(key, data, if_absent=if_absent)
 
 
+def until_killed(run, folder):
+    run_path(run, KilledAtTheSecondClip(str(folder), folder), "clip")
+
+
 @pytest.fixture(scope="module")
 def killed_before(drawn_films, run_of, tmp_path_factory):
     """A store in which a run was killed when it had one clip of three. Not to be changed."""
     folder = tmp_path_factory.mktemp("killed") / "store"
-    store = KilledAtTheSecondClip(str(folder), folder)
-    process = multiprocessing.get_context("fork").Process(target=run_path, args=(run_of(drawn_films), store, "clip"))
+    # A process of its own from the first on: a forked one has no fork server of its own to ask for decoders.
+    process = multiprocessing.get_context("spawn").Process(target=until_killed, args=(run_of(drawn_films), folder))
     process.start()
     process.join()
     assert process.exitcode == -signal.SIGKILL

@@ -74,6 +74,7 @@ def test_under_torchrun_the_weights_become_those_of_one_process(alone, together,
         assert float((tensor - theirs[key]).norm()) <= 0.02 * float((tensor - begun[key]).norm()) + 1e-6, key
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_stops_all_after_the_same_step_and_the_continued_run_is_as_never_stopped(
     latents, together, tmp_path
 ):

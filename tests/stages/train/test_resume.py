@@ -11,6 +11,7 @@ from tests.stages.train.apart import left, steps_of, train_apart
 from tests.stages.train.conftest import small_spec
 
 SPEC = small_spec()
+TABLES = ("steps", "bucket_losses", "held_out", "clip_losses", "checkpoints", "items", "records")
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def test_weights_and_average_of_every_wanted_step_are_kept_and_the_optimizer_of_
         assert steps_of(undisturbed, name) == [0, 3, 6, 8], name
     assert steps_of(undisturbed, "optimizer.safetensors") == [3, 8]
     tables = {key.rpartition("/")[2] for key in undisturbed if key.startswith("artifacts/")}
-    rows = {f"{name}.parquet" for name in ("steps", "bucket_losses", "held_out", "checkpoints", "items", "records")}
+    rows = {f"{name}.parquet" for name in TABLES}
     assert tables == rows
     assert len(undisturbed) == 4 * 6 + 2 + len(tables) + 3 * 2  # held out at 0, 4 and 8, images and clips
 
@@ -54,7 +55,7 @@ def test_killed_at_every_write_in_turn_it_leaves_the_same(store, undisturbed):
     assert left(store) == undisturbed
 
 
-@pytest.mark.parametrize("steps", [(5, 2), pytest.param((1, 8), marks=pytest.mark.slow)])
+@pytest.mark.parametrize("steps", [pytest.param(each, marks=pytest.mark.slow) for each in ((5, 2), (1, 8))])
 def test_killed_between_checkpoints_it_leaves_the_same(store, undisturbed, steps):
     for step in steps:
         code = train_apart(store, SPEC, at=("step", step))
