@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import threading
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -182,11 +183,13 @@ def test_renew_in_the_middle_makes_all_by_the_newer_function(killed, drawn_films
 def test_a_run_that_goes_on_twice_keeps_what_each_version_has_made(killed, drawn_films, run_of, raised, monkeypatch):
     run = run_of(drawn_films)
     raised("clip")
-    cut, turns = clip_stage._cut_clips, iter([1])
+    cut, turns, is_cut = clip_stage._cut_clips, iter([1]), threading.Event()
 
     def interrupted(shots, *rest):
         if next(turns, None) is not None:
             cut(shots[:1], *rest)
+            is_cut.set()
+        is_cut.wait(60)  # several films are cut at once
         raise KeyboardInterrupt
 
     monkeypatch.setattr(clip_stage, "_cut_clips", interrupted)
