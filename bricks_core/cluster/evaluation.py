@@ -21,7 +21,7 @@ from bricks_core.cluster.run_file import as_yaml
 from bricks_core.cluster.runs import checked
 from bricks_core.errors import SpecError, UsageError
 from bricks_core.pipeline.resolve import finished
-from bricks_core.report.files import read_report
+from bricks_core.report.read import read_report
 from bricks_core.spec.cluster import ClusterProfile
 from bricks_core.spec.manifest import Manifest
 from bricks_core.spec.run import BrickRun

@@ -30,7 +30,7 @@ import urllib3
 
 from bricks_core.errors import BricksError, CapReached, SpecError
 from bricks_core.pipeline.plan import Step
-from bricks_core.report.files import read_report
+from bricks_core.report.read import read_report
 from bricks_core.spec.manifest import Manifest
 from bricks_core.spec.run import BrickRun, address_to_notify
 from bricks_core.storage.artifacts import Artifact

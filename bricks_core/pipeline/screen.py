@@ -27,8 +27,8 @@ from bricks_core.pipeline.plan import Step
 from bricks_core.pipeline.points import Pointer, read_points, run_names
 from bricks_core.pipeline.trained import kept_so_far, unfinished
 from bricks_core.pipeline.upgrade import Upgraded
-from bricks_core.report.files import read_report
 from bricks_core.report.gates import Outcome, judge
+from bricks_core.report.read import read_report
 from bricks_core.spec.ingest import Video
 from bricks_core.spec.items import KINDS, ItemKey
 from bricks_core.spec.manifest import SCHEMA_VERSION, Manifest, Try

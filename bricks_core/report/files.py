@@ -15,14 +15,10 @@ from typing import Any
 
 import yaml
 
-from bricks_core.errors import AlteredObject, DataError
 from bricks_core.report.facts import Facts
 from bricks_core.report.verdict import verdict_of
 from bricks_core.report.words import duration, number
 from bricks_core.spec.manifest import Manifest
-from bricks_core.storage.artifacts import Artifact
-
-REPORT = "report/report.json"
 
 
 def report_json(facts: Facts) -> str:
@@ -48,24 +44,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def read_report(artifact: Artifact) -> dict[str, Any]:
-    """The numbers of an evaluation, as they are in the store.
-
-    Raises:
-        DataError: they cannot be read, or were altered.
-    """
-    try:
-        with artifact.local(REPORT) as file:
-            numbers = json.loads(file.read_bytes())
-    except AlteredObject as error:
-        raise DataError(f"{error} Delete {artifact.prefix}manifest.json and evaluate again.") from None
-    except ValueError:
-        numbers = None
-    if not isinstance(numbers, dict):
-        raise DataError(f"{artifact.prefix}{REPORT} is no report.")
-    return numbers
 
 
 def settings_yaml(facts: Facts) -> str:
