@@ -11,7 +11,7 @@ import os
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -89,6 +89,23 @@ class Tensors:
             raise DataError(
                 f"{self.place}: {name} cannot be read ({_first_line(error)}): get the file again."
             ) from error
+
+    def read_all(
+        self, dtype: torch.dtype | None = None, device: str | torch.device = "cpu", *, exact: Collection[str] = ()
+    ) -> dict[str, Tensor]:
+        """All of them on a device, as `dtype` but for those that are `exact`, float32. None: as they are in the file.
+
+        Memory for all is taken before the first is read: what is read of another type, and given back, would else leave
+        holes between those that stay (of 160 MB in bfloat16, up to 57 MB more than they need).
+        """
+        types = {name: torch.float32 if dtype is not None and name in exact else dtype for name in self.headings}
+        taken = {
+            name: torch.empty(heading.shape, dtype=types[name] or heading.dtype, device=device)
+            for name, heading in self.headings.items()
+        }
+        for name, tensor in taken.items():
+            tensor.copy_(self.read(name))
+        return taken
 
     @property
     def size_bytes(self) -> int:

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from diffusers import WanTransformer3DModel
 from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
-from torch import Tensor
 
 from bricks_core.errors import SpecError
 from bricks_core.models.tensor_files import Tensors, open_tensors
@@ -51,11 +50,8 @@ def load_wan(
         network: Any = WanTransformer3DModel(**shape)
     tensors = fitting(open_tensors(weights) if isinstance(weights, Path) else weights, headings_of(network))
 
-    def read(name: str) -> Tensor:
-        exact = any(part in network._keep_in_fp32_modules for part in name.split("."))
-        return tensors.read(name).to(device, torch.float32 if exact and dtype is not None else dtype)
-
-    network.load_state_dict({name: read(name) for name in tensors.headings}, assign=True)
+    exact = {name for name in tensors.headings if set(name.split(".")) & set(network._keep_in_fp32_modules)}
+    network.load_state_dict(tensors.read_all(dtype, device, exact=exact), assign=True)
     # Its tables of rotary angles are in no file.
     is_now = network.config
     rope = WanRotaryPosEmbed(is_now.attention_head_dim, is_now.patch_size, is_now.rope_max_seq_len)

@@ -104,11 +104,8 @@ def load_weights(
     """
     tensors = fitting(file if isinstance(file, Tensors) else open_tensors(file), headings_of(model))
 
-    def read(name: str) -> Tensor:
-        return tensors.read(name).to(device, torch.float32 if name == ROTARY and dtype is not None else dtype)
-
     if next(model.parameters()).is_meta:
-        model.load_state_dict({name: read(name) for name in tensors.headings}, assign=True)
+        model.load_state_dict(tensors.read_all(dtype, device, exact={ROTARY}), assign=True)
         return
     own = model.state_dict()
     with torch.no_grad():
