@@ -6,13 +6,13 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
 from bricks_core.cluster.launcher import Object
 from bricks_core.cluster.runs import Submitted, condition, current_stage, why_so
+from bricks_core.pipeline import layout
 from bricks_core.spec.stages import STAGES
 
 _COLOURS = {
@@ -197,10 +197,7 @@ def _coloured(state: str) -> Text:
 
 
 def _grid(*columns: str) -> Grid:
-    grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        grid.add_column(column, overflow="fold", no_wrap=column in ("run", "phase", "stage", "state", "age", "try"))
-    return grid
+    return layout.grid(*columns, whole=("run", "phase", "stage", "state", "age", "try"))
 
 
 def _console() -> Console:

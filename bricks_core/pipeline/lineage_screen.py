@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 
-from rich import box
 from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
+from bricks_core.pipeline import layout
 from bricks_core.pipeline.affected import Affected
 from bricks_core.pipeline.ledger import Evaluation, Film, Training
 from bricks_core.pipeline.lineage import CheckpointLineage, ClipLineage, Lineage, SourceLineage
@@ -27,7 +26,7 @@ MOST_ROWS = 50
 
 def lineage_screen(found: Lineage) -> None:
     """The answer as tables."""
-    console = _console()
+    console = layout.console()
     match found:
         case CheckpointLineage():
             _checkpoint(console, found)
@@ -61,9 +60,10 @@ def _checkpoint(console: Console, found: CheckpointLineage) -> None:
         "code": "; ".join(f"{version}: {stages}" for version, stages in _by_version(found.code_version).items()),
         "artifacts": ", ".join(f"{stage}/{digest[:12]}" for stage, digest in found.digests.items()),
     }
-    console.print(_facts(told))
+    console.print(layout.facts(told))
     console.print(f"\nFilms ({len(found.films):,})", style="bold")
-    console.print(_films(found.films, "learnt", "held out"))
+    for each in _films(console, found.films):
+        console.print(each)
     if found.taken_down:
         line = f"It learnt from what was taken down since, so withdraw it: {', '.join(found.taken_down)}."
         console.print(line, style="red", soft_wrap=True, highlight=False)
@@ -89,7 +89,7 @@ def _clip(console: Console, found: ClipLineage) -> None:
             for each in found.latents
         ),
     }
-    console.print(_facts(told))
+    console.print(layout.facts(told))
     if film is not None and film.taken_down:
         console.print(f"Its film was taken down: {film.taken_down}.", style="red", soft_wrap=True, highlight=False)
     _trainings(console, found.trainings)
@@ -97,29 +97,31 @@ def _clip(console: Console, found: ClipLineage) -> None:
 
 
 def _source(console: Console, found: SourceLineage) -> None:
-    console.print(_films(found.films, "learnt", "held out", with_runs=True))
+    for each in _films(console, found.films, with_runs=True):
+        console.print(each)
     for film in found.films[:MOST_ROWS]:
         told = {"sha256": film.sha256, "names": "\n".join(film.names)}
         told |= {"taken down": film.taken_down} if film.taken_down else {}
         shown = ", ".join(film.clips[:MOST_ROWS])
         more = f" … and {len(film.clips) - MOST_ROWS:,} more" if len(film.clips) > MOST_ROWS else ""
-        console.print(_facts(told | {f"clips ({len(film.clips):,})": shown + more}))
+        console.print(layout.facts(told | {f"clips ({len(film.clips):,})": shown + more}))
     _trainings(console, found.trainings)
     _evaluations(console, found.evaluations)
 
 
 def takedown_screen(affected: Affected, store: Store, wanted: str, *, deleted: bool, withdrawn: bool) -> None:
     """What goes, or went, with a film, what is to be withdrawn, and what nobody can know from here."""
-    console, mark = _console(), affected.mark
+    console, mark = layout.console(), affected.mark
     if affected.films:
-        console.print(_films(affected.films, "", ""))
+        for each in _films(console, affected.films, with_sides=False):
+            console.print(each)
     told = {"sha256": mark.sha256, "runs": ", ".join(affected.runs)}
     if mark.files:
         told["also refused"] = f"{len(mark.files):,} clips and pictures cut from it, as files of their own"
-    console.print(_facts(told))
-    grid = _grid("what", "number", "files", "size")
+    console.print(layout.facts(told))
+    grid = layout.grid("what", "number", "files", "size")
     for kind, keys in affected.items.items():
-        size = _bytes(affected.num_bytes.get(kind, 0))
+        size = layout.in_bytes(affected.num_bytes.get(kind, 0))
         grid.add_row(KINDS[kind].what, f"{len(keys):,}", f"{affected.num_files.get(kind, 0):,}", size)
     stages = Counter(stage for stage, _ in affected.holding)
     for stage, num in stages.items():
@@ -167,26 +169,39 @@ def _takedown_lines(affected: Affected, *, deleted: bool, withdrawn: bool) -> It
     )
 
 
-def _films(films: Sequence[Film], learnt: str, held_out: str, *, with_runs: bool = False) -> Grid:
-    columns = ["film", "sha256", "licence", "credit", "consent", *filter(None, [learnt, held_out])]
-    grid = _grid(*columns, *(["runs"] if with_runs else []))
-    for film in films[:MOST_ROWS]:
-        name = film.names[0] if film.names else "—"
-        more = f" (and {len(film.names) - 1} names more)" if len(film.names) > 1 else ""
-        cells = [
-            name + more + ("\ntaken down" if film.taken_down else ""),
-            film.sha256[:12],
-            "\n".join(film.licence) or "—",
-            "\n".join(film.credit) or "—",
-            "\n".join(film.consent) or "—",
-            *([f"{film.num_train:,}", f"{film.num_held_out:,}"] if learnt else []),
-        ]
-        if with_runs:
-            cells.append("\n".join([*film.runs, *(f"{run} (before)" for run in film.runs_before)]) or "—")
-        grid.add_row(*map(Text, cells))
+def _films(
+    console: Console, films: Sequence[Film], *, with_sides: bool = True, with_runs: bool = False
+) -> Iterator[Grid | str]:
+    """The films, and how many of the clips of each were learnt from and held out. A narrow terminal leaves out what
+    --json has."""
+    is_narrow = console.width < layout.NARROW
+    rows = [_film(film) for film in films[:MOST_ROWS]]
+    columns = ["film", "sha256", "licence", "credit", "consent", "learnt", "held out", "runs"]
+    unwanted = {"sha256", "credit", "runs"} if is_narrow else set()
+    unwanted |= set() if with_sides else {"learnt", "held out"}
+    unwanted |= set() if with_runs else {"runs"}
+    shown = [column for column in columns if column not in unwanted]
+    grid = layout.grid(*shown, whole=set(shown) - {"film", "runs", "credit"})
+    for row in rows:
+        grid.add_row(*(Text(row[column]) for column in shown))
+    yield grid
     if len(films) > MOST_ROWS:
-        grid.add_row(Text(f"… and {len(films) - MOST_ROWS:,} more: --json has all"))
-    return grid
+        yield f"… and {len(films) - MOST_ROWS:,} more: --json has all"
+
+
+def _film(film: Film) -> dict[str, str]:
+    name = film.names[0] if film.names else "—"
+    more = f" (and {len(film.names) - 1} names more)" if len(film.names) > 1 else ""
+    return {
+        "film": name + more + ("\ntaken down" if film.taken_down else ""),
+        "sha256": film.sha256[:12],
+        "licence": "\n".join(film.licence) or "—",
+        "credit": "\n".join(film.credit) or "—",
+        "consent": "\n".join(film.consent) or "—",
+        "learnt": f"{film.num_train:,}",
+        "held out": f"{film.num_held_out:,}",
+        "runs": "\n".join([*film.runs, *(f"{run} (before)" for run in film.runs_before)]) or "—",
+    }
 
 
 def _trainings(console: Console, trainings: Sequence[Training]) -> None:
@@ -194,7 +209,7 @@ def _trainings(console: Console, trainings: Sequence[Training]) -> None:
         console.print("\nNo training learnt from it.", highlight=False)
         return
     console.print("\nTrainings", style="bold")
-    grid = _grid("training", "runs", "it was", "checkpoints at steps")
+    grid = layout.grid("training", "runs", "it was", "checkpoints at steps")
     for each in trainings[:MOST_ROWS]:
         side = "learnt from" if each.learnt else "held out, measured on"
         side += f", in its base {each.through}" if each.through else ""
@@ -206,7 +221,7 @@ def _trainings(console: Console, trainings: Sequence[Training]) -> None:
 def _evaluations(console: Console, evaluations: Sequence[Evaluation]) -> None:
     if evaluations:
         console.print("\nEvaluations", style="bold")
-        grid = _grid("evaluation", "runs", "its report")
+        grid = layout.grid("evaluation", "runs", "its report")
         for each in evaluations[:MOST_ROWS]:
             shows = "shows it" if each.shows else "tells of its data"
             grid.add_row(*map(Text, (each.artifact, "\n".join(each.runs) or "—", shows)))
@@ -218,34 +233,6 @@ def _by_version(versions: dict[str, str]) -> dict[str, str]:
     for stage, version in versions.items():
         found.setdefault(version, []).append(stage)
     return {version: " ".join(stages) for version, stages in found.items()}
-
-
-def _facts(told: dict[str, str]) -> Grid:
-    facts = Grid(box=None, show_header=False, pad_edge=False)
-    facts.add_column(no_wrap=True)
-    facts.add_column(overflow="fold")
-    for key, value in told.items():
-        facts.add_row(Text(key, "bold"), Text(value or "—"))
-    return facts
-
-
-def _grid(*columns: str) -> Grid:
-    grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        grid.add_column(column, overflow="fold")
-    return grid
-
-
-def _console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else 140)
-
-
-def _bytes(size_bytes: float) -> str:
-    for unit in ("B", "KB", "MB"):
-        if size_bytes < 1000:
-            return f"{size_bytes:.0f} {unit}" if unit == "B" else f"{size_bytes:.1f} {unit}"
-        size_bytes /= 1000
-    return f"{size_bytes:.1f} GB"
 
 
 def lines(console: Console, told: Iterable[str]) -> None:

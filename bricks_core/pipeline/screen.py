@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from bricks_core.errors import CorruptManifest, DataError, NoSuchObject, UsageError, nearest
+from bricks_core.pipeline import layout
 from bricks_core.pipeline.began import mixed_in_words
 from bricks_core.pipeline.compact import Compacted
 from bricks_core.pipeline.coverage import bucket_coverage
@@ -68,7 +68,7 @@ def plan_screen(
 ) -> None:
     """The stages as cached or to run, with why; how many clips each training bucket can use; and the command that
     does it, for the `file` and the `overrides` that were given."""
-    grid = _grid("stage", "state", "why", "artifact")
+    grid = layout.grid("stage", "state", "why", "artifact")
     colours = {"cached": "green", "to run": "yellow", "broken": "red"}
     for step in steps:
         what = "\n".join(step.why)
@@ -76,7 +76,7 @@ def plan_screen(
             what = "\n".join(filter(None, [_counts(step.manifest.counts), in_short(step.manifest.pending), *step.why]))
         where = step.address.digest[:12] if step.address is not None else "—"
         grid.add_row(step.stage.name, Text(step.state, colours[step.state]), what, where)
-    console = _console()
+    console = layout.console()
     console.print(f"Run {run.name} in {store.uri}", highlight=False)
     console.print(grid)
     if any(step.state != "cached" for step in steps):
@@ -97,10 +97,10 @@ def final_screen(
 ) -> Outcome | None:
     """What was made and where, and what to do next, with the `overrides` that were given. What came of the run's gates
     is told and returned; None: it was not evaluated."""
-    grid = _grid("stage", "what was made", "where")
+    grid = layout.grid("stage", "what was made", "where")
     for name, manifest in manifests.items():
         grid.add_row(name, _counts(manifest.counts), artifact_prefix(name, manifest.digest))
-    console = _console()
+    console = layout.console()
     console.print()
     last = list(manifests)[-1]
     how_far = "" if len(manifests) == len(STAGES) else f" up to {last}"
@@ -144,7 +144,7 @@ def final_screen(
 def so_far_screen(run: BrickRun, store: Store, manifests: dict[str, Manifest]) -> None:
     """What was found of a training that may not be finished, and where its report is."""
     train, spec = manifests["train"], TrainSpec.model_validate(manifests["train"].spec)
-    console, how_far = _console(), unfinished(train.counts["steps"], spec.num_steps)
+    console, how_far = layout.console(), unfinished(train.counts["steps"], spec.num_steps)
     line = f"\nThe training of run {run.name} is {how_far or 'finished'}."
     console.print(line, style="bold", highlight=False, soft_wrap=True)
     _held_out_screen(console, Artifact(store, train))
@@ -162,9 +162,9 @@ def status_screen(store: Store, name: str | None) -> None:
     and who is at a run now."""
     runs = [name] if name else run_names(store)
     if not runs:
-        _console().print(f"{store.uri} holds no runs yet: bricks run k8s/runs/quickstart.yaml makes one.")
+        layout.console().print(f"{store.uri} holds no runs yet: bricks run k8s/runs/quickstart.yaml makes one.")
         return
-    grid = _grid("run", "stage", "state", "what")
+    grid = layout.grid("run", "stage", "state", "what")
     claims, at_work, nexts = Claims(store), [], []
     renewable: list[str] = []
     for run in runs:
@@ -191,7 +191,7 @@ def status_screen(store: Store, name: str | None) -> None:
             at_work.append(f"Run {run} is under way: {holder}.")
         elif again := to_try_again(stopped):
             nexts.append((f"bricks run {_flags(Path('FILE'), again, store)}", f"{TRY_AGAIN}, of run {run}"))
-    console = _console()
+    console = layout.console()
     console.print(grid)
     for line in at_work:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -211,25 +211,20 @@ def artifact_screen(store: Store, wanted: str, num_rows: int, thorough: bool) ->
     stage, digest = find_artifact(store, wanted)
     artifact = open_artifact(store, stage, digest, earlier=True)
     manifest = artifact.manifest
-    console = _console()
-    facts = Grid(box=None, show_header=False, pad_edge=False)
-    facts.add_column(no_wrap=True)
-    facts.add_column(overflow="fold")
+    console = layout.console()
     own_bytes = sum(stored.size_bytes for stored in manifest.objects)
     told = {
         "artifact": artifact.prefix,
         "made": f"{manifest.finished_at:%Y-%m-%d %H:%M:%S} UTC by bricks {manifest.code_version}",
         "inputs": ", ".join(f"{name}/{each[:12]}" for name, each in manifest.inputs.items()),
-        "objects": f"{len(manifest.objects):,}, {_bytes(own_bytes)}",
+        "objects": f"{len(manifest.objects):,}, {layout.in_bytes(own_bytes)}",
     }
     if manifest.num_items:
-        files = f", {manifest.num_item_objects:,} files, {_bytes(manifest.item_bytes)}"
+        files = f", {manifest.num_item_objects:,} files, {layout.in_bytes(manifest.item_bytes)}"
         told["items"] = f"{manifest.num_items:,}{files if manifest.num_item_objects else ''}"
     if older := mixed_in_words(manifest):
         told["versions"] = f"{'; '.join(older)}: bricks run --renew makes the older ones anew"
-    for key, value in (told | {"counts": _counts(manifest.counts)}).items():
-        facts.add_row(Text(key, "bold"), Text(value))
-    console.print(facts)
+    console.print(layout.facts(told | {"counts": _counts(manifest.counts)}))
     if manifest.schema_version < SCHEMA_VERSION:
         console.print(
             "It was made by an earlier version of Bricks: bricks store upgrade makes use of what it holds.",
@@ -269,21 +264,16 @@ def _item_screen(store: Store, wanted: str) -> None:
     item = Items(store).get(ItemKey(match[1], match[2]))
     if item is None:
         raise DataError(f"{store.uri} has no record of {match[0]}.")
-    facts = Grid(box=None, show_header=False, pad_edge=False)
-    facts.add_column(no_wrap=True)
-    facts.add_column(overflow="fold")
     cost = ", ".join(f"{number:g} {what.replace('_', ' ')}" for what, number in item.cost.items())
     told = {
         "item": f"{item.kind}/{item.key} ({KINDS[item.kind].what})",
         "made": " by ".join(filter(None, [f"with bricks {item.code_version}", item.by])),
         "took": cost or "—",
-        "files": "\n".join(f"{each.key}, {_bytes(each.size_bytes)}" for each in item.objects) or "—",
+        "files": "\n".join(f"{each.key}, {layout.in_bytes(each.size_bytes)}" for each in item.objects) or "—",
         "made of": _yaml(item.made_of),
         "answer": _yaml(item.answer),
     }
-    for key, value in told.items():
-        facts.add_row(Text(key, "bold"), Text(value))
-    _console().print(facts)
+    layout.console().print(layout.facts(told))
 
 
 def _yaml(value: dict[str, Any]) -> str:
@@ -292,7 +282,7 @@ def _yaml(value: dict[str, Any]) -> str:
 
 def garbage_screen(garbage: Garbage, *, deleted: bool, command: str = "bricks gc --delete") -> None:
     """What was, or would be, deleted, and what it cost to make; `command` deletes it."""
-    console = _console()
+    console = layout.console()
     rows: list[tuple[str, Swept]] = [(KINDS[kind].what, each) for kind, each in garbage.items.items() if kind in KINDS]
     rows += [("packs", each) for kind, each in garbage.items.items() if kind not in KINDS]
     rows += [(f"{stage} artifacts", each) for stage, each in garbage.artifacts.items()]
@@ -306,7 +296,7 @@ def garbage_screen(garbage: Garbage, *, deleted: bool, command: str = "bricks gc
     rows += [(words[what], each) for what, each in garbage.rest.items()]
     if rows:
         console.print(_swept_grid(rows))
-    size = _bytes(garbage.size_bytes)
+    size = layout.in_bytes(garbage.size_bytes)
     in_use = f"{garbage.num_artifacts:,} artifacts and {garbage.num_items:,} items are in use."
     if not rows:
         console.print(f"Nothing to delete: {in_use}", highlight=False, soft_wrap=True)
@@ -331,19 +321,19 @@ def garbage_command(store: Store, *, paid: bool, keep_days: float) -> str:
 
 def upgrade_screen(upgraded: Upgraded, *, dry_run: bool) -> None:
     """What items were made of a store's earlier artifacts, and what was left, with why."""
-    console = _console()
+    console = layout.console()
     if not upgraded.num_artifacts and not upgraded.left:
         console.print("Nothing to upgrade: the store holds no artifacts of an earlier version.", soft_wrap=True)
         return
     would = "would be made" if dry_run else "made"
-    grid = _grid("items", would, "there already")
+    grid = layout.grid("items", would, "there already")
     for kind in KINDS:
         if upgraded.made[kind] or upgraded.there[kind]:
             grid.add_row(KINDS[kind].what, f"{upgraded.made[kind]:,}", f"{upgraded.there[kind]:,}")
     console.print(f"{upgraded.num_artifacts:,} artifacts of an earlier version", style="bold", highlight=False)
     console.print(grid)
     if upgraded.left:
-        grid = _grid("left as it is", "number", "why")
+        grid = layout.grid("left as it is", "number", "why")
         for (what, why), number in sorted(upgraded.left.items()):
             grid.add_row(what, f"{number:,}", why)
         console.print(grid)
@@ -356,9 +346,9 @@ def upgrade_screen(upgraded: Upgraded, *, dry_run: bool) -> None:
 
 def compact_screen(done: Compacted, *, dry_run: bool) -> None:
     """How many packs became how many."""
-    console, copied = _console(), _bytes(done.copied_bytes)
+    console, copied = layout.console(), layout.in_bytes(done.copied_bytes)
     if not done.is_changed:
-        packs = f"{done.num_after:,} pack{'s' if done.num_after != 1 else ''}, {_bytes(done.num_bytes)}"
+        packs = f"{done.num_after:,} pack{'s' if done.num_after != 1 else ''}, {layout.in_bytes(done.num_bytes)}"
         console.print(f"Nothing to compact: {done.prefix} leads to {packs}.", highlight=False, soft_wrap=True)
         return
     copied += " would be copied" if dry_run else " copied"
@@ -373,9 +363,9 @@ def compact_screen(done: Compacted, *, dry_run: bool) -> None:
 
 
 def _swept_grid(rows: list[tuple[str, Swept]]) -> Grid:
-    grid = _grid("what", "number", "size", "cost to make")
+    grid = layout.grid("what", "number", "size", "cost to make")
     for what, swept in rows:
-        grid.add_row(what, f"{swept.num:,}", _bytes(swept.size_bytes), _cost(swept))
+        grid.add_row(what, f"{swept.num:,}", layout.in_bytes(swept.size_bytes), _cost(swept))
     return grid
 
 
@@ -435,7 +425,7 @@ def _coverage_screen(console: Console, run: BrickRun, store: Store, steps: list[
         return
     stage, counted = found
     title = "kept clips" if stage == "score" else "clips, before the filter"
-    grid = _grid("training bucket", "clips it can use", "too short", "too small")
+    grid = layout.grid("training bucket", "clips it can use", "too short", "too small")
     for bucket in counted.buckets:
         every = f", every {bucket.frame_interval}" if bucket.frame_interval > 1 else ""
         frames = f"{bucket.num_frames} frames{every}" if bucket.num_frames > 1 else "images"
@@ -551,24 +541,8 @@ def _cell(value: Any) -> str:
     return f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
-def _grid(*columns: str) -> Grid:
-    grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        grid.add_column(column, overflow="fold")
-    return grid
-
-
 def _counts(counts: dict[str, int]) -> str:
     return "\n".join(f"{number:,} {what}" for what, number in counts.items()) or "—"
-
-
-def _bytes(size_bytes: int) -> str:
-    size = float(size_bytes)
-    for unit in ("B", "KB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"
 
 
 def _mean(values: list[float]) -> float:
@@ -577,11 +551,6 @@ def _mean(values: list[float]) -> float:
 
 def _join(uri: str, key: str) -> str:
     return f"{uri.rstrip('/')}/{key}"
-
-
-def _console() -> Console:
-    # A pipe or a log file has no width; the artifact paths must not be broken in two there.
-    return Console(width=None if sys.stdout.isatty() else 140)
 
 
 def _errors() -> Console:

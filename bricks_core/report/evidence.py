@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from bricks_core.report.intervals import Interval, difference, interval
+from bricks_core.report.intervals import Interval, difference, interval, joined
 from bricks_core.spec.score import Score
 from bricks_core.spec.train import ClipLossRow
 
@@ -97,6 +97,8 @@ class Evidence:
     copies: Copies | None = None
     repeats: list[tuple[str, str]] = field(default_factory=list)
     """Held-out clips, and the clips of training that they repeat: then the held-out loss says nothing."""
+    is_measured: bool = False
+    """Whether the held-out loss was measured at two steps, be it by an earlier version that kept no single clips."""
     weak_null: str = ""
     """What the audit of guidance found wrong with the prediction without a caption; empty: nothing."""
 
@@ -150,7 +152,7 @@ def losses_of(rows: Iterable[ClipLossRow], weights: str, steps: Collection[int] 
         if row.weights == weights and (steps is None or row.step in steps):
             (held_out if row.split == "held_out" else learnt)[row.step][row.bucket, row.clip_id] = row
     measured = sorted(held_out)
-    if not measured:
+    if not measured or measured[0] != 0:  # by an earlier version the base model was measured without its single clips
         return None
     shared = sorted(set.intersection(*(set(held_out[step]) for step in measured)))
     if not shared:
@@ -200,8 +202,4 @@ def _gap(
     if not ours or not theirs:
         return None
     a, b = interval(ours, our_films), interval(theirs, their_films)
-    # Two sides that have nothing in common: distances from the difference add as squares.
-    value = a.value - b.value
-    below = ((a.value - a.low) ** 2 + (b.high - b.value) ** 2) ** 0.5
-    above = ((a.high - a.value) ** 2 + (b.value - b.low) ** 2) ** 0.5
-    return Interval(value, value - below, value + above, min(a.num, b.num))
+    return joined(a.value - b.value, a, -b)

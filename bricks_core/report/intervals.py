@@ -45,6 +45,9 @@ class Interval:
     high: float
     num: int
 
+    def __neg__(self) -> Interval:
+        return Interval(-self.value, -self.high, -self.low, self.num)
+
     def leaves_out(self, other: float = 0.0) -> bool:
         """Whether the value is different from `other`; if not, the difference is within noise."""
         return not self.low <= other <= self.high

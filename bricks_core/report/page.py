@@ -205,8 +205,10 @@ def tiles(facts: Facts, num_checkpoints: int) -> list[Tile]:
     if overall := facts.change:
         arrow = Markup('<span class="arrow" aria-label="to">→</span>')
         value = Markup("{} {} {}").format(loss(overall.before), arrow, loss(overall.after))
+        # Green is a claim: made where the verdict makes it.
+        is_gain = overall.improvement_percent > 0 and verdict_of(facts.evidence).word in ("keep", "train longer")
         note = f"{change(overall.improvement_percent)}, {WEIGHTS[overall.weights]} weights"
-        found.append(Tile("Held-out loss", value, note, "main good" if overall.improvement_percent > 0 else "main"))
+        found.append(Tile("Held-out loss", value, note, "main good" if is_gain else "main"))
     data, seen = facts.dataset, f"{several(facts.training.samples_seen, 'sample')} seen"
     so_far = f"of {number(facts.training.of_steps)}; {seen}"
     training_clips = sum(count for name, count in data.latents.items() if name.endswith("train"))

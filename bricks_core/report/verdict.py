@@ -81,7 +81,8 @@ def verdict_of(evidence: Evidence, floor: Floor = FLOOR) -> Verdict:
     unknown = [name for name, each in evidence.of_samples.items() if each is None]
     lacks, losses = list(_lacks(evidence, floor)), evidence.losses
     if lacks or losses is None or losses.last is None:
-        return Verdict("not enough evidence", None, [each.reason for each in lacks], lacks[0].advice, unknown)
+        advice = " ".join(dict.fromkeys(each.advice for each in lacks))
+        return Verdict("not enough evidence", None, [each.reason for each in lacks], advice, unknown)
     if harm := _harm(evidence, losses, losses.last.by):
         advice = "Take the base model; lower the learning rate, or look at the captions."
         return Verdict("worse than base", None, harm, advice, unknown)
@@ -101,7 +102,10 @@ def _lacks(evidence: Evidence, floor: Floor) -> Iterator[Lack]:
         ours, theirs = repeats[0]
         reason = f"{who} of training ({ours} is {theirs}), so the held-out loss says nothing."
         yield Lack(reason, "Put both on one side of the split.")
-    if losses is None or losses.last is None:
+    if losses is None and evidence.is_measured:
+        reason = "How sure the held-out loss is, is not known: an earlier version kept no losses of single clips."
+        yield Lack(reason, "Another train.held_out.num_samples measures again, and trains nothing.")
+    elif losses is None or losses.last is None:
         reason = "No held-out loss was measured at two steps."
         yield Lack(reason, "Hold videos out: score.held_out_share, with two films or more.")
     elif losses.num_clips < floor.clips or losses.num_films < floor.films:

@@ -129,6 +129,7 @@ def test_samples_that_look_as_before_ask_for_more_steps():
     ("changes", "said"),
     [
         ({"losses": None}, "No held-out loss"),
+        ({"losses": None, "is_measured": True}, "an earlier version kept no losses of single clips"),
         ({"losses": losses(0.10, 0.08, 0.07, 0.065, 0.065, num_clips=1, num_films=1)}, "1 clip from 1 film"),
         ({"losses": losses(0.10, 0.08, 0.07, 0.065, 0.065, num_films=2)}, "16 clips from 2 films"),
         ({"repeats": [("a", "b")]}, "repeats one of training (a is b)"),
@@ -142,6 +143,20 @@ def test_below_the_floor_nothing_is_concluded(changes, said):
     assert verdict.step is None
     assert any(said in reason for reason in verdict.reasons)
     assert verdict.advice
+
+
+def test_every_lack_says_what_to_do():
+    few_and_random = replace(
+        GOOD, losses=losses(0.10, 0.08, 0.07, 0.065, 0.065, num_films=2), base_is_random=True, adherence=None
+    )
+    advice = verdict_of(few_and_random).advice
+    assert "score.held_out_share" in advice
+    assert "train.init_from" in advice
+
+
+def test_without_the_base_models_clips_no_later_step_stands_for_it():
+    found = rows({250: 0.08, 500: 0.07})
+    assert losses_of(found, "ema") is None
 
 
 def test_a_random_beginning_is_judged_by_what_samples_keep_of_their_prompts():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import sys
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from bricks_core.errors import DataError
 from bricks_core.exchange.checkpoints.bring_in import Imported
@@ -20,6 +18,7 @@ from bricks_core.exchange.checkpoints.checkpoint import Checkpoint, Layout, Netw
 from bricks_core.exchange.checkpoints.export import Exported
 from bricks_core.models.tensor_files import Heading, Tensors
 from bricks_core.models.weights import differences, expected_headings
+from bricks_core.pipeline import layout
 
 LAYOUTS: dict[Layout, str] = {
     "bricks": "a checkpoint of Bricks",
@@ -55,7 +54,7 @@ def show_checkpoint(checkpoint: Checkpoint, *, all_tensors: bool) -> None:
 
     Raises DataError: something does.
     """
-    console = _console()
+    console = layout.console()
     try:
         network, why = shaped(checkpoint), ""
     except DataError as error:
@@ -69,7 +68,7 @@ def show_checkpoint(checkpoint: Checkpoint, *, all_tensors: bool) -> None:
     facts |= _told(checkpoint)
     if checkpoint.left_out:
         facts["beside it"] = "\n".join(checkpoint.left_out)
-    console.print(_facts(facts))
+    console.print(layout.facts(facts))
     expected = network.expected if network else {}
     console.print(_parts(checkpoint.weights, expected, network is None or network.is_stdit2))
     if all_tensors:
@@ -102,7 +101,7 @@ def _tell_differences(console: Console, network: Network, expected: Mapping[str,
 
 def tell_imported(imported: Imported, key: str = "") -> None:
     """What was brought in, what was done to it, and where to go on. `key`: where it also is in the store."""
-    console, network, checkpoint = _console(), imported.network, imported.checkpoint
+    console, network, checkpoint = layout.console(), imported.network, imported.checkpoint
     facts = {"imported": f"{checkpoint.name}, {LAYOUTS[checkpoint.layout]}", "config": _shape_in_words(network)}
     facts["weights"] = _tensors_in_words(network.weights)
     facts["EMA"] = _tensors_in_words(network.ema) if network.ema else "none"
@@ -116,14 +115,14 @@ def tell_imported(imported: Imported, key: str = "") -> None:
     if checkpoint.left_out:
         facts["left out"] = "\n".join(checkpoint.left_out)
     facts["lies in"] = f"{imported.out}{' (the very same was there already)' if imported.was_there else ''}"
-    console.print(_facts(facts))
+    console.print(layout.facts(facts))
     console.print(f"bricks generate {shlex.quote(str(imported.out))} makes videos with it,")
     console.print(f"and with train.init_from: {key.rstrip('/') or imported.out} a run fine-tunes it.")
 
 
 def tell_exported(exported: Exported) -> None:
     """What was written, and what the other tool needs besides."""
-    console, out = _console(), exported.out
+    console, out = layout.console(), exported.out
     types = "in the types they had" if exported.dtype == "stored" else exported.dtype
     facts = {
         "exported": f"{exported.checkpoint.name}, {_WEIGHTS[exported.weights]}, {types}",
@@ -150,7 +149,7 @@ def tell_exported(exported: Exported) -> None:
                 f"{', '.join(parts)}: put them in with --vae and --text-encoder, or give them to from_pretrained"
             )
     facts["lies in"] = f"{out}{' (the very same was there already)' if exported.was_there else ''}"
-    console.print(_facts(facts))
+    console.print(layout.facts(facts))
     for file in sorted(file for file in out.rglob("*") if file.is_file()):
         console.print(f"  {file.stat().st_size:>13,} bytes  {file.relative_to(out)}", highlight=False)
 
@@ -251,23 +250,9 @@ def _value(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _facts(facts: Mapping[str, str]) -> Table:
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    for key, value in facts.items():
-        table.add_row(Text(key, "bold"), Text(value))
-    return table
-
-
 def _table(first: str, *others: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column(first, overflow="fold")
     for name in others:
         table.add_column(name, justify="left" if name in ("type", "shape") else "right", no_wrap=True)
     return table
-
-
-def _console() -> Console:
-    # A pipe or a log file has no width; paths must not be broken in two there.
-    return Console(width=None if sys.stdout.isatty() else 140)

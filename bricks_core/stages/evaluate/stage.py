@@ -8,7 +8,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 from bricks_core.report.evidence import Evidence, losses_of, repeats_of
-from bricks_core.report.facts import Facts, StageFacts, dataset_facts, held_out_facts, stage_facts, training_facts
+from bricks_core.report.facts import (
+    Facts,
+    HeldOut,
+    StageFacts,
+    dataset_facts,
+    held_out_facts,
+    stage_facts,
+    training_facts,
+)
 from bricks_core.report.files import Timing, report_json, settings_yaml, timings_js
 from bricks_core.report.page import Picture, Player, Prompt, page_of
 from bricks_core.report.words import WEIGHTS, beside, step_label
@@ -96,20 +104,21 @@ def gather(spec: EvaluateSpec, work: Work) -> Facts:
         num_items=0,
         counts={},
     )
+    held_out = held_out_facts(work.rows("train", "held_out", HeldOutRow))
     return Facts(
         spec=spec,
         size=size_of(spec),
         dataset=dataset_facts(work),
         training=training_facts(work, train),
-        held_out=held_out_facts(work.rows("train", "held_out", HeldOutRow)),
-        evidence=_evidence(spec, work, train),
+        held_out=held_out,
+        evidence=_evidence(spec, work, train, held_out),
         lineage=[*map(stage_facts, manifests), own],
         settings={manifest.stage: manifest.spec for manifest in manifests}
         | {work.stage.name: spec.model_dump(mode="json")},
     )
 
 
-def _evidence(spec: EvaluateSpec, work: Work, train: TrainSpec) -> Evidence:
+def _evidence(spec: EvaluateSpec, work: Work, train: TrainSpec, held_out: HeldOut) -> Evidence:
     """What the verdict rests on, at the steps that have a checkpoint to be taken."""
     weights = DEFAULT_WEIGHTS if DEFAULT_WEIGHTS in spec.weights else spec.weights[0]
     steps = {row.step for row in work.rows("train", "checkpoints", CheckpointRow)}
@@ -118,6 +127,7 @@ def _evidence(spec: EvaluateSpec, work: Work, train: TrainSpec) -> Evidence:
         losses=losses_of(work.rows("train", "clip_losses", ClipLossRow), weights, steps),
         num_prompts=len(spec.prompts),
         num_samples=len(spec.prompts),
+        is_measured=bool(held_out.changes),
         repeats=repeats_of(work.rows("score", "scores", Score)),
     )
 

@@ -185,6 +185,8 @@ def test_a_fallen_loss_of_few_clips_after_a_random_beginning_is_not_enough_evide
     assert (told["verdict"]["word"], told["verdict"]["step"]) == ("not enough evidence", None)
     fall = told["evidence"]["losses"]["since_base"][-1]["by"]
     assert fall["low"] < fall["value"] < fall["high"] < 0
+    html = run.store.get(artifact.prefix + "report/index.html").decode()
+    assert 'class="main good"' not in html.replace("tile ", ""), "a fallen loss is not shown as a success"
 
 
 def test_licences_are_told_as_the_run_file_tells_them(seen):
