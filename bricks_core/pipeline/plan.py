@@ -21,6 +21,7 @@ from bricks_core.spec.train import TrainSpec
 from bricks_core.storage.artifacts import problems
 from bricks_core.storage.earlier import began_before, trained_before
 from bricks_core.storage.store import Store
+from bricks_core.storage.takedowns import Takedowns
 from bricks_core.storage.trainings import Trajectory, begun_by_another_version, keyed, trainings_of
 
 State = Literal["cached", "to run", "broken"]
@@ -138,9 +139,11 @@ def _where_training_begins(
         digests = [address.cache_key, *([pointer.digest] if pointer else [])]
         earlier = "" if spec.init_from else trained_before(store, run.name, digests)
         return [earlier] if earlier else []
+    begins = f"begins at step 0: with these settings, data or version the {before.newest:,} steps done"
+    if any("train" in mark.latents.get(before.begun.latents, ()) for mark in Takedowns.of(store).marks.values()):
+        return [f"{begins} would have been others, and they learnt from what was taken down"]
     return [
-        f"begins at step 0: with these settings, data or version the {before.newest:,} steps done would have been "
-        f"others; train.continue_from: {run.name}@{before.newest} takes what they have learnt"
+        f"{begins} would have been others; train.continue_from: {run.name}@{before.newest} takes what they have learnt"
     ]
 
 

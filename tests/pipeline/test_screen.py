@@ -11,6 +11,7 @@ from rich.console import Console
 
 from bricks_core.errors import DataError, TryLater, UsageError
 from bricks_core.exchange.datasets.dataset import Dataset
+from bricks_core.pipeline import layout
 from bricks_core.pipeline import screen as screens
 from bricks_core.pipeline.garbage import Garbage, Swept
 from bricks_core.pipeline.local import run_path
@@ -37,7 +38,7 @@ def store(tmp_path):
 @pytest.fixture
 def narrow(monkeypatch):
     """A terminal of 60 columns."""
-    monkeypatch.setattr(screens, "_console", lambda: Console(width=60))
+    monkeypatch.setattr(layout, "console", lambda: Console(width=60))
 
 
 def pointed(store, stage, digest, **inputs):
@@ -255,7 +256,7 @@ def test_what_made_an_item_is_told_by_the_key_of_its_file(store, tmp_path, narro
 
 @pytest.mark.parametrize("width", [60, 80, 140])
 def test_the_head_of_a_table_names_its_columns_however_narrow_it_is(store, done, capsys, monkeypatch, width):
-    monkeypatch.setattr(screens, "_console", lambda: Console(width=width))
+    monkeypatch.setattr(layout, "console", lambda: Console(width=width))
     artifact_screen(store, "films/clip", 5, False)
     screen = capsys.readouterr().out
     assert re.search(r"^ +(source_sha256|sha256) ", screen, re.MULTILINE)

@@ -34,7 +34,7 @@ from bricks_core.storage.items import Items
 from bricks_core.storage.places import open_store
 from bricks_core.storage.shards import Packs
 from bricks_core.storage.takedowns import Takedown, Takedowns, put_mark
-from bricks_core.storage.trainings import COMMIT, Record, begin, begun, keyed
+from bricks_core.storage.trainings import COMMIT, OPTIMIZER, Record, begin, begun, keyed
 from bricks_core.video.write import write_mp4
 from tests.drawn_shots import HEIGHT, WIDTH, shot
 from tests.journey.tiny_run import TINY
@@ -76,9 +76,10 @@ class User:
         inputs = keyed(open_artifact(self.store, "latents", latents).manifest, {})
         begin(self.store, run, spec, inputs, latents)
         trajectory = begun(self.store, run)[-1].trajectory()
+        names = ("weights.safetensors", "ema.safetensors", "config.json", OPTIMIZER)
         for step in (0, 3):
             folder = trajectory.folder(step)
-            files = [self._put(folder + name) for name in ("weights.safetensors", "ema.safetensors", "config.json")]
+            files = [self._put(folder + name) for name in names]
             record = Record(step=step, phase="images", folder=folder, is_wanted=True, files=files)
             self.store.put(folder + COMMIT, record.model_dump_json().encode())
         return trajectory.folder(3)
@@ -308,6 +309,19 @@ def test_trainings_stay_unless_they_are_withdrawn(user):
     assert user.store.head(sample.record) is None
     assert begun(user.store, "films") == []
     assert is_sound(user.store)
+
+
+@pytest.mark.parametrize("is_taken_down", [False, True])
+def test_a_plan_advises_to_go_on_from_a_training_but_not_from_one_that_learnt_from_it(user, is_taken_down):
+    user.train()
+    if is_taken_down:
+        user.take_down()
+        user.go()
+    changed = SPEC.model_copy(update={"seed": 7})
+    plan = make_plan(user.run(train=changed.model_dump(mode="json")), user.store, "train")
+    (told,) = [each for each in plan[-1].why if "begins at step 0" in each]
+    assert ("learnt from what was taken down" in told) == is_taken_down
+    assert ("train.continue_from: films@3" in told) != is_taken_down
 
 
 def test_what_was_only_held_out_is_not_to_be_withdrawn(user, capsys):
