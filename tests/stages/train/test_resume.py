@@ -55,7 +55,7 @@ def test_killed_at_every_write_in_turn_it_leaves_the_same(store, undisturbed):
     assert left(store) == undisturbed
 
 
-@pytest.mark.parametrize("steps", [pytest.param(each, marks=pytest.mark.slow) for each in ((5, 2), (1, 8))])
+@pytest.mark.parametrize("steps", [(5, 2), pytest.param((1, 8), marks=pytest.mark.slow)])
 def test_killed_between_checkpoints_it_leaves_the_same(store, undisturbed, steps):
     for step in steps:
         code = train_apart(store, SPEC, at=("step", step))
