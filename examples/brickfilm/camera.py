@@ -1,6 +1,6 @@
 """A pinhole camera on a tripod.
 
-The world: x to the right, y away from the camera, z up; one unit is the distance between two studs.
+The world: x to the right, y away from the camera, z up; two units are the distance between two studs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Camera:
 
     @classmethod
     def facing(cls, target: Point, width: float, distance: float, pitch: float, size_px: tuple[int, int]) -> Camera:
-        """Look at `target` from `distance` away, so that the picture is `width` studs wide there."""
+        """Look at `target` from `distance` away, so that the picture is `width` units wide there."""
         x, y, z = target
         eye = (x, y - distance * math.cos(pitch), z + distance * math.sin(pitch))
         return cls(eye, pitch, size_px[0] * distance / width, (size_px[0] / 2, size_px[1] / 2))

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from .camera import Array, Camera, Point
 from .looks import BRICK, Look
-from .solids import Light, Rgb, Thing, painting_order, shadow_of, strokes_of, stud_strokes
+from .solids import STUD_SPACING, Light, Rgb, Thing, painting_order, shadow_of, strokes_of, stud_strokes
 
 OVERSAMPLE = 3  # drawn this many times larger, then averaged
 MARGIN_PX = 8  # of the drawn picture on each side, so that a nudged camera never shows an edge
@@ -148,9 +148,9 @@ class Studio:
 
     def _ground_studs(self, camera: Camera) -> Array:
         """The studs of the ground that the camera sees, far ones first."""
-        ex = round(camera.eye[0])
-        far, near = (19, -22) if self.scenery.from_above else (20, -14)
-        xs, ys = np.arange(ex - 34, ex + 35) + 0.5, np.arange(far, near, -1.0) - 0.5
+        middle = STUD_SPACING * round(camera.eye[0] / STUD_SPACING)
+        far, near = (19, -22) if self.scenery.from_above else (21, -14)
+        xs, ys = np.arange(middle - 34, middle + 35, STUD_SPACING), np.arange(far, near, -STUD_SPACING)
         grid = np.stack(np.meshgrid(xs, ys), axis=-1).reshape(-1, 2)
         if self.scenery.road:
             grid = grid[(grid[:, 1] < -5.0) | (grid[:, 1] > 4.0)]

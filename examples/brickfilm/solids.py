@@ -20,7 +20,8 @@ from .camera import Array, Camera, Point
 
 Rgb = tuple[int, int, int]
 BRICK_HEIGHT = 1.2
-STUD_RADIUS, STUD_HEIGHT = 0.31, 0.2
+STUD_SPACING = 2
+STUD_RADIUS, STUD_HEIGHT = 0.62, 0.36
 
 
 @dataclass(frozen=True)
@@ -127,8 +128,10 @@ def box(x: float, y: float, z: float, w: float, d: float, h: float, rgb: Rgb, *,
 
 
 def brick(x: float, y: float, z: float, w: int, d: int, rgb: Rgb, h: float = BRICK_HEIGHT) -> Part:
-    """A box of w times d studs."""
-    studs = tuple((x + i + 0.5, y + j + 0.5, z + h) for j in reversed(range(d)) for i in range(w))
+    """A box w wide and d deep, with a stud for every two by two of that, and one across at least."""
+    across, along = max(1, w // STUD_SPACING), max(1, d // STUD_SPACING)
+    xs, ys = ([(i + 0.5) * size / num for i in range(num)] for size, num in ((w, across), (d, along)))
+    studs = tuple((x + i, y + j, z + h) for j in reversed(ys) for i in xs)
     return replace(box(x, y, z, w, d, h, rgb), studs=studs)
 
 
