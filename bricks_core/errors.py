@@ -4,7 +4,7 @@ One table for every program of ours: the command line, the stage images, and the
 code (docs/exit-codes.md explains each to a user). The numbers are BSD's sysexits where one fits.
 
     0    done
-    1    a verdict: an evaluation does not reach its gates (`bricks eval report --exit-code` alone)
+    1    a verdict: an evaluation does not reach its gates (asked for by `bricks ci report --exit-code`, or --gate)
     64   usage: a flag or a command is wrong
     65   this data is bad (a damaged artifact, nothing left to work on)
     69   a service is away (the store's endpoint, the caption server)

@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from bricks_core.errors import GateFailed, UsageError
-from jobs import checkpoint, cluster, dataset, evaluation
+from jobs import checkpoint, ci, cluster, dataset
 from jobs.entry_point import DEFAULT_STORE, SetFlag, StoreFlag, VerboseFlag, commands, serve
 from jobs.generate import generate
 from jobs.render import render
@@ -158,7 +158,8 @@ for command in (
 ):
     app.command()(command)
 app.command()(cluster.doctor)
-app.add_typer(evaluation.app, name="eval")
+app.add_typer(ci.app, name="ci")
+app.add_typer(ci.app, name="eval", hidden=True)  # as it was called
 
 
 @app.command()

@@ -10,7 +10,7 @@ import typer
 
 from bricks_core.errors import ClusterUnavailable, DataError
 from jobs.entry_point import DEFAULT_STORE, SetFlag, VerboseFlag, commands, serve
-from jobs.evaluation import seconds_of
+from jobs.ci import seconds_of
 
 if TYPE_CHECKING:
     from bricks_core.cluster.api import Cluster

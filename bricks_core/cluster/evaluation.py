@@ -124,7 +124,7 @@ def load_evaluation(file: Path) -> EvaluationJob:
     try:
         documents = [each for each in yaml.safe_load_all(file.read_text(encoding="utf-8")) if isinstance(each, dict)]
     except FileNotFoundError:
-        raise SpecError(f"{file} is not there: write it with bricks eval render … > {file}.") from None
+        raise SpecError(f"{file} is not there: write it with bricks ci render … > {file}.") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise SpecError(f"{file} cannot be read as YAML: {' '.join(str(error).split())}.") from None
     by_kind = {str(each.get("kind")): each for each in documents}
@@ -135,7 +135,7 @@ def load_evaluation(file: Path) -> EvaluationJob:
         store = next(each["value"] for each in container["env"] if each["name"] == "BRICKS_STORE")
         workload["metadata"]["name"]
     except (AttributeError, KeyError, TypeError, ValueError, StopIteration, yaml.YAMLError):
-        raise SpecError(f"{file} holds no evaluation as bricks eval render writes one: render it again.") from None
+        raise SpecError(f"{file} holds no evaluation as bricks ci render writes one: render it again.") from None
     return EvaluationJob(run, workload, config, store)
 
 

@@ -80,7 +80,7 @@ class RunSpec(Strict):
     train: What[TrainSpec | None] = None
     evaluate: What[EvaluateSpec | None] = None
     gates: How[list[Gate]] = []
-    """What the evaluation must reach. Judged when its report is read, by `bricks eval report`: nothing runs for it."""
+    """What the evaluation must reach. Judged when its report is read, by `bricks ci report`: nothing runs for it."""
     inputs_of: How[str] = Field("", pattern=r"^$|^[a-z]([-a-z0-9]*[a-z0-9])?$", max_length=30)
     """Another run of the same store, whose answers to what this one asks too are taken for this one's: an evaluation of
     what that one trained needs no look at the films."""

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from bricks_core.errors import BricksError
-from jobs import cluster, evaluation
+from jobs import ci, cluster
 from tests.kubernetes.access import ADMIN, User
 from tests.kubernetes.double import Double
 
@@ -79,7 +79,7 @@ class Terminal:
         return file
 
     def _run(self, arguments: list[str]) -> Said:
-        app, rest = (evaluation.app, arguments[1:]) if arguments[0] == "eval" else (cluster.app, arguments)
+        app, rest = (ci.app, arguments[1:]) if arguments[0] == "ci" else (cluster.app, arguments)
         out = io.StringIO()
         try:
             with contextlib.redirect_stdout(out):

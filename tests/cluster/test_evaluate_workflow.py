@@ -19,7 +19,7 @@ import pytest
 import yaml
 
 from bricks_core.cluster.evaluation import load_evaluation
-from jobs import evaluation
+from jobs import ci
 from tests.cluster.answered import answer
 from tests.cluster.command_line import NAMESPACE, SMALL
 from tests.kubernetes.access import service_account
@@ -101,15 +101,15 @@ def test_every_command_of_ours_is_one_that_the_command_line_takes(monkeypatch):
     taken = []
     for name in ("render", "wait", "report"):
         command = next(
-            each for each in evaluation.app.registered_commands if (each.name or each.callback.__name__) == name
+            each for each in ci.app.registered_commands if (each.name or each.callback.__name__) == name
         )
         monkeypatch.setattr(command, "callback", recording(command.callback, taken, name))
     script = STEPS["Evaluate"]["run"].replace("\\\n", " ")
-    lines = re.findall(r"^ *(?:\S+=\S+ +)*bricks eval ([^\n|&>]+)", script, re.M)
+    lines = re.findall(r"^ *(?:\S+=\S+ +)*bricks ci ([^\n|&>]+)", script, re.M)
     assert [line.split()[0] for line in lines] == ["render", "wait", "report"]
     for line in lines:
         words = [re.sub(r"\$\(\(.*?\)\)|\$\w+", "1", word) for word in shlex.split(re.sub(r"\$\(\(.*?\)\)", "1", line))]
-        evaluation.app(args=words, standalone_mode=False)
+        ci.app(args=words, standalone_mode=False)
     assert taken == ["render", "wait", "report"]
 
 
@@ -277,7 +277,7 @@ def allow_ci(server):
 def rendered(runner):
     """What the workflow will render: the run that its Job answers."""
     out = subprocess.run(
-        ["bricks", "eval", "render", "--run", "run.yaml", "--sha", SHA, "--profile", "profile.yaml"],
+        ["bricks", "ci", "render", "--run", "run.yaml", "--sha", SHA, "--profile", "profile.yaml"],
         cwd=runner.folder,
         env=runner.env,
         capture_output=True,

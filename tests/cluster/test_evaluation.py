@@ -1,4 +1,4 @@
-"""bricks eval: the Job that a CI asks for, what became of it, and the report; on the double, with a test kubelet."""
+"""bricks ci: the Job that a CI asks for, what became of it, and the report; on the double, with a test kubelet."""
 
 import json
 from pathlib import Path
@@ -71,7 +71,7 @@ def profile(tmp_path):
 
 
 def render(bricks, run_file, *flags, sha=SHA):
-    said = bricks("eval", "render", "--run", run_file, "--sha", sha, *flags)
+    said = bricks("ci", "render", "--run", run_file, "--sha", sha, *flags)
     file = bricks.folder / "job.yaml"
     file.write_text(said.out, encoding="utf-8")
     return file
@@ -137,7 +137,7 @@ def test_a_commit_that_looks_like_a_number_stays_a_text_for_every_parser(bricks)
     ],
 )
 def test_what_cannot_be_evaluated_is_refused_with_the_reason(bricks, flags, code, says):
-    assert says in bricks("eval", "render", "--run", bricks.run_file(), *flags, code=code).error
+    assert says in bricks("ci", "render", "--run", bricks.run_file(), *flags, code=code).error
 
 
 def test_an_evaluation_holds_no_address_of_whoever_is_told(bricks, capsys):
@@ -150,19 +150,19 @@ def test_an_evaluation_holds_no_address_of_whoever_is_told(bricks, capsys):
 @pytest.mark.parametrize("command", ["wait", "report"])
 def test_a_file_that_render_did_not_write_is_refused(bricks, text, command):
     (bricks.folder / "job.yaml").write_text(text, encoding="utf-8")
-    assert "render" in bricks("eval", command, "--job", "job.yaml", code=78).error or text == "{"
+    assert "render" in bricks("ci", command, "--job", "job.yaml", code=78).error or text == "{"
 
 
 def test_a_commit_is_evaluated_and_judged(bricks, double, trained, monkeypatch, profile):
     file = render(bricks, trained.run_file(PASSES), "--profile", profile)
     create(double, file)
     with trained.kubelet(double):
-        waited = bricks("eval", "wait", "--job", file, "--timeout", "5m", "--every", "0.3", "--logs")
+        waited = bricks("ci", "wait", "--job", file, "--timeout", "5m", "--every", "0.3", "--logs")
         assert "is complete" in waited.out
         assert "samples" in waited.out, "the pod's lines"
     config = double.cluster(NAMESPACE).get("ConfigMap", load_evaluation(file).config["metadata"]["name"])
     assert [each["kind"] for each in config["metadata"]["ownerReferences"]] == ["Job"], "it goes when its Job does"
-    flags = ["eval", "report", "--job", file, "--store", trained.store, "--out", "report.md", "--exit-code"]
+    flags = ["ci", "report", "--job", file, "--store", trained.store, "--out", "report.md", "--exit-code"]
     assert "The gate is passed." in bricks(*flags, "--web", "https://store.example").out
     report = Path("report.md").read_text(encoding="utf-8")
     first, second, *rest = report.splitlines()
@@ -186,7 +186,7 @@ def test_a_commit_is_evaluated_and_judged(bricks, double, trained, monkeypatch, 
     # Another commit of the same run has another cache key, though nothing else differs.
     other = render(bricks, trained.run_file(PASSES), "--profile", profile, sha="b" * 40)
     without_cluster(bricks.folder, monkeypatch)
-    said = bricks("eval", "report", "--job", other, "--store", trained.store, "--exit-code", code=75)
+    said = bricks("ci", "report", "--job", other, "--store", trained.store, "--exit-code", code=75)
     assert "holds no report" in said.error
 
 
@@ -195,9 +195,9 @@ def test_a_job_that_fails_without_a_report_is_infrastructure(bricks, double, pro
     file = render(bricks, bricks.run_file(inputs_of="nobody"), "--profile", profile)
     create(double, file)
     with Kubelet(double, NAMESPACE, tmp_path / "pods", mounts={"/store": tmp_path / "volume"}):
-        waited = bricks("eval", "wait", "--job", file, "--timeout", "5m", "--every", "0.3")
+        waited = bricks("ci", "wait", "--job", file, "--timeout", "5m", "--every", "0.3")
     assert "Job eval-12e456789012-default-r1 failed: pod " in waited.out
-    flags = ["eval", "report", "--job", file, "--store", tmp_path / "volume/store", "--out", "report.md"]
+    flags = ["ci", "report", "--job", file, "--store", tmp_path / "volume/store", "--out", "report.md"]
     assert "ended with 65" in bricks(*flags, "--exit-code", code=75).error
     report = Path("report.md").read_text(encoding="utf-8")
     assert "### ⚠️ Evaluation default of `12e456789012`: no verdict" in report
@@ -209,7 +209,7 @@ def test_a_run_of_the_controllers_is_reported_on_in_the_same_way(bricks, tmp_pat
     gate = {"metric": "held_out.loss.ema", "at_most_of_base": 0.5}
     answer(tmp_path / "store", load_run(bricks.run_file()), code_version=f"0.1.0+{SHA[:12]}")
     file = render(bricks, bricks.run_file(gates=[gate]), "--any-code")
-    said = bricks("eval", "report", "--job", file, "--store", tmp_path / "store", "--exit-code")
+    said = bricks("ci", "report", "--job", file, "--store", tmp_path / "store", "--exit-code")
     assert "### ✅" in said.out
 
 
@@ -225,7 +225,7 @@ def test_a_run_of_the_controllers_is_reported_on_in_the_same_way(bricks, tmp_pat
 def test_a_report_says_when_another_code_than_the_commits_made_it(bricks, tmp_path, made_by, says):
     file = render(bricks, bricks.run_file())
     answer(tmp_path / "store", load_evaluation(file).run, code_version=made_by)
-    out = bricks("eval", "report", "--job", file, "--store", tmp_path / "store").out
+    out = bricks("ci", "report", "--job", file, "--store", tmp_path / "store").out
     assert says in out if says else "⚠️" not in out
 
 
@@ -242,7 +242,7 @@ def test_waiting_says_why_and_survives_an_api_server_that_fails_for_a_while(bric
         return None
 
     double.faults.append(fail_later)
-    thread, said = bricks.background("eval", "wait", "--job", file, "--timeout", "2m", "--every", "0.1")
+    thread, said = bricks.background("ci", "wait", "--job", file, "--timeout", "2m", "--every", "0.1")
     for _ in range(600):
         if len(answered) > 8:
             break
@@ -273,13 +273,13 @@ def test_waiting_in_a_queue_is_told_in_kueues_words(bricks, double, tmp_path):
         metadata={"labels": labels},
         status={"conditions": [waits]},
     )
-    said = bricks("eval", "wait", "--job", file, "--timeout", "0.5s", "--every", "0.1", code=75)
+    said = bricks("ci", "wait", "--job", file, "--timeout", "0.5s", "--every", "0.1", code=75)
     assert said.out == f"Job {name} waits in queue bricks-gpu: {says}.\n"
 
 
 def test_waiting_for_a_job_that_is_not_there_says_how_to_create_it(bricks, profile):
     file = render(bricks, bricks.run_file(), "--profile", profile)
-    said = bricks("eval", "wait", "--job", file, "--timeout", "1s", "--every", "0.1", code=65)
+    said = bricks("ci", "wait", "--job", file, "--timeout", "1s", "--every", "0.1", code=65)
     assert "kubectl create -f" in said.error
 
 
@@ -287,22 +287,33 @@ def test_waiting_for_another_job_of_the_same_name_is_refused(bricks, double, pro
     file = render(bricks, bricks.run_file(), "--profile", profile)
     create(double, file)
     render(bricks, bricks.run_file(inputs_of="somebody", clip={"min_frames": 20}), "--profile", profile)
-    assert "is for other work" in bricks("eval", "wait", "--job", file, "--timeout", "1s", code=65).error
+    assert "is for other work" in bricks("ci", "wait", "--job", file, "--timeout", "1s", code=65).error
 
 
 def test_waiting_ends_with_75_when_its_time_is_up(bricks, double, profile):
     file = render(bricks, bricks.run_file(), "--profile", profile)
     create(double, file)
-    assert "goes on" in bricks("eval", "wait", "--job", file, "--timeout", "0.3s", "--every", "0.1", code=75).error
+    assert "goes on" in bricks("ci", "wait", "--job", file, "--timeout", "0.3s", "--every", "0.1", code=75).error
 
 
 @pytest.mark.parametrize("timeout", ["soon", "-3m", "1d", ""])
 def test_a_timeout_that_is_no_time_is_refused(bricks, timeout):
     file = render(bricks, bricks.run_file())
-    assert "110m" in bricks("eval", "wait", "--job", file, "--timeout", timeout, code=64).error
+    assert "110m" in bricks("ci", "wait", "--job", file, "--timeout", timeout, code=64).error
 
 
 def test_a_volume_of_the_cluster_cannot_be_read_from_outside(bricks, profile):
     file = render(bricks, bricks.run_file(), "--profile", profile)
-    said = bricks("eval", "report", "--job", file, "--exit-code", code=75)
+    said = bricks("ci", "report", "--job", file, "--exit-code", code=75)
     assert "volume of the cluster" in said.error
+
+
+def test_bricks_eval_is_another_name_for_bricks_ci_that_no_help_tells():
+    from typer.main import get_command
+
+    from jobs.bricks import app
+
+    command = get_command(app)
+    assert set(command.commands["eval"].commands) == set(command.commands["ci"].commands)
+    assert command.commands["eval"].hidden
+    assert not command.commands["ci"].hidden

@@ -1,4 +1,4 @@
-"""Evaluations that a CI asks for: bricks eval render|wait|report"""
+"""Evaluations that a CI asks for: bricks ci render|wait|report"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jobs.entry_point import SetFlag, VerboseFlag, commands, serve
 
 app = commands("Evaluate a commit on a cluster, from any CI.")
 
-JobFlag = Annotated[Path, typer.Option("--job", help="What bricks eval render wrote.", metavar="FILE")]
+JobFlag = Annotated[Path, typer.Option("--job", help="What bricks ci render wrote.", metavar="FILE")]
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
 
