@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bricks_core.errors import ClusterUnavailable, DataError
-from jobs.entry_point import DEFAULT_STORE, SetFlag, VerboseFlag, commands, serve
 from jobs.ci import seconds_of
+from jobs.entry_point import DEFAULT_STORE, SetFlag, VerboseFlag, commands, serve
 
 if TYPE_CHECKING:
     from bricks_core.cluster.api import Cluster

@@ -100,9 +100,7 @@ def test_nothing_that_a_stranger_writes_is_put_into_a_script(file):
 def test_every_command_of_ours_is_one_that_the_command_line_takes(monkeypatch):
     taken = []
     for name in ("render", "wait", "report"):
-        command = next(
-            each for each in ci.app.registered_commands if (each.name or each.callback.__name__) == name
-        )
+        command = next(each for each in ci.app.registered_commands if (each.name or each.callback.__name__) == name)
         monkeypatch.setattr(command, "callback", recording(command.callback, taken, name))
     script = STEPS["Evaluate"]["run"].replace("\\\n", " ")
     lines = re.findall(r"^ *(?:\S+=\S+ +)*bricks ci ([^\n|&>]+)", script, re.M)
