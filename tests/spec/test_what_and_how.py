@@ -180,6 +180,12 @@ spec.evaluate.guided_channels                               what          4
 spec.evaluate.num_checkpoints                               what          5
 spec.evaluate.weights                                       what          ["raw", "ema"]
 spec.evaluate.batch_size                                    how, rounded
+spec.evaluate.num_seeds                                     what          4
+spec.evaluate.held_out_prompts                              what          4
+spec.evaluate.plain_prompts                                 what          ["One red thing moves to the right on a green ground in daylight. The camera stands still.", "Two blue things move to the left on a yellow ground at sunset. The camera stands still.", "One white thing moves up in front of a dark blue background at night. The camera stands still.", "Three yellow things move to the left on a grey ground in mist. The camera stands still."]
+spec.evaluate.compare                                       what          []
+spec.evaluate.lengths                                       what          []
+spec.evaluate.style_features                                what          "by-hand"
 spec.evaluate.code                                          what          ""
 spec.gates                                                  how
 spec.gates[].metric                                         how
