@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from bricks_core.report.intervals import Interval, difference, interval, joined
+from bricks_core.report.measures import KeptFacts, Measures
 from bricks_core.spec.score import Score
 from bricks_core.spec.train import ClipLossRow
 
@@ -111,6 +112,35 @@ class Evidence:
             "style": self.style,
             "copies of training clips": self.copies,
         }
+
+
+def with_measures(evidence: Evidence, measures: Measures) -> Evidence:
+    """The same, with what was measured on samples of the checkpoint that would be taken.
+
+    Copies are counted by what samples show: how things move may well be the same in two films.
+    """
+    tuned, found = measures.tuned, measures.memorisation
+    content = next((each for each in found.parts if each.part == "content"), None) if found else None
+    num_prompts = sum(num for name, num in measures.num_prompts.items() if name != "plain")
+    repeats = dict(found.repeats if found else []) | dict(evidence.repeats)
+    return replace(
+        evidence,
+        num_prompts=num_prompts,
+        num_samples=num_prompts * measures.num_seeds,
+        adherence=_kept(tuned.kept("style")),
+        ability=_kept(tuned.kept("plain")),
+        style=tuned.style.position if tuned.style else None,
+        copies=Copies(content.num, content.of, content.share, content.expected) if content else None,
+        repeats=sorted(repeats.items()),
+        weak_null=measures.audit.finding if measures.audit else "",
+    )
+
+
+def _kept(found: KeptFacts | None) -> Kept | None:
+    """None also where there is no chance to compare with: of a single prompt."""
+    if found is None or found.chance is None:
+        return None
+    return Kept(found.base, found.tuned, found.change, found.chance.value)
 
 
 REPEAT_BITS = 4.0

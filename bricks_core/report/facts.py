@@ -17,6 +17,7 @@ from statistics import fmean
 from typing import Any
 
 from bricks_core.report.evidence import Evidence
+from bricks_core.report.measures import Measures
 from bricks_core.spec.caption import Caption
 from bricks_core.spec.clip import Clip, Image, Shot
 from bricks_core.spec.evaluate import EvaluateSpec
@@ -527,6 +528,8 @@ class Facts:
     lineage: list[StageFacts]
     settings: dict[str, dict[str, Any]]
     """The resolved settings of every stage."""
+    measures: Measures | None = None
+    """None: only the base model was sampled."""
 
     @property
     def weights(self) -> str:

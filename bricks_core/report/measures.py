@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from bricks_core.report.audit import GuidanceAudit
 from bricks_core.report.intervals import Interval
 from bricks_core.spec.evaluate import PromptSet
 
@@ -215,6 +216,7 @@ class Measures:
     """Further checkpoints of this run that were sampled as fully, and those of evaluate.compare."""
     drift: list[Drift] = field(default_factory=list)
     memorisation: Memorisation | None = None
+    audit: GuidanceAudit | None = None
     missing: dict[str, str] = field(default_factory=dict)
     """What could not be measured, and why."""
     about: dict[str, About] = field(default_factory=lambda: dict(ABOUT))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from bricks_core.report.evidence import Evidence, losses_of, repeats_of
+from bricks_core.report.audit import GuidanceAudit
+from bricks_core.report.evidence import Evidence, losses_of, repeats_of, with_measures
 from bricks_core.report.facts import (
     Facts,
     HeldOut,
@@ -26,6 +28,7 @@ from bricks_core.spec.score import Score
 from bricks_core.spec.train import DEFAULT_WEIGHTS, CheckpointRow, ClipLossRow, HeldOutRow, TrainSpec
 from bricks_core.stages.evaluate import panels
 from bricks_core.stages.evaluate.gallery import exhibits, picture_of
+from bricks_core.stages.evaluate.measured import measured
 from bricks_core.stages.evaluate.samples import (
     Asked,
     asked_samples,
@@ -56,9 +59,11 @@ def join(spec: EvaluateSpec, work: Work) -> Joined:
     asked = sorted(asked_samples(spec, work), key=lambda each: (each.prompt_index, each.step, _ORDER[each.weights]))
     work.made_from(key for each in asked for key in each.keys)
     samples = [sample_of(spec, each) for each in asked]
-    facts = gather(spec, work)
     page = Pages(spec, work, samples)
     page.objects += _taken_into_the_report(asked, work)
+    facts, pictures = gather(spec, work, samples)
+    for key, data in pictures.items():
+        page.put(key, data)
     prompts = [page.prompt(index) for index in range(len(spec.prompts))]
     overview = page.overview(facts.weights)
     shown, thumbnails = exhibits(work)
@@ -90,8 +95,10 @@ def _taken_into_the_report(asked: Sequence[Asked], work: Work) -> Iterator[Store
                 yield work.put_file(key, file)
 
 
-def gather(spec: EvaluateSpec, work: Work) -> Facts:
-    """Every number of the report."""
+def gather(
+    spec: EvaluateSpec, work: Work, samples: Sequence[Sample], audit: GuidanceAudit | None = None
+) -> tuple[Facts, dict[str, bytes]]:
+    """Every number of the report, and the pictures that go with some, by key. The samples' files are in the report."""
     manifests = [artifact.manifest for artifact in work.inputs.values()]
     train = TrainSpec.model_validate(work.inputs["train"].manifest.spec)
     own = StageFacts(
@@ -105,26 +112,35 @@ def gather(spec: EvaluateSpec, work: Work) -> Facts:
         counts={},
     )
     held_out = held_out_facts(work.rows("train", "held_out", HeldOutRow))
-    return Facts(
+    evidence = _evidence(spec, work, train, held_out)
+    found = measured(spec, work, samples, evidence.losses, _weights(spec))
+    measures = replace(found.measures, audit=audit) if found else None
+    facts = Facts(
         spec=spec,
         size=size_of(spec),
         dataset=dataset_facts(work),
         training=training_facts(work, train),
         held_out=held_out,
-        evidence=_evidence(spec, work, train, held_out),
+        evidence=with_measures(evidence, measures) if measures else evidence,
         lineage=[*map(stage_facts, manifests), own],
         settings={manifest.stage: manifest.spec for manifest in manifests}
         | {work.stage.name: spec.model_dump(mode="json")},
+        measures=measures,
     )
+    return facts, found.pictures if found else {}
+
+
+def _weights(spec: EvaluateSpec) -> str:
+    """Those that count."""
+    return DEFAULT_WEIGHTS if DEFAULT_WEIGHTS in spec.weights else spec.weights[0]
 
 
 def _evidence(spec: EvaluateSpec, work: Work, train: TrainSpec, held_out: HeldOut) -> Evidence:
-    """What the verdict rests on, at the steps that have a checkpoint to be taken."""
-    weights = DEFAULT_WEIGHTS if DEFAULT_WEIGHTS in spec.weights else spec.weights[0]
+    """What the verdict rests on, at the steps that have a checkpoint to be taken, but for what samples tell."""
     steps = {row.step for row in work.rows("train", "checkpoints", CheckpointRow)}
     return Evidence(
         base_is_random=not (train.init_from or train.continue_from),
-        losses=losses_of(work.rows("train", "clip_losses", ClipLossRow), weights, steps),
+        losses=losses_of(work.rows("train", "clip_losses", ClipLossRow), _weights(spec), steps),
         num_prompts=len(spec.prompts),
         num_samples=len(spec.prompts),
         is_measured=bool(held_out.changes),
