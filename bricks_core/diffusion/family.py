@@ -79,6 +79,17 @@ class Given:
 
 
 @dataclass(frozen=True)
+class Predictions:
+    """What a network says of noised latents, and what it should say; (B, C, T, H, W) float32 each."""
+
+    captioned: list[Tensor]
+    """With each of the captions that were asked for."""
+    without: Tensor
+    """Without a caption, as sampling asks it."""
+    target: Tensor
+
+
+@dataclass(frozen=True)
 class Published:
     """What a family's published weights go with: taken where a checkpoint does not say."""
 
@@ -171,6 +182,27 @@ class Family(ABC):
         generators  one per prompt, on the CPU: all of a sample's noise comes from its own
 
         For bfloat16, call within torch.autocast. Raises SpecError: this network cannot do that.
+        """
+
+    @abstractmethod
+    def predict(
+        self,
+        network: ModelMixin,
+        latents: Tensor,
+        noise: Tensor,
+        timestep: Tensor,
+        captions: Sequence[Prompts],
+        frame: Frame,
+        sampler: str,
+    ) -> Predictions:
+        """What the network says of latents with noise in them, under several captions and under none.
+
+        latents, noise  (B, C, T, H, W), on the network's device
+        timestep        (B,) int64, 0 to 999, as in training
+        captions        each one caption for every latents
+        sampler         one of `samplers`: no caption is asked for as this one does it
+
+        For bfloat16, call within torch.autocast.
         """
 
     @abstractmethod

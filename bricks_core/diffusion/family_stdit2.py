@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from bricks_core.diffusion.batch import MicroBatch
-from bricks_core.diffusion.family import Family, Frame, Given, OnStep, Prompts, Published, Sampling
+from bricks_core.diffusion.family import Family, Frame, Given, OnStep, Predictions, Prompts, Published, Sampling
+from bricks_core.diffusion.guidance import null_captions
 from bricks_core.diffusion.loss import Losses, denoising_loss
 from bricks_core.diffusion.noise_schedule import NoiseSchedule
-from bricks_core.diffusion.sampling import sample_latents, scheduler_named
+from bricks_core.diffusion.sampling import captioned_denoiser, sample_latents, scheduler_named, usual_null_length
 from bricks_core.errors import SpecError
 from bricks_core.models.pretrained import pipeline_parts
 from bricks_core.models.stdit2 import STDiT2
@@ -131,6 +132,30 @@ class STDiT2Family(Family):
             loop=0 if given is None else given.loop,
             on_step=on_step,
         )
+
+    @torch.inference_mode()
+    def predict(
+        self,
+        network: Any,
+        latents: Tensor,
+        noise: Tensor,
+        timestep: Tensor,
+        captions: Sequence[Prompts],
+        frame: Frame,
+        sampler: str,
+    ) -> Predictions:
+        x_t = _schedule(latents.device).add_noise(latents, noise, timestep)
+        null = self.null_caption(network, captions[0].empty)
+        length = usual_null_length(scheduler_named(sampler))
+
+        def answer(text: Tensor, mask: Tensor) -> Tensor:
+            told = {"num_frames": frame.latents[0], "pixel_size": (frame.height_px, frame.width_px), "fps": frame.fps}
+            channels = latents.shape[1]
+            ask = captioned_denoiser(network, text, mask, text, mask, **told, scale=1.0, num_channels=channels)
+            return ask(x_t, timestep, None).float()[:, :channels]
+
+        captioned = [answer(each.features.to(null), each.mask) for each in captions]
+        return Predictions(captioned, answer(*null_captions(null, captions[0].mask, length)), noise.float())
 
     def pipeline(self, network: Any, *, vae: str = "", text_encoder: str = "") -> DiffusionPipeline:
         from diffusers import AutoencoderKL

@@ -21,7 +21,7 @@ from diffusers import (
 from torch import Tensor, nn
 
 from bricks_core.diffusion.batch import MicroBatch
-from bricks_core.diffusion.family import Family, Frame, Given, OnStep, Prompts, Published, Sampling
+from bricks_core.diffusion.family import Family, Frame, Given, OnStep, Predictions, Prompts, Published, Sampling
 from bricks_core.diffusion.guidance import Denoiser, guided_denoiser
 from bricks_core.diffusion.loss import Losses, flow_loss
 from bricks_core.diffusion.noise_schedule import NUM_TIMESTEPS
@@ -132,14 +132,35 @@ class WanFamily(Family):
         x = torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(device)
 
         def way(x: Tensor, timestep: Tensor, captions: Tensor, _: Tensor | None) -> Tensor:
-            answer: Tensor = network(x, timestep, captions[:, 0], return_dict=False)[0]
-            return answer.float()
+            return _way(network, x, timestep, captions)
 
-        captions = padded((prompts.features * prompts.mask[:, None, :, None]).to(device))
+        captions = _read(prompts, device)
         null = padded(self.null_caption(network, prompts.empty.to(device)))
         denoise = guided_denoiser(way, captions, null, scale=sampling.guidance_scale, num_channels=channels)
         solver = _solver(sampling.sampler, sampling.shift or self.shift)
         return flow_chain(denoise, x, solver, sampling.num_steps, on_step)
+
+    @torch.inference_mode()
+    def predict(
+        self,
+        network: Any,
+        latents: Tensor,
+        noise: Tensor,
+        timestep: Tensor,
+        captions: Sequence[Prompts],
+        frame: Frame,
+        sampler: str,
+    ) -> Predictions:
+        sigma = _levels(self.shift).to(latents.device)[timestep]
+        at = sigma[:, None, None, None, None]
+        x_t, target = (1 - at) * latents + at * noise, noise - latents
+
+        def answer(text: Tensor) -> Tensor:
+            return _way(network, x_t, NUM_TIMESTEPS * sigma, text)
+
+        null = padded(self.null_caption(network, captions[0].empty.to(latents.device)))
+        captioned = [answer(_read(each, latents.device)) for each in captions]
+        return Predictions(captioned, answer(null.expand(len(x_t), 1, -1, -1)), target.float())
 
     def pipeline(self, network: Any, *, vae: str = "", text_encoder: str = "") -> WanPipeline:
         from diffusers import WanPipeline
@@ -159,6 +180,17 @@ def flow_chain(denoise: Denoiser, x: Tensor, solver: Any, num_steps: int, on_ste
         if on_step is not None:
             on_step(number, x, x0)
     return x
+
+
+def _way(network: Any, x: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
+    """The network's answer.  x (B, C, T, H, W), timestep (B,), text (B, 1, 512, width) -> as x, float32"""
+    answer: Tensor = network(x, timestep, text[:, 0], return_dict=False)[0]
+    return answer.float()
+
+
+def _read(prompts: Prompts, device: torch.device) -> Tensor:
+    """Captions as Wan reads them.  -> (B, 1, 512, width)"""
+    return padded((prompts.features * prompts.mask[:, None, :, None]).to(device))
 
 
 def _solver(sampler: str, shift: float) -> Any:

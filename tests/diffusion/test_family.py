@@ -334,6 +334,74 @@ def test_a_sample_s_noise_is_its_own(spec):
     assert not torch.allclose(together[0], together[1], atol=0.1)
 
 
+# -------------------------------------------------------------------------------------------------------- predictions
+
+
+def asked_of(batch: MicroBatch) -> tuple[torch.Tensor, Prompts, Frame]:
+    """A batch of training as `predict` is asked: its latents, captions and size."""
+    num_frames, height, width = batch.latents.shape[1], *batch.latents.shape[3:]
+    prompts = Prompts(batch.text.float()[:, None], batch.text_mask.float(), batch.empty_text.float())
+    frame = Frame(num_frames, 8 * height, 8 * width, 8.0, (num_frames, height, width))
+    return batch.latents.float().transpose(1, 2), prompts, frame
+
+
+def told(batch: MicroBatch) -> dict[str, torch.Tensor]:
+    num_frames, height, width = batch.latents.shape[1], 8 * batch.latents.shape[3], 8 * batch.latents.shape[4]
+    values = {"num_frames": num_frames, "height": height, "width": width, "ar": height / width, "fps": 8.0}
+    return {name: torch.full((len(batch),), float(value)) for name, value in values.items()}
+
+
+def listening(spec):
+    """A network that hears captions: a new STDiT2 has 0 where it would."""
+    network = built(spec).eval()
+    with torch.no_grad():
+        for each in network.parameters():
+            if not each.any():
+                each.normal_(std=0.1)
+    return network
+
+
+@BOTH
+def test_predictions_with_and_without_a_caption_are_those_that_training_measures(spec):
+    family, network, batch = family_of(spec), listening(spec), batch_for(spec)
+    latents, prompts, frame = asked_of(batch)
+    sampler = "iddpm" if spec is STDIT2 else "unipc"  # asks without a caption as training does
+    found = family.predict(network, latents, batch.noise, batch.timestep, [prompts], frame, sampler)
+    for answer, drop in ((found.captioned[0], False), (found.without, True)):
+        asked = replace(batch, sizes=told(batch), drop=torch.full((2,), drop))
+        with torch.no_grad():
+            expected = family.loss(network, asked, "float32").mse
+        torch.testing.assert_close((answer - found.target).square().flatten(1).mean(1), expected)
+
+
+@BOTH
+def test_predictions_of_one_question_under_several_captions_differ_by_the_caption_alone(spec):
+    family, network, batch = family_of(spec), listening(spec), batch_for(spec)
+    latents, prompts, frame = asked_of(batch)
+    other = Prompts(prompts.features.flip(0), prompts.mask.flip(0), prompts.empty)
+    asked = (latents, batch.noise, batch.timestep)
+    both = family.predict(network, *asked, [prompts, other], frame, family.samplers[0])
+    alone = family.predict(network, *asked, [other], frame, family.samplers[0])
+    torch.testing.assert_close(both.captioned[1], alone.captioned[0], rtol=0, atol=1e-5)
+    assert torch.equal(both.without, alone.without)
+    assert not torch.allclose(both.captioned[0], both.captioned[1], rtol=0, atol=1e-5)
+    assert both.captioned[0].shape == both.without.shape == both.target.shape == latents.shape
+
+
+def test_stdit2_is_asked_without_a_caption_as_its_sampler_does_it():
+    """All rows of the null caption, whatever the caption; only the reference's chain reads as many as it has."""
+    network, batch = listening(STDIT2), batch_for(STDIT2)
+    latents, prompts, frame = asked_of(batch)
+    short = Prompts(prompts.features, torch.tensor([[1.0] * 2 + [0.0] * 4] * 2), prompts.empty)
+    asked = (latents, batch.noise, batch.timestep)
+    whole, cut = (
+        [STDiT2Family().predict(network, *asked, [each], frame, sampler).without for each in (prompts, short)]
+        for sampler in ("unipc", "iddpm")
+    )
+    assert torch.equal(*whole)
+    assert not torch.allclose(*cut, rtol=0, atol=1e-5)
+
+
 # ------------------------------------------------------------------------------------------- what it cannot do
 
 
