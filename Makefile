@@ -58,6 +58,7 @@ lock: install  ## resolve requirements.lock again
 
 generated: install  ## write again what is made from code: schemas, the CRD, k8s/, the chart's tables
 	$(BIN)/bricks schema > docs/brickrun.schema.json
+	$(BIN)/python -m bricks_core.report.schema > docs/report.schema.json
 	$(BIN)/bricks schema --crd > helm/bricks/files/brickruns.yaml
 	$(BIN)/python -m k8s.generate
 	$(BIN)/python -m helm.generate

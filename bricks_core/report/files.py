@@ -32,6 +32,7 @@ def report_json(facts: Facts) -> str:
         "dataset": asdict(facts.dataset),
         "training": asdict(facts.training),
         "held_out": asdict(facts.held_out) | {"changes": changes},
+        "measures": _finite(asdict(facts.measures)) if facts.measures else None,
         "settings": facts.settings,
     }
     return json.dumps(numbers, indent=1, ensure_ascii=False) + "\n"

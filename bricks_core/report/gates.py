@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from bricks_core.spec.gates import COUNTS, Gate
+from bricks_core.spec.gates import COUNTS, KEPT_FACTS, Gate
 
 Judgement = Literal["passed", "failed", "unknown"]
 
@@ -55,7 +55,7 @@ class Outcome:
     """The report's own, as a headline, and why; empty: it has none."""
     gates: list[Judged]
     others: list[Measured]
-    """Held-out losses that no gate is on."""
+    """Held-out losses and measures of samples that no gate is on."""
 
     @property
     def passed(self) -> bool:
@@ -112,12 +112,25 @@ def measurements(report: Mapping[str, Any]) -> dict[str, Measured]:
     if overall:
         best = min(overall, key=lambda each: math.inf if each.value is None or math.isnan(each.value) else each.value)
         found["held_out.loss.best"] = Measured("held_out.loss.best", best.value, best.base)
+    found |= _of_samples(_mapping(report.get("evidence")))
     dataset = _mapping(report.get("dataset"))
     for metric in COUNTS:
         value = _number(dataset.get(metric.removeprefix("dataset.")))
         if value is not None:
             found[metric] = Measured(metric, value)
     return found
+
+
+def _of_samples(evidence: Mapping[str, Any]) -> dict[str, Measured]:
+    """What was measured on samples: the numbers that the verdict rests on."""
+
+    def value(name: str, part: str) -> float | None:
+        told = _mapping(evidence.get(name))
+        return _number(_mapping(told.get(part)).get("value") if part else told.get("value"))
+
+    found = [Measured(metric, value(metric, "tuned"), value(metric, "base")) for metric in KEPT_FACTS]
+    found += [Measured("style.position", value("style", "")), Measured("copies.share", value("copies", "share"))]
+    return {each.metric: each for each in found if each.value is not None}
 
 
 def _judged(gate: Gate, measured: Measured) -> Judged:

@@ -21,6 +21,11 @@ COUNTS = (
     "dataset.mean_caption_words",
 )
 """As report.json calls them. They have no base."""
+KEPT_FACTS = ("adherence", "ability")
+"""Shares of the facts of prompts that samples keep, of the run's own and of plain ones. Their base is the base model's."""
+OF_SAMPLES = ("style.position", "copies.share")
+"""Where samples stand on the way from the base model's to held-out clips, and which share repeats training clips."""
+METRICS = LOSSES + KEPT_FACTS + OF_SAMPLES + COUNTS
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -29,8 +34,8 @@ class Gate(Strict):
     """A number of the report, and what it must be."""
 
     metric: How[str]
-    """held_out.loss.raw, .ema or .best, with or without a training bucket's name behind it; or a number of the dataset,
-    such as dataset.num_kept."""
+    """held_out.loss.raw, .ema or .best, with or without a training bucket's name behind it; adherence, ability,
+    style.position or copies.share of the samples; or a number of the dataset, such as dataset.num_kept."""
     at_most: How[Number | None] = None
     at_least: How[Number | None] = None
     at_most_of_base: How[Number | None] = Field(None, ge=0)
@@ -44,14 +49,16 @@ class Gate(Strict):
 
     @model_validator(mode="after")
     def _can_be_judged(self) -> Self:
-        if not self.bucket and self.metric not in LOSSES + COUNTS:
-            known = ", ".join(LOSSES + COUNTS)
-            raise ValueError(f'there is no metric "{self.metric}"{nearest(self.metric, LOSSES + COUNTS)}: {known}.')
+        if not self.bucket and self.metric not in METRICS:
+            known = ", ".join(METRICS)
+            raise ValueError(f'there is no metric "{self.metric}"{nearest(self.metric, METRICS)}: {known}.')
         if all(bound is None for bound in (self.at_most, self.at_least, self.at_most_of_base, self.at_least_of_base)):
             raise ValueError(
                 f"the gate on {self.metric} asks for nothing: write at_most, at_least, at_most_of_base or "
                 "at_least_of_base."
             )
-        if self.metric in COUNTS and (self.at_most_of_base is not None or self.at_least_of_base is not None):
+        if self.metric in COUNTS + OF_SAMPLES and (
+            self.at_most_of_base is not None or self.at_least_of_base is not None
+        ):
             raise ValueError(f"{self.metric} has no base to be compared with: write at_most or at_least.")
         return self
