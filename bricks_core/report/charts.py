@@ -7,15 +7,17 @@ a viewBox of 480 x 270: on a phone a chart is about as wide as that, on a wide s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from markupsafe import Markup, escape
 
 from bricks_core.report.facts import Histogram, Point, nice_step
+from bricks_core.report.intervals import Interval
 
 WIDTH, HEIGHT = 480, 270
 LEFT, RIGHT, TOP, BOTTOM = 70, 466, 14, 220
+_LEFT_OF_LINES, _TOP_OF_LINES, _LINE_HEIGHT = 116, 24, 27
 _ENOUGH_TICKS = 5
 _FACTOR_FOR_LOG = 5
 
@@ -133,6 +135,79 @@ def bar_chart(bars: Histogram, *, note: str = "", kept: str = "kept", dropped: s
     return Chart(bars.name, note, _frame(told, "".join(parts)), legend)
 
 
+@dataclass(frozen=True)
+class Whisker:
+    """A value with its interval, on a line of a chart."""
+
+    name: str
+    found: Interval
+    style: str
+    """A class of the style sheet: s1 to s6."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of whiskers: what they are about, and a value that they are held against."""
+
+    label: str
+    whiskers: Sequence[Whisker]
+    against: float | None = None
+
+
+def whisker_chart(
+    title: str,
+    lines: Sequence[Line],
+    *,
+    ends: tuple[float, float],
+    x_label: str,
+    marks: Sequence[tuple[float, str]] = (),
+    against: str = "",
+) -> Chart:
+    """Intervals above each other, on an axis between `ends`. `marks`: places of the axis that have a name."""
+    low, high = ends
+    bottom = _TOP_OF_LINES + _LINE_HEIGHT * len(lines)
+
+    def x_of(x: float) -> float:
+        return _LEFT_OF_LINES + (min(max(x, low), high) - low) / (high - low) * (RIGHT - _LEFT_OF_LINES)
+
+    parts = [f'<g class="axes"><path class="base" d="M{_LEFT_OF_LINES} {bottom}H{RIGHT}"/>']
+    for tick in ticks(low, high):
+        x = x_of(tick)
+        parts.append(f'<path class="grid" d="M{x:.1f} {_TOP_OF_LINES - 6}V{bottom}"/>')
+        parts.append(f'<text x="{x:.1f}" y="{bottom + 20}" text-anchor="middle">{number(tick)}</text>')
+    for place, name in marks:
+        anchor = "start" if place <= low else "end" if place >= high else "middle"
+        parts.append(f'<path class="base" d="M{x_of(place):.1f} {_TOP_OF_LINES - 6}V{bottom}"/>')
+        parts.append(f'<text x="{x_of(place):.1f}" y="12" text-anchor="{anchor}">{escape(name)}</text>')
+    parts.append(f'<text class="label" x="{RIGHT}" y="{bottom + 40}" text-anchor="end">{escape(x_label)}</text></g>')
+    for place, line in enumerate(lines):
+        parts += _whiskers(line, _TOP_OF_LINES + _LINE_HEIGHT * (place + 0.5), x_of, against)
+    told = "; ".join(f"{line.label}: " + ", ".join(map(_told, line.whiskers)) for line in lines)
+    legend = list(dict.fromkeys((each.name, each.style) for line in lines for each in line.whiskers))
+    if against and any(line.against is not None for line in lines):
+        legend.append((against, "against"))
+    return Chart(title, "", _frame(f"{title}: {told}", "".join(parts), bottom + 46), legend if len(legend) > 1 else [])
+
+
+def _whiskers(line: Line, y: float, x_of: Callable[[float], float], against: str) -> Iterator[str]:
+    yield f'<text x="{_LEFT_OF_LINES - 8}" y="{y + 4:.1f}" text-anchor="end">{escape(line.label)}</text>'
+    if line.against is not None:
+        x, tip = x_of(line.against), f"{line.label}, {against}: {line.against:.3g}"
+        yield f'<g><title>{escape(tip)}</title><path class="against" d="M{x:.1f} {y - 10:.1f}v20"/></g>'
+    for place, each in enumerate(line.whiskers):
+        at = y + 9 * (place - (len(line.whiskers) - 1) / 2)
+        found = each.found
+        yield (
+            f'<g class="mark {each.style}"><title>{escape(f"{line.label}, {_told(each)}")}</title>'
+            f'<path class="line {each.style}" d="M{x_of(found.low):.1f} {at:.1f}H{x_of(found.high):.1f}"/>'
+            f"{_mark(each.style, x_of(found.value), at)}</g>"
+        )
+
+
+def _told(each: Whisker) -> str:
+    return f"{each.name} {each.found.value:.3g} ({each.found.low:.3g} to {each.found.high:.3g})"
+
+
 def ticks(low: float, high: float) -> list[float]:
     """Round numbers from low to high, about five of them."""
     step = nice_step((high - low) / _ENOUGH_TICKS)
@@ -170,9 +245,9 @@ def _range(values: Sequence[float], padding: float = 0.0) -> tuple[float, float]
     return low - room, high + room
 
 
-def _frame(label: str, inside: str) -> Markup:
+def _frame(label: str, inside: str, height: float = HEIGHT) -> Markup:
     return Markup(
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">{inside}</svg>'
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {height:g}" role="img" aria-label="{escape(label)}">{inside}</svg>'
     )
 
 

@@ -22,7 +22,7 @@ COUNTS = (
 )
 """As report.json calls them. They have no base."""
 KEPT_FACTS = ("adherence", "ability")
-"""Shares of the facts of prompts that samples keep, of the run's own and of plain ones. Their base is the base model's."""
+"""Shares of the facts that samples keep, of the run's own prompts and of plain ones. Their base is the base model's."""
 OF_SAMPLES = ("style.position", "copies.share")
 """Where samples stand on the way from the base model's to held-out clips, and which share repeats training clips."""
 METRICS = LOSSES + KEPT_FACTS + OF_SAMPLES + COUNTS
