@@ -149,10 +149,19 @@ class STDiT2Family(Family):
         length = usual_null_length(scheduler_named(sampler))
 
         def answer(text: Tensor, mask: Tensor) -> Tensor:
-            told = {"num_frames": frame.latents[0], "pixel_size": (frame.height_px, frame.width_px), "fps": frame.fps}
-            channels = latents.shape[1]
-            ask = captioned_denoiser(network, text, mask, text, mask, **told, scale=1.0, num_channels=channels)
-            return ask(x_t, timestep, None).float()[:, :channels]
+            ask = captioned_denoiser(
+                network,
+                text,
+                mask,
+                text,
+                mask,
+                num_frames=frame.latents[0],
+                pixel_size=(frame.height_px, frame.width_px),
+                fps=frame.fps,
+                scale=1.0,
+                num_channels=latents.shape[1],
+            )
+            return ask(x_t, timestep, None).float()[:, : latents.shape[1]]
 
         captioned = [answer(each.features.to(null), each.mask) for each in captions]
         return Predictions(captioned, answer(*null_captions(null, captions[0].mask, length)), noise.float())

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from bricks_core.errors import SpecError
 from bricks_core.spec.strict import HowRounded, Row, Strict, What
 
 SAMPLERS = {"stdit2": ("unipc", "dpm-solver++", "iddpm"), "wan": ("unipc", "flow-euler")}
@@ -60,11 +61,14 @@ class EvaluateSpec(Strict):
     """Other checkpoints to sample beside ours, each as RUN or RUN@STEP, a folder, or a hub's id. They must go with this
     run's codec and text encoder."""
     lengths: What[list[Annotated[int, Field(ge=1)]]] = []
-    """Further numbers of frames, such as 16, 32, 64, 128: asked of the first two of `prompts`, of the base model and the
-    last checkpoint."""
+    """Further numbers of frames, such as 16, 32, 64, 128: asked of the first two of `prompts`, of the base model and
+    the last checkpoint."""
     style_features: What[str] = Field("by-hand", min_length=1)
     """What sees how alike two sets of films look: by-hand, efficientnet-lite0 (its extra must be installed), or the
     folder or hub id of an image model."""
+    audit_guidance: What[list[Annotated[float, Field(ge=0)]]] = [0.0, 1.0, 4.0, 7.0]
+    """The first four of `prompts` are sampled at these scales too, of the base model and the last checkpoint, and what
+    is predicted without a caption is held against what is predicted with one. [] asks for none of it."""
     code: What[str] = Field("", pattern=r"^$|^[0-9a-f]{7,64}$")
     """The commit whose answer is asked for; empty: any code's of this stage's version. It is a part of the cache key
     and nothing more: `bricks ci render` sets it, so that what another commit sampled is not found for this one."""
@@ -78,6 +82,19 @@ class EvaluateSpec(Strict):
             )
         if self.guided_channels == 3 and family != "stdit2":
             raise ValueError(f"evaluate.guided_channels is for stdit2; {family} guides all channels: leave it out.")
+
+
+def check_encoders(name: str, theirs: tuple[str, str], ours: tuple[str, str]) -> None:
+    """Raise SpecError: a checkpoint to compare with goes with another codec or text encoder than this run.
+
+    theirs, ours  of both: kind, weights and type, as rows of latents tell it; of theirs maybe the kind alone
+    """
+    for what, one, other in zip(("latents", "caption features"), theirs, ours, strict=True):
+        if one != (other if ":" in one else other.partition(":")[0]):
+            raise SpecError(
+                f"evaluate.compare names {name}, which was trained on {what} of {one}, and this run's are of {other}: "
+                "name a checkpoint that was trained on the same kind."
+            )
 
 
 class Sample(Row):

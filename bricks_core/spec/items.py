@@ -46,6 +46,7 @@ KINDS: dict[str, Kind] = {
         Kind("text", 1, "caption features"),
         Kind("held_out", 1, "held-out losses"),
         Kind("sample", 1, "samples"),
+        Kind("guidance", 1, "audits of guidance"),
     )
 }
 

@@ -87,7 +87,7 @@ STAGES: dict[str, Stage] = {
             3,
             ("ingest", "clip", "score", "caption", "latents", "train"),
             {"samples": Sample},
-            ("sample",),
+            ("sample", "guidance"),
             sharded=False,
             keyed_by=("train",),
         ),

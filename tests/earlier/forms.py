@@ -22,6 +22,7 @@ from bricks_core.spec.stages import STAGES
 from bricks_core.spec.strict import Row
 from bricks_core.stages.caption.sources import Answer, Description, Sight
 from bricks_core.stages.clip.stage import Cut, Shots
+from bricks_core.stages.evaluate.audit import Answer as Audit
 from bricks_core.stages.ingest.stage import Content
 from bricks_core.stages.score.stage import Sides
 from bricks_core.stages.train.checkpoint import State
@@ -66,6 +67,7 @@ ANSWERS: dict[str, type] = {
     "latent": LatentAnswer,
     "text": TextAnswer,
     "held_out": Measured,
+    "guidance": Audit,
 }
 """What is in the records of items, by kind."""
 

@@ -186,6 +186,7 @@ spec.evaluate.plain_prompts                                 what          ["One 
 spec.evaluate.compare                                       what          []
 spec.evaluate.lengths                                       what          []
 spec.evaluate.style_features                                what          "by-hand"
+spec.evaluate.audit_guidance                                what          [0.0, 1.0, 4.0, 7.0]
 spec.evaluate.code                                          what          ""
 spec.gates                                                  how
 spec.gates[].metric                                         how
