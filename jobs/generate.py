@@ -81,11 +81,11 @@ def generate(
     if guidance is not None and not 0 <= guidance < math.inf:
         raise UsageError(f"--guidance {guidance:g} cannot be meant: choose a number from 0 on; 7 is usual.")
     from bricks_core.diffusion.conditions import parse_mask_strategy
+    from bricks_core.diffusion.model import Choice
     from bricks_core.diffusion.prompts import parse_prompt, read_prompts
     from bricks_core.generate.films import Beginnings
     from bricks_core.generate.generate import Steps, Wishes
     from bricks_core.generate.generate import generate as make
-    from bricks_core.generate.model import Choice
     from bricks_core.generate.shape import Asked
     from bricks_core.storage.places import open_store
 

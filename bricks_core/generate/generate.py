@@ -26,10 +26,11 @@ from bricks_core.diffusion.conditions import Condition, Reference
 from bricks_core.diffusion.family import Family, Frame, Prompts, Sampling
 from bricks_core.diffusion.family import Given as GivenFrames
 from bricks_core.diffusion.loops import in_loops
+from bricks_core.diffusion.model import BUILT_IN_TEXT_ENCODER, Choice, Model
 from bricks_core.diffusion.prompts import Prompt
 from bricks_core.errors import DataError, SpecError, TryLater, UsageError, nearest
 from bricks_core.generate.films import Beginnings, Film, films, num_given_frames
-from bricks_core.generate.model import BUILT_IN_TEXT_ENCODER, Choice, Model, find_model
+from bricks_core.generate.model import find_model
 from bricks_core.generate.outputs import frames_at, state_of, write
 from bricks_core.generate.references import Given, encoded
 from bricks_core.generate.shape import Able, Asked, Shape, shape_of

@@ -7,8 +7,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bricks_core.diffusion.model import Bucket
 from bricks_core.errors import UsageError, nearest
-from bricks_core.generate.model import Bucket
 from bricks_core.video.buckets import VAE_STRIDE, Resolution, Size, resolution
 
 log = logging.getLogger("bricks")

@@ -15,7 +15,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from bricks_core.errors import CorruptManifest, DataError
+from bricks_core.pipeline.compared import compared
 from bricks_core.pipeline.points import Pointer, read_points
+from bricks_core.spec.evaluate import EvaluateSpec
 from bricks_core.spec.ingest import IngestSpec
 from bricks_core.spec.items import KINDS
 from bricks_core.spec.latents import LatentsSpec
@@ -35,7 +37,7 @@ from bricks_core.spec.train import TrainSpec
 from bricks_core.storage.artifacts import artifact_prefix, find_manifest
 from bricks_core.storage.media_table import listed
 from bricks_core.storage.store import Store
-from bricks_core.storage.trainings import continued
+from bricks_core.storage.trainings import begun, continued
 
 Find = Callable[[Store, str, str], Manifest | None]
 
@@ -96,6 +98,10 @@ class Resolver:
         outside = outside_inputs(spec) if outside is None else outside
         if isinstance(spec, TrainSpec) and spec.continue_from:
             outside = outside | {"continue_from": continued(self._store, self._run.name, spec)}
+        if isinstance(spec, EvaluateSpec) and spec.compare:
+            before = self._outside_before(stage, spec) or {}
+            if not (self._frozen and before):
+                outside = outside | compared(self._store, spec, needs["latents"], before, is_here=not self._frozen)
         key = cache_key(stage, what_of(spec), keyed | outside)
         digest = artifact_digest(key, spec.shown) if isinstance(spec, TrainSpec) else key
         address = Address(stage, spec, digest, needs | outside, key)
@@ -146,6 +152,11 @@ class Resolver:
             pointer = pointers.get(stage.name)
             if pointer is not None and _same_settings(pointer, spec):
                 return {name: each for name, each in pointer.inputs.items() if name not in STAGES}
+        if isinstance(spec, TrainSpec):  # not finished: the run points to nothing, but has kept what it has begun
+            for each in reversed(begun(self._store, self._run.name)):
+                if _are_the_same(each.spec, spec):
+                    # What it goes on from is looked up anew: see `address`.
+                    return {name: of for name, of in each.inputs.items() if name not in ("latents", "continue_from")}
         return None
 
 
@@ -225,6 +236,8 @@ def outside_inputs(spec: Strict) -> dict[str, str]:
         case LatentsSpec():
             folders = {"codec.model": spec.codec.model, "text.model": spec.text.model}
             return {name: _fingerprint([path]) for name, path in folders.items() if path and Path(path).exists()}
+        case EvaluateSpec():
+            return {f"compare.{each}": _fingerprint([each]) for each in spec.compare if Path(each).exists()}
         case TrainSpec() if spec.init_from and Path(spec.init_from).exists():
             return {"init_from": _fingerprint([spec.init_from])}
     return {}
@@ -244,8 +257,12 @@ def _in_a_row(versions: Iterable[int]) -> str:
 
 def _same_settings(pointer: Pointer, spec: Strict) -> bool:
     """Whether an artifact was asked for with the same settings, as far as they change anything."""
+    return _are_the_same(pointer.spec, spec)
+
+
+def _are_the_same(before: dict[str, Any], spec: Strict) -> bool:
     try:
-        return what_of(type(spec).model_validate(pointer.spec)) == what_of(spec)
+        return what_of(type(spec).model_validate(before)) == what_of(spec)
     except ValidationError:
         return False
 

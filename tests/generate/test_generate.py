@@ -12,8 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
+from bricks_core.diffusion.model import Choice
 from bricks_core.errors import BricksError, Stopped, UsageError
-from bricks_core.generate.model import Choice, find_model
+from bricks_core.generate.model import find_model
 from bricks_core.generate.outputs import settings_of
 from bricks_core.models.text_encoder import HashedWords
 from bricks_core.models.vae import PatchDct

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from bricks_core.diffusion.model import Choice
 from bricks_core.errors import DataError, SpecError
-from bricks_core.generate.model import Choice, find_model
+from bricks_core.generate.model import find_model
 from bricks_core.generate.outputs import settings_of
 from bricks_core.spec.latents import CodecSpec, Encoders, TextSpec
 from tests.generate.conftest import SMALL

@@ -6,8 +6,8 @@ import logging
 
 import pytest
 
+from bricks_core.diffusion.model import Bucket
 from bricks_core.errors import BricksError
-from bricks_core.generate.model import Bucket
 from bricks_core.generate.shape import Able, Asked, shape_of
 
 TRAINED = (Bucket(32, 360, 640, 8.0), Bucket(16, 240, 426, 12.0), Bucket(1, 360, 640, 0.0))

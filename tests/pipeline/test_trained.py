@@ -12,15 +12,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from bricks_core.diffusion.model import Choice
 from bricks_core.errors import AlteredObject, DataError, UsageError
 from bricks_core.exchange.checkpoints.checkpoint import find_checkpoint
 from bricks_core.exchange.checkpoints.export import export_checkpoint
 from bricks_core.exchange.checkpoints.screen import show_checkpoint, tell_exported
-from bricks_core.generate.model import Choice, find_model
+from bricks_core.generate.model import find_model
+from bricks_core.models.beside import told_by
 from bricks_core.pipeline.find import find_artifact
 from bricks_core.pipeline.points import Pointer, point
 from bricks_core.pipeline.screen import status_screen
-from bricks_core.pipeline.trained import find_trained, told_by
+from bricks_core.pipeline.trained import find_trained
 from bricks_core.spec.train import DEFAULT_WEIGHTS, TrainSpec
 from bricks_core.storage.places import open_store
 from bricks_core.storage.store import Store

@@ -20,10 +20,10 @@ from bricks_core.exchange.checkpoints.checkpoint import (
     type_named,
 )
 from bricks_core.exchange.checkpoints.new_folder import new_folder
+from bricks_core.models.beside import CONFIG, PROVENANCE
 from bricks_core.models.pretrained import explained
 from bricks_core.models.tensor_files import Tensors, write_safetensors
 from bricks_core.models.weights import read_config
-from bricks_core.pipeline.trained import CONFIG, PROVENANCE
 from bricks_core.progress import Progress
 from bricks_core.storage.hashes import sha256_of_file
 from bricks_core.storage.store import Store, check_key

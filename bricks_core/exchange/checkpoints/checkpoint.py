@@ -25,6 +25,7 @@ import torch
 from bricks_core.diffusion.families import family_of
 from bricks_core.diffusion.family import Family
 from bricks_core.errors import DataError, SpecError, UsageError
+from bricks_core.models.beside import CONFIG, PROVENANCE, STATE, read_beside, told_by
 from bricks_core.models.pretrained import DTYPES
 from bricks_core.models.tensor_files import INDEX, Heading, Tensors, open_tensors
 from bricks_core.models.weights import (
@@ -42,7 +43,7 @@ from bricks_core.models.weights import (
     shape_of,
     with_null_caption_of,
 )
-from bricks_core.pipeline.trained import CONFIG, PROVENANCE, STATE, Trained, find_trained, read_beside, told_by
+from bricks_core.pipeline.trained import Trained, find_trained
 from bricks_core.spec.latents import Encoders, LatentsSpec
 from bricks_core.spec.train import ModelSpec, STDiT2Spec, Weights
 from bricks_core.storage.artifacts import open_artifact

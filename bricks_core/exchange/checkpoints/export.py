@@ -20,8 +20,8 @@ from bricks_core.exchange.checkpoints.checkpoint import (
 from bricks_core.exchange.checkpoints.model_card import Origin, write_card
 from bricks_core.exchange.checkpoints.new_folder import new_folder
 from bricks_core.exchange.checkpoints.open_sora import write_hub_folder, write_training_folder
+from bricks_core.models.beside import CONFIG, PROVENANCE
 from bricks_core.models.tensor_files import Tensors
-from bricks_core.pipeline.trained import CONFIG, PROVENANCE
 from bricks_core.progress import Progress
 from bricks_core.spec.train import DEFAULT_WEIGHTS, Weights
 

@@ -18,9 +18,10 @@ from bricks_core.errors import DataError
 from bricks_core.exchange.checkpoints.checkpoint import Checkpoint
 from bricks_core.exchange.grid import grid
 from bricks_core.exchange.licences import UNKNOWN, findings, hub_licence, is_unknown, terms_of
+from bricks_core.models.beside import PROVENANCE, read_beside
 from bricks_core.pipeline.ledger import Film, Ledger
 from bricks_core.pipeline.lineage import CheckpointLineage, of_checkpoint
-from bricks_core.pipeline.trained import PROVENANCE, find_trained, read_beside
+from bricks_core.pipeline.trained import find_trained
 from bricks_core.spec.train import HeldOutRow, TrainSpec, Weights
 from bricks_core.storage.store import Store
 

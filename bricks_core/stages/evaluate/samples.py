@@ -7,34 +7,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Literal
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from bricks_core.diffusion.families import family_of
-from bricks_core.diffusion.family import Frame, Prompts, Sampling
-from bricks_core.errors import DataError, SpecError
+from bricks_core.diffusion.family import Family, Frame, Prompts, Sampling
+from bricks_core.errors import SpecError
 from bricks_core.models.text_encoder import TextEncoder, load_text_encoder
 from bricks_core.models.vae import LatentCodec, load_codec
-from bricks_core.spec.evaluate import EvaluateSpec, Sample
-from bricks_core.spec.items import ItemKey, Recipe, recipe
+from bricks_core.spec.evaluate import EvaluateSpec
 from bricks_core.spec.latents import LatentsSpec
-from bricks_core.spec.manifest import content_id
-from bricks_core.spec.strict import what_of
-from bricks_core.spec.train import CheckpointRow, TrainSpec
+from bricks_core.spec.train import TrainSpec
+from bricks_core.stages.evaluate.asked import Asked, asked_samples, noise_of, prompts_of
+from bricks_core.stages.evaluate.compared import compared_models
 from bricks_core.storage.scratch import scratch
+from bricks_core.storage.trainings import sampling_batch
 from bricks_core.storage.work import Work
 from bricks_core.video.buckets import Size, resolution
 from bricks_core.video.read import Pixels
 from bricks_core.video.write import jpeg, write_mp4
-
-Weights = Literal["raw", "ema"]
 
 STRIP_FRAMES = 8
 """Frames of a strip at most: the first, the last, and evenly spaced ones between."""
@@ -43,121 +39,97 @@ STRIP_FRAME_WIDTH_PX = 320
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A sample to be made."""
+class _Source:
+    """What a batch is sampled from, and how long its videos are: the same for all of them."""
 
-    id: str
-    """Of its item."""
-    prompt_index: int
-    step: int
-    weights: Weights
     weights_key: str
-    """Of the checkpoint's file, relative to the artifact of train."""
-    row_id: str
-
-    @property
-    def keys(self) -> tuple[ItemKey, ...]:
-        return (ItemKey("sample", self.id),)
+    of: str
+    num_frames: int
 
 
 def make_samples(spec: EvaluateSpec, work: Work) -> None:
-    """Sample every prompt at the chosen checkpoints, as far as that is not done yet."""
+    """Make the samples that are asked for, as far as that is not done yet."""
     asked = list(asked_samples(spec, work))
-    todo = {each.id for each in work.todo(asked, unit="samples")}
+    todo = _todo(spec, work, asked)
     if not todo:
         return
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     latents = LatentsSpec.model_validate(work.inputs["latents"].manifest.spec)
     train = TrainSpec.model_validate(work.inputs["train"].manifest.spec)
+    compared = compared_models(spec, work)
     # The encoder may be far larger than the model: it is gone before the model comes.
-    captions = Captions.of(load_text_encoder(latents.text, device), spec.prompts)
+    captions = Captions.of(load_text_encoder(latents.text, device), [each.text for each in prompts_of(spec, work)])
     codec = load_codec(latents.codec, device)
-    family, frame = family_of(train.model), frame_of(spec, codec)
-    by_weights: dict[str, list[Asked]] = {}
+    precise = device.type == "cpu" or train.precision == "float32"
+    for source, samples in _by_source(asked):
+        with _alone(work, source, [each for each in samples if each in todo]) as left:
+            batches = [batch for batch in batches_of(samples, spec.batch_size) if not left.isdisjoint(batch)]
+            if not batches:
+                continue
+            frame = frame_of(spec, codec, source.num_frames)
+            model = compared[source.of] if source.of else None
+            family = model.family if model is not None else family_of(train.model)
+            network = model.load(device) if model is not None else _network(work, family, source.weights_key, device)
+            if model is not None:
+                family.check(network, codec.channels, frame.latents)
+            sampling = replace(sampling_of(spec), shift=model.shift if model is not None else None)
+            with nullcontext() if precise else torch.autocast(device.type, torch.bfloat16):
+                for batch in batches:
+                    generators = [noise_of(spec.seed, each.prompt_index, each.seed_index) for each in batch]
+                    prompts = captions.of_prompts([each.prompt_index for each in batch], device)
+                    sampled = family.sample(network, prompts, frame, generators, sampling)
+                    for each, latent in zip(batch, sampled, strict=True):
+                        if each in left:
+                            keep_sample(work, spec, each, decoded(codec, latent))
+
+
+@contextmanager
+def _alone(work: Work, source: _Source, samples: Sequence[Asked]) -> Iterator[set[Asked]]:
+    """Those that are still to be made, while nobody else samples from these weights, such as `bricks evaluate
+    --follow`."""
+    if not samples or work.num_shards > 1:  # shards have shares of the same checkpoint
+        yield set(samples)
+        return
+    with work.alone(sampling_batch(source.weights_key), samples) as left:
+        if len(left) < len(samples):
+            work.progress.advance(len(samples) - len(left))
+        yield set(left)
+
+
+def _todo(spec: EvaluateSpec, work: Work, asked: Sequence[Asked]) -> set[Asked]:
+    """The samples that this shard is to make. Shards share whole batches, so that none is sampled twice."""
+    mine = [
+        each
+        for _, samples in _by_source(asked)
+        for batch in batches_of(samples, spec.batch_size)
+        if work.num_shards == 1 or work.is_mine(batch[0].id)
+        for each in batch
+        if work.num_shards > 1 or work.is_mine(each.id)
+    ]
+    todo = set(work.pending(mine))
+    work.progress.begin(len(mine), done=len(mine) - len(todo), unit="samples")
+    return todo
+
+
+def _by_source(asked: Iterable[Asked]) -> Iterator[tuple[_Source, list[Asked]]]:
+    """Samples of the same weights and the same length together, whatever is done: batches are the same after a kill, so
+    that a sample's bytes do not depend on when it was made."""
+    found: dict[_Source, list[Asked]] = {}
     for each in asked:
-        by_weights.setdefault(each.weights_key, []).append(each)
-    for key, samples in by_weights.items():
-        if todo.isdisjoint(each.id for each in samples):
-            continue
-        with work.local("train", key) as file, work.local("train", beside(key, "config.json")) as config:
-            model: torch.nn.Module = family.load(file, config).to(device)
-        precise = device.type == "cpu" or train.precision == "float32"
-        with nullcontext() if precise else torch.autocast(device.type, torch.bfloat16):
-            # Batches are the same after a kill, so that a sample's bytes do not depend on when it was made.
-            for batch in batches(samples, spec.batch_size):
-                if todo.isdisjoint(each.id for each in batch):
-                    continue
-                generators = [noise_of(spec.seed, each.prompt_index) for each in batch]
-                prompts = captions.of_prompts([each.prompt_index for each in batch], device)
-                sampled = family.sample(model, prompts, frame, generators, sampling_of(spec))
-                for each, latent in zip(batch, sampled, strict=True):
-                    if each.id in todo:
-                        keep_sample(work, spec, each, decoded(codec, latent))
+        found.setdefault(_Source(each.weights_key, each.of, each.num_frames), []).append(each)
+    yield from found.items()
+
+
+def _network(work: Work, family: Family, key: str, device: torch.device) -> torch.nn.Module:
+    """A checkpoint of this run's training."""
+    with work.local("train", key) as file, work.local("train", beside(key, "config.json")) as config:
+        network: torch.nn.Module = family.load(file, config).to(device)
+    return network
 
 
 def beside(key: str, name: str) -> str:
     """The key of another file of the same checkpoint."""
     return f"{key.rpartition('/')[0]}/{name}"
-
-
-def asked_samples(spec: EvaluateSpec, work: Work) -> Iterator[Asked]:
-    """Every sample of the stage: by checkpoint, then weights, then prompt.
-
-    Where raw and EMA weights are still the same, as before the first step, one sample stands for both.
-    """
-    rows = sorted(work.rows("train", "checkpoints", CheckpointRow), key=lambda row: row.step)
-    if not rows:
-        raise DataError("The training has left no checkpoint to sample from: run train again with other settings.")
-    by_step = {row.step: row for row in rows}
-    for step in chosen_steps(list(by_step), spec.num_checkpoints):
-        files: dict[Weights, str] = {"raw": by_step[step].weights_key, "ema": by_step[step].ema_key}
-        wanted = [each for each in ("raw", "ema") if each in spec.weights]
-        if len(wanted) == 2 and step == rows[0].step and _same_weights(work, files["raw"], files["ema"]):
-            wanted = ["raw"]
-        for weights in wanted:
-            for index in range(len(spec.prompts)):
-                made = _sample_of(spec, work, index, step, weights, files[weights]).key.key
-                row_id = content_id("sample", index, step, weights)
-                yield Asked(made, index, step, weights, files[weights], row_id)
-
-
-def _sample_of(spec: EvaluateSpec, work: Work, index: int, step: int, weights: Weights, key: str) -> Recipe:
-    """What a sample is made of: not which others are asked for with it."""
-    settings = what_of(spec)
-    asked = {"prompt": spec.prompts[index], "index": index, "step": step, "weights": weights}
-    how = {name: each for name, each in settings.items() if name not in ("prompts", "num_checkpoints", "weights")}
-    return recipe("sample", weights_of=work.inputs["train"].full(key), **asked, settings=how)
-
-
-def object_keys(asked: Asked) -> tuple[str, str]:
-    """Where a sample's video and strip lie in the report, relative to the artifact."""
-    name = f"step-{asked.step:06d}-{asked.weights}-prompt-{asked.prompt_index:02d}"
-    return f"report/samples/{name}.mp4", f"report/samples/{name}.jpg"
-
-
-def sample_of(spec: EvaluateSpec, asked: Asked) -> Sample:
-    """A sample's row."""
-    video_key, strip_key = object_keys(asked)
-    return Sample(
-        id=asked.row_id,
-        prompt_index=asked.prompt_index,
-        prompt=spec.prompts[asked.prompt_index],
-        step=asked.step,
-        weights=asked.weights,
-        seed=spec.seed,
-        video_key=video_key,
-        strip_key=strip_key,
-    )
-
-
-def chosen_steps(steps: Sequence[int], at_most: int) -> list[int]:
-    """The first, the last, and those nearest to evenly spaced ones between; each once."""
-    steps = sorted(set(steps))
-    if len(steps) <= at_most:
-        return steps
-    first, last = steps[0], steps[-1]
-    wanted = [first + (last - first) * place / (at_most - 1) for place in range(at_most)]
-    return sorted({min(steps, key=lambda step: (abs(step - each), step)) for each in wanted})
 
 
 def size_of(spec: EvaluateSpec) -> Size:
@@ -209,22 +181,17 @@ def _as_in_packs(features: np.ndarray) -> Tensor:
     return torch.tensor(features.astype(np.float16).astype(np.float32))
 
 
-def frame_of(spec: EvaluateSpec, codec: LatentCodec) -> Frame:
-    """The size to sample at, in pixels and in latents."""
-    size = size_of(spec)
+def frame_of(spec: EvaluateSpec, codec: LatentCodec, num_frames: int = 0) -> Frame:
+    """The size to sample at, in pixels and in latents. `num_frames`: 0: as the settings say."""
+    size, num_frames = size_of(spec), num_frames or spec.num_frames
     height, width = size.height_px // codec.space_stride, size.width_px // codec.space_stride
-    latents = (codec.num_latents(spec.num_frames), height, width)
-    return Frame(spec.num_frames, size.height_px, size.width_px, spec.fps, latents)
+    latents = (codec.num_latents(num_frames), height, width)
+    return Frame(num_frames, size.height_px, size.width_px, spec.fps, latents)
 
 
 def sampling_of(spec: EvaluateSpec) -> Sampling:
     """How it is sampled."""
     return Sampling(spec.sampler, spec.num_sampling_steps, spec.guidance_scale, spec.guided_channels)
-
-
-def noise_of(seed: int, prompt_index: int) -> torch.Generator:
-    """Where all of a prompt's noise comes from: the same at every checkpoint and in any batch."""
-    return torch.Generator().manual_seed(int(content_id("noise", seed, prompt_index), 16) & (2**63 - 1))
 
 
 def decoded(codec: LatentCodec, latent: Tensor) -> Pixels:
@@ -241,16 +208,16 @@ def to_pixels(pixels: Tensor) -> Pixels:
 
 def keep_sample(work: Work, spec: EvaluateSpec, asked: Asked, frames: Pixels) -> None:
     """Store a sample's video and strip, and record it as done."""
-    prompt = spec.prompts[asked.prompt_index]
-    made = _sample_of(spec, work, asked.prompt_index, asked.step, asked.weights, asked.weights_key)
+    key = asked.made.key
+    which = f"seed {spec.seed}" + (f".{asked.seed_index}" if asked.seed_index else "")
     with scratch() as folder:
         video, strip = folder / "video.mp4", folder / "strip.jpg"
-        about = {"title": prompt, "comment": f"{asked.weights} weights after step {asked.step}, seed {spec.seed}"}
+        about = {"title": asked.prompt.text, "comment": f"{asked.weights} weights after step {asked.step}, {which}"}
         write_mp4(video, frames, spec.fps, metadata=about)
         strip.write_bytes(jpeg(strip_of(frames)))
-        objects = [work.items.put_file(made.key, video, ".mp4"), work.items.put_file(made.key, strip, ".jpg")]
-    work.items.put(made, {}, objects)
-    work.progress.advance(note=f"step {asked.step} {asked.weights}")
+        objects = [work.items.put_file(key, video, ".mp4"), work.items.put_file(key, strip, ".jpg")]
+    work.items.put(asked.made, {}, objects)
+    work.progress.advance(note=asked.of or f"step {asked.step} {asked.weights}")
 
 
 def strip_of(frames: Pixels) -> Pixels:
@@ -269,28 +236,7 @@ def strip_places(num_frames: int) -> list[int]:
     return [round(place * (num_frames - 1) / max(columns - 1, 1)) for place in range(columns)]
 
 
-def batches(samples: Sequence[Asked], size: int) -> Iterator[Sequence[Asked]]:
+def batches_of(samples: Sequence[Asked], size: int) -> Iterator[Sequence[Asked]]:
     """Neighbours together, `size` at a time."""
     for number in range(math.ceil(len(samples) / size)):
         yield samples[number * size : (number + 1) * size]
-
-
-def _same_weights(work: Work, first: str, second: str) -> bool:
-    """Whether two files hold the same tensors; read one at a time."""
-    shas = {stored.key: stored.sha256 for stored in work.inputs["train"].manifest.objects}
-    if shas.get(first) == shas.get(second):
-        return True
-    with (
-        work.local("train", first) as one,
-        work.local("train", second) as other,
-        safe_open(one, framework="pt") as a,
-        safe_open(other, framework="pt") as b,
-    ):
-        names = set(a.keys())
-        return names == set(b.keys()) and all(torch.equal(a.get_tensor(each), b.get_tensor(each)) for each in names)
-
-
-def weights_of(samples: Iterable[Sample]) -> list[Weights]:
-    """The kinds of weights that were sampled, raw first."""
-    found = {each.weights for each in samples}
-    return [each for each in ("raw", "ema") if each in found]

@@ -27,17 +27,10 @@ from bricks_core.spec.manifest import StoredObject
 from bricks_core.spec.score import Score
 from bricks_core.spec.train import DEFAULT_WEIGHTS, CheckpointRow, ClipLossRow, HeldOutRow, TrainSpec
 from bricks_core.stages.evaluate import panels
+from bricks_core.stages.evaluate.asked import Asked, asked_samples, object_keys, sample_of
 from bricks_core.stages.evaluate.gallery import exhibits, picture_of
 from bricks_core.stages.evaluate.measured import measured
-from bricks_core.stages.evaluate.samples import (
-    Asked,
-    asked_samples,
-    make_samples,
-    object_keys,
-    sample_of,
-    size_of,
-    strip_places,
-)
+from bricks_core.stages.evaluate.samples import make_samples, size_of, strip_places
 from bricks_core.storage.code_version import code_version, host_facts
 from bricks_core.storage.scratch import scratch
 from bricks_core.storage.work import Joined, Work
@@ -57,10 +50,11 @@ def run(spec: EvaluateSpec, work: Work) -> None:
 def join(spec: EvaluateSpec, work: Work) -> Joined:
     """Panels, numbers and the page, from the samples and the stages' tables."""
     asked = sorted(asked_samples(spec, work), key=lambda each: (each.prompt_index, each.step, _ORDER[each.weights]))
+    shown_on_page = [sample_of(spec, each) for each in asked if each.is_on_the_page]
     work.made_from(key for each in asked for key in each.keys)
     samples = [sample_of(spec, each) for each in asked]
-    page = Pages(spec, work, samples)
-    page.objects += _taken_into_the_report(asked, work)
+    page = Pages(spec, work, shown_on_page)
+    page.objects += _taken_into_the_report(spec, asked, work)
     facts, pictures = gather(spec, work, samples)
     for key, data in pictures.items():
         page.put(key, data)
@@ -72,12 +66,16 @@ def join(spec: EvaluateSpec, work: Work) -> Joined:
     page.put("report/settings.yaml", settings_yaml(facts).encode())
     page.put("report/index.html", page_of(facts, prompts, overview, shown).encode())
     _leave_timings(work, facts, len(samples))
-    _track(work, facts, samples)
+    _track(work, facts, shown_on_page)
     return Joined(
         {"samples": sorted(samples, key=lambda row: row.id)},
         [key for each in asked for key in each.keys],
         page.objects,
-        {"samples": len(samples), "prompts": len(spec.prompts), "checkpoints": len({row.step for row in samples})},
+        {
+            "samples": len(samples),
+            "prompts": len({row.prompt_index for row in samples}),
+            "checkpoints": len({row.step for row in samples if not row.of}),
+        },
     )
 
 
@@ -86,11 +84,11 @@ def tasks(spec: EvaluateSpec, work: Work) -> Iterator[Asked]:
     return asked_samples(spec, work)
 
 
-def _taken_into_the_report(asked: Sequence[Asked], work: Work) -> Iterator[StoredObject]:
+def _taken_into_the_report(spec: EvaluateSpec, asked: Sequence[Asked], work: Work) -> Iterator[StoredObject]:
     """Copies of the samples' files beside the page: whoever copies the report has all of it."""
     work.items.load(key for each in asked for key in each.keys)
     for each in asked:
-        for stored, key in zip(work.items.need(each.keys[0]).objects, object_keys(each), strict=True):
+        for stored, key in zip(work.items.need(each.keys[0]).objects, object_keys(spec, each), strict=True):
             with work.store.local(stored.key, sha256=stored.sha256) as file:
                 yield work.put_file(key, file)
 
@@ -149,7 +147,10 @@ def _evidence(spec: EvaluateSpec, work: Work, train: TrainSpec, held_out: HeldOu
 
 
 class Pages:
-    """The report's pictures: made of the samples' strips, a prompt at a time, and stored."""
+    """The report's pictures: made of the samples' strips, a prompt at a time, and stored.
+
+    `samples`: of the run's own prompts one for each checkpoint and kind of weights.
+    """
 
     def __init__(self, spec: EvaluateSpec, work: Work, samples: Sequence[Sample]):
         self._spec, self._work = spec, work

@@ -16,12 +16,11 @@ from bricks_core.models.vae import PatchDct
 from bricks_core.models.weights import load_network
 from bricks_core.spec.evaluate import EvaluateSpec, Sample
 from bricks_core.stages.evaluate import stage
+from bricks_core.stages.evaluate.asked import chosen_steps, noise_of
 from bricks_core.stages.evaluate.samples import (
     STRIP_FRAMES,
     Captions,
-    chosen_steps,
     frame_of,
-    noise_of,
     sampling_of,
     size_of,
     strip_of,
