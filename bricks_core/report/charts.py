@@ -142,7 +142,7 @@ class Whisker:
     name: str
     found: Interval
     style: str
-    """A class of the style sheet: s1 to s6."""
+    """A class of the style sheet: s0 (grey) to s6."""
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,7 @@ def whisker_chart(
     for place, line in enumerate(lines):
         parts += _whiskers(line, _TOP_OF_LINES + _LINE_HEIGHT * (place + 0.5), x_of, against)
     told = "; ".join(f"{line.label}: " + ", ".join(map(_told, line.whiskers)) for line in lines)
-    legend = list(dict.fromkeys((each.name, each.style) for line in lines for each in line.whiskers))
+    legend = list(dict.fromkeys((each.name, each.style) for line in lines for each in line.whiskers if each.name))
     if against and any(line.against is not None for line in lines):
         legend.append((against, "against"))
     return Chart(title, "", _frame(f"{title}: {told}", "".join(parts), bottom + 46), legend if len(legend) > 1 else [])
@@ -316,7 +316,7 @@ def _line(line: Series, x_of: Callable[[float], float], y_of: Callable[[float], 
 
 def _mark(style: str, x: float, y: float) -> str:
     """Round for one line and square for another, so that colour is not all that tells them apart."""
-    if style == "s2":
+    if style in ("s0", "s2"):
         return f'<rect x="{x - 3.2:.1f}" y="{y - 3.2:.1f}" width="6.4" height="6.4"/>'
     return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.6"/>'
 

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from bricks_core.report.charts import Chart, Series, bar_chart, line_chart
 from bricks_core.report.facts import Bin, Dataset, Facts, Training
+from bricks_core.report.figures import exact, figure, first_capital, is_finite, is_noise, told_of
 from bricks_core.report.files import in_yaml
 from bricks_core.report.verdict import Verdict, verdict_of
 from bricks_core.report.words import (
@@ -160,6 +161,8 @@ def page_of(facts: Facts, prompts: Sequence[Prompt], overview: Picture | None, s
             overview=overview,
             prompts=prompts,
             unfinished="" if facts.training.is_finished else _steps_in_words(facts.training),
+            measures=facts.measures,
+            told=told_of(facts.measures) if facts.measures else None,
             held_out=facts.held_out,
             dataset=facts.dataset,
             charts=charts(facts),
@@ -364,7 +367,12 @@ def _environment() -> Environment:
         "weights": WEIGHTS.__getitem__,
         "words": lambda text: text.replace("_", " "),
         "compact": lambda value: f"{value:g}",
+        "figure": figure,
+        "exact": exact,
+        "first_capital": first_capital,
+        "kept": lambda model, prompt_set: model.kept(prompt_set),
     }
+    environment.tests |= {"noise": is_noise, "finite": is_finite}
     return environment
 
 
