@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from bricks_core.errors import GateFailed, UsageError
+from bricks_core.errors import GateFailed, Stopped, UsageError
 from jobs import checkpoint, ci, cluster, dataset
-from jobs.entry_point import DEFAULT_STORE, SetFlag, StoreFlag, VerboseFlag, commands, serve
+from jobs.entry_point import DEFAULT_STORE, SetFlag, StoreFlag, VerboseFlag, commands, listen, serve
 from jobs.generate import generate
 from jobs.render import render
 from jobs.rights import lineage, takedown
 from jobs.store import app as store_app
 
+if TYPE_CHECKING:
+    from bricks_core.spec.run import BrickRun
+    from bricks_core.storage.store import Store
+
 app = commands(__doc__)
 
 FileArgument = Annotated[Path, typer.Argument(help="The run's YAML, such as k8s/runs/quickstart.yaml.", metavar="FILE")]
 UntilFlag = Annotated[str | None, typer.Option("--until", help="Stop after this stage.", metavar="STAGE")]
+GateFlag = Annotated[
+    bool, typer.Option("--gate", help="End with exit code 1 where one of the run's gates is not reached.")
+]
 
 
 @app.command()
@@ -29,7 +37,7 @@ def run(
     until: UntilFlag = None,
     so_far: Annotated[
         bool,
-        typer.Option("--so-far", help="Evaluate a training that is stopped or under way, by the checkpoints it has."),
+        typer.Option("--so-far", help="The same as bricks evaluate FILE: trains nothing, whatever is left to do."),
     ] = False,
     no_wait: Annotated[
         bool, typer.Option("--no-wait", help="Leave, with exit code 75, where another process is at this run.")
@@ -40,9 +48,7 @@ def run(
             "--renew", help="Make anew what earlier versions of Bricks have made for it and this one makes otherwise."
         ),
     ] = False,
-    gate: Annotated[
-        bool, typer.Option("--gate", help="End with exit code 1 where one of the run's gates is not reached.")
-    ] = False,
+    gate: GateFlag = False,
     verbose: VerboseFlag = False,
 ) -> None:
     """Run what is not done yet of a run, and tell what came of it.
@@ -58,18 +64,13 @@ def run(
 
     configure_logging(verbose)
     loaded = load_run(file, overrides)
-    if gate and not loaded.spec.gates:
-        raise UsageError("--gate holds the run against its gates, and it has none: write spec.gates.")
+    _check_gates(loaded, gate)
     if gate and (until or "evaluate") != "evaluate":
         raise UsageError("--gate holds the run against its gates, which are judged by its report: leave --until out.")
     if so_far:
-        from bricks_core.pipeline.screen import so_far_screen
-        from bricks_core.pipeline.so_far import evaluate_so_far
-
         if until is not None or renew:
             raise UsageError("--so-far trains nothing and goes up to the report: leave --until and --renew out.")
-        opened = open_existing(store)
-        so_far_screen(loaded, opened, evaluate_so_far(loaded, opened, tell=announce))
+        _evaluate(loaded, open_existing(store), gate=gate)
         return
     opened = open_store(store)
 
@@ -83,6 +84,71 @@ def run(
     outcome = final_screen(file, loaded, opened, manifests, overrides)
     if gate and outcome is not None and not outcome.passed:
         raise GateFailed(outcome.words)
+
+
+@app.command()
+def evaluate(
+    wanted: Annotated[
+        str, typer.Argument(help="The run's YAML, or the name of a run that the store has.", metavar="RUN")
+    ],
+    follow: Annotated[
+        bool,
+        typer.Option(
+            "--follow", "-f", help="Sample every checkpoint as it is committed, until the training is finished."
+        ),
+    ] = False,
+    every: Annotated[
+        float, typer.Option("--every", help="Of --follow: seconds between two looks.", min=0.1, max=3600)
+    ] = 10.0,
+    store: StoreFlag = DEFAULT_STORE,
+    overrides: SetFlag = [],  # noqa: B006 (typer reads it)
+    gate: GateFlag = False,
+    verbose: VerboseFlag = False,
+) -> None:
+    """Evaluate a run's training, finished or not, beside whoever trains.
+
+    Of one under way it makes the report of now. It trains nothing, and the run's own evaluation finds its samples. With
+    --follow, Ctrl-C or SIGTERM makes the report of what is sampled by then; a second one leaves at once.
+    """
+    from bricks_core.pipeline.find import find_run
+    from bricks_core.progress import configure_logging
+    from bricks_core.storage.places import open_existing
+
+    configure_logging(verbose)
+    opened = open_existing(store)
+    loaded = find_run(opened, wanted, overrides)
+    _check_gates(loaded, gate)
+    _evaluate(loaded, opened, gate=gate, every_s=every if follow else None)
+
+
+def _evaluate(loaded: BrickRun, opened: Store, *, gate: bool, every_s: float | None = None) -> None:
+    """The report of a training so far; of a finished one, its own. `every_s`: follow it until then."""
+    from bricks_core.pipeline.follow import evaluate_sampled, follow
+    from bricks_core.pipeline.screen import announce, so_far_screen
+    from bricks_core.pipeline.so_far import evaluate_so_far
+
+    if every_s is None:
+        manifests = evaluate_so_far(loaded, opened, tell=announce)
+    else:
+        pause_s = every_s
+        try:
+            manifests = follow(loaded, opened, tell=announce, pause=lambda: time.sleep(pause_s))
+        except Stopped:
+            listen()
+            typer.echo("Stopped following. Making the report of what is sampled; again leaves at once.", err=True)
+            if (sampled := evaluate_sampled(loaded, opened, tell=announce)) is None:
+                typer.echo("No checkpoint after the beginning is sampled, so there is none.", err=True)
+            else:
+                so_far_screen(loaded, opened, sampled)
+            raise
+    outcome = so_far_screen(loaded, opened, manifests)
+    if gate and not outcome.passed:
+        raise GateFailed(outcome.words)
+
+
+def _check_gates(loaded: BrickRun, gate: bool) -> None:
+    if gate and not loaded.spec.gates:
+        raise UsageError("--gate holds the run against its gates, and it has none: write spec.gates.")
 
 
 @app.command()

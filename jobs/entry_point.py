@@ -57,8 +57,7 @@ def serve(app: typer.Typer) -> NoReturn:
     name = Path(sys.argv[0]).stem
     _in_utf8()
     try:
-        for each in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(each, _stop)
+        listen()
         app(standalone_mode=False)
         sys.stdout.flush()
     except (BricksError, Stopped) as error:
@@ -151,6 +150,12 @@ def _bound_processes() -> None:
         _, most = resource.getrlimit(resource.RLIMIT_NPROC)
         limit = int(wanted) if most == resource.RLIM_INFINITY else min(int(wanted), most)
         resource.setrlimit(resource.RLIMIT_NPROC, (limit, limit))
+
+
+def listen() -> None:
+    """Let SIGTERM and SIGINT raise Stopped: each once, so that whoever goes on after one listens again."""
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, _stop)
 
 
 def _stop(signal_number: int, frame: Any) -> None:

@@ -22,6 +22,7 @@ from bricks_core.errors import (
 )
 from bricks_core.pipeline.began import begin as begin_stage
 from bricks_core.pipeline.began import ended
+from bricks_core.pipeline.find import run_file_key
 from bricks_core.pipeline.plan import Step, make_plan, plan_stage
 from bricks_core.pipeline.points import forget, point, read_pointer, read_points
 from bricks_core.pipeline.resolve import Address, Found, Resolver, address_alone, pending_again
@@ -87,15 +88,11 @@ def run_path(
 def _keep_run_file(run: BrickRun, store: Store) -> None:
     """The run's settings, resolved. Written only when they are others, so that nothing to do writes nothing."""
     if not _is_kept(run, store):
-        store.put(_run_file(run), _resolved(run))
+        store.put(run_file_key(run.name), _resolved(run))
 
 
 def _is_kept(run: BrickRun, store: Store) -> bool:
-    return store.head(_run_file(run)) is not None and store.get(_run_file(run)) == _resolved(run)
-
-
-def _run_file(run: BrickRun) -> str:
-    return f"runs/{run.name}/run.json"
+    return store.head(run_file_key(run.name)) is not None and store.get(run_file_key(run.name)) == _resolved(run)
 
 
 def _resolved(run: BrickRun) -> bytes:

@@ -141,20 +141,22 @@ def final_screen(
     return outcome
 
 
-def so_far_screen(run: BrickRun, store: Store, manifests: dict[str, Manifest]) -> None:
-    """What was found of a training that may not be finished, and where its report is."""
+def so_far_screen(run: BrickRun, store: Store, manifests: dict[str, Manifest]) -> Outcome:
+    """What was found of a training that may not be finished, and where its report is. Returns what came of the run's
+    gates."""
     train, spec = manifests["train"], TrainSpec.model_validate(manifests["train"].spec)
     console, how_far = layout.console(), unfinished(train.counts["steps"], spec.num_steps)
     line = f"\nThe training of run {run.name} is {how_far or 'finished'}."
     console.print(line, style="bold", highlight=False, soft_wrap=True)
     _held_out_screen(console, Artifact(store, train))
-    _verdict_screen(console, run, Artifact(store, manifests["evaluate"]))
+    outcome = _verdict_screen(console, run, Artifact(store, manifests["evaluate"]))
     report = f"{artifact_prefix('evaluate', manifests['evaluate'].digest)}report/index.html"
     name = "Report so far" if how_far else "Report"
     console.print(f"\n{name}  {_join(store.uri, report)}", highlight=False, soft_wrap=True)
     if how_far:
         line = f"It is of now: the run does not point to it, and bricks gc takes it after {KEEP_DAYS:g} days."
         console.print(line, style="dim", highlight=False, soft_wrap=True)
+    return outcome
 
 
 def status_screen(store: Store, name: str | None) -> None:

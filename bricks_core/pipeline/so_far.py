@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
 
@@ -35,9 +35,15 @@ log = logging.getLogger("bricks")
 NUM_TRIES = 3
 
 
-def evaluate_so_far(run: BrickRun, store: Store, *, tell: Callable[[Step], None] = lambda step: None) -> dict[str, Any]:
+def evaluate_so_far(
+    run: BrickRun,
+    store: Store,
+    *,
+    tell: Callable[[Step], None] = lambda step: None,
+    only: Collection[int] | None = None,
+) -> dict[str, Manifest]:
     """Evaluate what there is of a run's training. Returns the manifests by stage; of a training that is finished, those
-    that the run has.
+    that the run has. `only`: as if no other checkpoints were there than those after so many steps.
 
     Raises:
         SpecError: the run file has no such sections.
@@ -46,7 +52,7 @@ def evaluate_so_far(run: BrickRun, store: Store, *, tell: Callable[[Step], None]
     """
     for _ in range(NUM_TRIES):
         try:
-            return _evaluate(run, store, tell)
+            return _evaluate(run, store, tell, only)
         except (AlteredObject, NoSuchObject) as error:
             if not error.key.startswith(ROOT):
                 raise
@@ -55,10 +61,19 @@ def evaluate_so_far(run: BrickRun, store: Store, *, tell: Callable[[Step], None]
     raise TryLater(f"The checkpoints of run {run.name} go while they are read, or are damaged: start again later.")
 
 
-def _evaluate(run: BrickRun, store: Store, tell: Callable[[Step], None]) -> dict[str, Manifest]:
+def address_of_training(run: BrickRun, store: Store) -> tuple[Resolver, Found, Address]:
+    """The stages before a run's training, which are done, and where the training lies or will lie.
+
+    Raises:
+        SpecError: the run file has no sections for training and evaluation.
+        DataError: the stages before are not finished.
+    """
+    for name in ("train", "evaluate"):
+        run.stage_spec(name)  # said before anything is looked for
     # Sources are taken to be as they were when the run looked at them: whoever trains reads that.
     resolver, found = Resolver(run, store, frozen=True), Found()
-    evaluate, train = STAGES["evaluate"], STAGES["train"]
+    if not resolver.has_looked_at(STAGES["ingest"], run.spec.ingest):  # they may be out of reach here
+        raise DataError(f"Run {run.name} has not ingested these sources into {store.uri}: there is no training of it.")
     for stage in until("latents"):
         step = plan_stage(run, store, resolver, stage, found, items=False)
         if step.state != "cached" or step.address is None or step.manifest is None:
@@ -67,18 +82,26 @@ def _evaluate(run: BrickRun, store: Store, tell: Callable[[Step], None]) -> dict
                 "no training of it to look at."
             )
         found[stage.name] = step.address, step.manifest
+    train = STAGES["train"]
     address = resolver.address(train, found)
     assert isinstance(address.spec, TrainSpec)
-    inputs = keyed(found["latents"][1], _outside(address))
+    inputs = keyed(found["latents"][1], outside(address))
     if (other := begun_by_another_version(store, run.name, address.spec, inputs)) is not None:
         # Its states are what that version made of them, and so is what is told of them.
         address = resolver.address(replace(train, version=other.begun.version), found)
-    run.stage_spec("evaluate")  # said before anything is written
+    return resolver, found, address
+
+
+def _evaluate(
+    run: BrickRun, store: Store, tell: Callable[[Step], None], only: Collection[int] | None
+) -> dict[str, Manifest]:
+    resolver, found, address = address_of_training(run, store)
+    evaluate = STAGES["evaluate"]
     with Claims(store, f"evaluation of run {run.name} so far") as claims:
-        manifest = resolver.find(address)
+        manifest = resolver.find(address) if only is None else None
         if manifest is None:
             work = _work(run, store, address, claims)
-            manifest = work.commit(_module("train").join_so_far(address.spec, work))
+            manifest = work.commit(stage_module("train").join_so_far(address.spec, work, only))
         found["train"] = replace(address, digest=manifest.digest), manifest
         num_steps = TrainSpec.model_validate(manifest.spec).num_steps
         how_far = unfinished(manifest.counts["steps"], num_steps) or "the training is finished"
@@ -103,7 +126,7 @@ def _sampled(work: Work, address: Address) -> Manifest:
     try:
         if (done := theirs()) is not None:
             return done
-        module = _module("evaluate")
+        module = stage_module("evaluate")
         with work.progress:
             module.run(address.spec, work)
         return work.commit(module.join(address.spec, work))
@@ -117,7 +140,6 @@ def _work(run: BrickRun, store: Store, address: Address, claims: Claims) -> Work
     needs = {name: address.inputs[name] for name in address.stage.needs}
     items = Items(store)
     items.keep(earlier_versions(store, run.name, address.stage))
-    quiet = run.spec.model_copy(update={"tracking": run.spec.tracking.model_copy(update={"wandb": "off"})})
     return Work(
         store,
         address.stage,
@@ -126,17 +148,24 @@ def _work(run: BrickRun, store: Store, address: Address, claims: Claims) -> Work
         address.inputs,
         {name: open_artifact(store, name, digest) for name, digest in needs.items()},
         Progress(address.stage.name),
-        run=run.model_copy(update={"spec": quiet}),
-        fingerprints=_outside(address),
+        run=untracked(run),
+        fingerprints=outside(address),
         items=items,
         claims=claims,
     )
 
 
-def _outside(address: Address) -> dict[str, str]:
+def untracked(run: BrickRun) -> BrickRun:
+    """The same run, of which W&B hears nothing."""
+    tracking = run.spec.tracking.model_copy(update={"wandb": "off"})
+    return run.model_copy(update={"spec": run.spec.model_copy(update={"tracking": tracking})})
+
+
+def outside(address: Address) -> dict[str, str]:
     """Fingerprints of what lies outside the store."""
     return {name: each for name, each in address.inputs.items() if name not in address.stage.needs}
 
 
-def _module(stage: str) -> Any:
+def stage_module(stage: str) -> Any:
+    """What a stage does; loaded only here, as it may need torch."""
     return importlib.import_module(f"bricks_core.stages.{stage}.stage")

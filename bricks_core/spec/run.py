@@ -254,12 +254,21 @@ def load_run(file: Path, overrides: list[str] | None = None) -> BrickRun:
         raise SpecError(f"{file} is not YAML: {' '.join(str(error).split())}.") from None
     if not isinstance(document, dict):
         raise SpecError(f"{file} holds no run: it must begin with apiVersion, kind, metadata and spec.")
+    return run_in(document, overrides, str(file))
+
+
+def run_in(document: dict[str, Any], overrides: list[str] | None, where: str) -> BrickRun:
+    """The run of a document that was read from `where`. `overrides`: see `load_run`.
+
+    Raises:
+        SpecError: with the place of every mistake.
+    """
     for override in overrides or []:
         _override(document, override)
     try:
         return BrickRun.model_validate(document)
     except ValidationError as error:
-        raise SpecError("\n".join(f"{file}: {mistake}" for mistake in _sentences(error))) from None
+        raise SpecError("\n".join(f"{where}: {mistake}" for mistake in _sentences(error))) from None
 
 
 def run_of(obj: dict[str, Any]) -> BrickRun:

@@ -232,6 +232,11 @@ class Training:
         return max((step for step, record in self.records.items() if record.is_full), default=0)
 
 
+def sampling_batch(weights: str) -> str:
+    """What is claimed by whoever samples from a file of weights, named by its key."""
+    return f"sample/{hashlib.sha256(weights.encode()).hexdigest()[:32]}"
+
+
 def keyed(latents: Manifest, outside: Mapping[str, str]) -> dict[str, str]:
     """What a trajectory's key is made of beside the settings: what training reads of the latents, and fingerprints of
     what lies outside the store."""

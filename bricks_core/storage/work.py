@@ -6,9 +6,10 @@ after everything. A kill at any moment leaves either nothing of an item or files
 
 from __future__ import annotations
 
+import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel
 
-from bricks_core.errors import TryLater
+from bricks_core.errors import StoreDenied, TryLater
 from bricks_core.progress import Progress
 from bricks_core.spec.items import KINDS, ItemKey
 from bricks_core.spec.manifest import Manifest, StoredObject, Table, Try, artifact_digest
@@ -33,12 +34,15 @@ from bricks_core.storage.artifacts import (
     artifact_prefix,
     find_manifest,
 )
+from bricks_core.storage.claim import Holder
 from bricks_core.storage.claims import Claims
 from bricks_core.storage.code_version import code_version, host_facts
 from bricks_core.storage.items import Items, digest_of
 from bricks_core.storage.scratch import scratch
 from bricks_core.storage.store import Store
 from bricks_core.storage.tables import write_rows
+
+log = logging.getLogger("bricks")
 
 
 class Task(Protocol):
@@ -162,6 +166,25 @@ class Work:
 
         with shared.coming() as coming:
             at_once(do_one, coming)
+
+    @contextmanager
+    def alone(self, batch: str, tasks: Sequence[T]) -> Iterator[list[T]]:
+        """Those of the tasks that are pending, once nobody else is at `batch`: none, where another has done them all
+        meanwhile. Where claims may not be written, others are not waited for, which costs work at most."""
+
+        def told(holder: Holder) -> None:
+            log.info("%s: %d tasks are being done by %s. Waiting for them.", self.stage.name, len(tasks), holder)
+
+        try:
+            is_mine = self.claims.take_or_wait(batch, lambda: not self.pending(tasks), told)
+        except StoreDenied as error:
+            log.debug("%s is not claimed: %s", batch, error)
+            is_mine = False
+        try:
+            yield self.pending(tasks)
+        finally:
+            if is_mine:
+                self.claims.release(batch)
 
     def pending(self, tasks: Iterable[T]) -> list[T]:
         """Tasks of which an item is missing, and not because of a limit that is still the same. Of tasks that are to

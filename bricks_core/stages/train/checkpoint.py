@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -234,16 +234,18 @@ class Checkpoints:
         records = self.trajectory.records(self._store)
         return [records[step] for step in self.trajectory.wanted()]
 
-    def so_far(self) -> tuple[list[Record], History]:
+    def so_far(self, only: Collection[int] | None = None) -> tuple[list[Record], History]:
         """The states that the tables of an unfinished training name, the oldest first, and the losses up to the last.
 
-        Reads only, and no optimizer: whoever trains may be taking some away.
+        Reads only, and no optimizer: whoever trains may be taking some away. `only`: of those after so many steps.
 
         Raises:
             DataError: no step is done that a state keeps.
             NoSuchObject, AlteredObject: the last state has gone meanwhile, or is damaged.
         """
         records = self.trajectory.records(self._store)
+        if only is not None:
+            records = {step: record for step, record in records.items() if step in only}
         newest = max(records, default=0)
         if not newest:
             raise DataError("No step is kept of this training yet: wait for its first checkpoint after the beginning.")

@@ -11,7 +11,7 @@ import logging
 import math
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -79,16 +79,17 @@ def join(spec: TrainSpec, work: Work) -> Joined:
     return _joined(spec, work, clips, checkpoints.wanted(), checkpoints.history(), measures)
 
 
-def join_so_far(spec: TrainSpec, work: Work) -> Joined:
+def join_so_far(spec: TrainSpec, work: Work, only: Collection[int] | None = None) -> Joined:
     """The same of a training that is stopped or under way: tables of the checkpoints that there are.
 
-    The artifact lies at an address of its own, so that it never stands for the finished one.
+    The artifact lies at an address of its own, so that it never stands for the finished one. `only`: as if there were
+    none but those after so many steps.
 
     Raises DataError: no step has been done that a checkpoint keeps.
     """
     clips = list(slim(work.rows("latents", "latents", Latent)))
     checkpoints = Checkpoints(work, spec, _measured_buckets(spec, clips))
-    records, history = checkpoints.so_far()
+    records, history = checkpoints.so_far(only)
     num_steps = records[-1].step
     wanted = {each.key: step for step, each in checkpoints.measures_by_step() if step <= num_steps}
     there = work.items.load(wanted)
