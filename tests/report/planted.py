@@ -56,7 +56,7 @@ def four(tuned, base, real, nearer):
 
 def motion():
     return [
-        MotionNumber("amount", "displacement", "% of the width per second", "as real clips do", *four(9.3, 4.1, 8.8, 1.7)),
+        MotionNumber("amount", "displacement", "% of the width per second", "as real", *four(9.3, 4.1, 8.8, 1.7)),
         MotionNumber("smoothness", "evenness", "", "more", *four(0.71, 0.72, 0.58, 0.01)),
         MotionNumber("flicker", "change of brightness", "%", "as real clips do", *four(2.43, 0.62, 1.1, -0.9)),
     ]  # fmt: skip

@@ -108,9 +108,11 @@ def checkpoints_of(samples: Sequence[Sample], weights: str) -> tuple[Checkpoint,
     """
     usual = [each for each in samples if not each.num_frames]
     ours = [each for each in usual if not each.of]
-    first = min(each.step for each in ours)
+    first = min((each.step for each in ours), default=0)
     of_base = sorted((each for each in ours if each.step == first), key=lambda each: each.weights == weights)
-    base = Checkpoint("base model", "", first, of_base[-1].weights, {_key(each): each for each in of_base})
+    base = Checkpoint(
+        "base model", "", first, of_base[-1].weights if of_base else weights, {_key(each): each for each in of_base}
+    )
     own = []
     for step in sorted({each.step for each in ours} - {first}):
         mine = {_key(each): each for each in ours if (each.step, each.weights) == (step, weights)}

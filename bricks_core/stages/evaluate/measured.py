@@ -20,7 +20,16 @@ from bricks_core.report.evidence import Losses
 from bricks_core.report.intervals import Interval, difference, interval
 from bricks_core.spec.evaluate import EvaluateSpec, PromptSet, Sample
 from bricks_core.stages.evaluate.copies import copies_of
-from bricks_core.stages.evaluate.looks import OF_FILMS, Checkpoint, Look, Looked, RealLooks, look_at_all, need
+from bricks_core.stages.evaluate.looks import (
+    OF_FILMS,
+    Checkpoint,
+    Look,
+    Looked,
+    RealLooks,
+    checkpoints_of,
+    look_at_all,
+    need,
+)
 from bricks_core.stages.evaluate.measures import adherence, motion, style
 from bricks_core.storage.work import Work
 
@@ -47,9 +56,9 @@ def measured(
 
     `weights`: those that count. `losses` say which of the checkpoints that were sampled fully is the one to take.
     """
-    seen = look_at_all(spec, work, samples, weights)
-    if not seen.own:
+    if not checkpoints_of(samples, weights)[1]:
         return None
+    seen = look_at_all(spec, work, samples, weights)
     tuned = to_take(seen.own, losses)
     missing = _missing_clips(seen)
     others = [each for each in (*seen.own, *seen.compared) if each is not tuned]

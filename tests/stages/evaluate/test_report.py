@@ -169,7 +169,7 @@ def test_a_finished_training_is_not_called_unfinished(seen):
 def test_a_loss_that_was_measured_only_once_so_far_is_no_verdict(finished):
     run = finished()
     rows = [row for row in run.work().rows("train", "held_out", HeldOutRow) if row.step == 0]
-    facts = stage.gather(run.spec, run.work())
+    facts, _ = stage.gather(run.spec, run.work(), [])
     once = replace(facts, held_out=held_out_facts(rows))
     rows = [row for row in run.work().rows("train", "clip_losses", ClipLossRow) if row.step == 0]
     once = replace(once, evidence=replace(once.evidence, losses=losses_of(rows, "ema")))
@@ -179,8 +179,8 @@ def test_a_loss_that_was_measured_only_once_so_far_is_no_verdict(finished):
 def test_a_fallen_loss_of_few_clips_after_a_random_beginning_is_not_enough_evidence(seen):
     run, artifact, page = seen
     assert "The held-out loss is of 3 clips from 3 films; 8 clips from 3 films are the least." in page.words
-    assert "It began from random weights, and only its loss is known" in page.words
-    assert "Not measured: facts of prompts, facts of plain prompts, style, copies of training clips." in page.words
+    assert "Samples are of 2 prompts, 2 in all; 16 of 4 prompts are the least." in page.words
+    assert "Not measured: facts of plain prompts, style" in page.words
     told = json.loads(run.store.get(artifact.prefix + "report/report.json"))
     assert (told["verdict"]["word"], told["verdict"]["step"]) == ("not enough evidence", None)
     fall = told["evidence"]["losses"]["since_base"][-1]["by"]
