@@ -1,4 +1,4 @@
-"""Other checkpoints beside ours: of a run, a folder or the store; known by their weights, refused if they do not fit."""
+"""Other checkpoints beside ours: of runs, folders or the store; known by their weights, refused if they do not fit."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_a_folder_of_the_store_is_taken_as_training_takes_it(run, tmp_path):
         (OURS | IDS | {"text_id": "t5:x"}, "caption features of t5:x"),
     ],
 )
-def test_a_checkpoint_that_goes_with_something_else_is_x:
+def test_a_checkpoint_that_goes_with_something_else_is_refused_before_anything_is_sampled(run, tmp_path, told, theirs):
     place = str(checkpoint(tmp_path / "theirs", **told))
     with pytest.raises(SpecError, match=f"was trained on {theirs}, and this run's are of") as refused:
         keys_of(run, place)
