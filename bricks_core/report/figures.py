@@ -66,7 +66,8 @@ def figure(value: float, unit: str = "plain") -> str:
     if unit == "share":
         return f"{100 * value:.0f}\u00a0%"
     if unit == "points":
-        return f"{'−' if round(100 * value) < 0 else '+' if round(100 * value) > 0 else '±'}{abs(100 * value):.0f}\u00a0%"
+        sign = "−" if round(100 * value) < 0 else "+" if round(100 * value) > 0 else "±"
+        return f"{sign}{abs(100 * value):.0f}\u00a0%"
     return number(value).replace("-", "−") if abs(value) >= 0.001 or value == 0 else "0.00"
 
 

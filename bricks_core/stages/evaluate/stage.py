@@ -20,6 +20,7 @@ from bricks_core.report.facts import (
     training_facts,
 )
 from bricks_core.report.files import Timing, report_json, settings_yaml, timings_js
+from bricks_core.report.markdown import report_md
 from bricks_core.report.page import Picture, Player, Prompt, page_of
 from bricks_core.report.words import WEIGHTS, beside, step_label
 from bricks_core.spec.evaluate import EvaluateSpec, Sample
@@ -63,6 +64,7 @@ def join(spec: EvaluateSpec, work: Work) -> Joined:
     shown, thumbnails = exhibits(work)
     page.objects += thumbnails
     page.put("report/report.json", report_json(facts).encode())
+    page.put("report/report.md", report_md(facts).encode())
     page.put("report/settings.yaml", settings_yaml(facts).encode())
     page.put("report/index.html", page_of(facts, prompts, overview, shown).encode())
     _leave_timings(work, facts, len(samples))
