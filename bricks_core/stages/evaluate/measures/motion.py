@@ -105,9 +105,10 @@ def measure(frames: Pixels, fps: float, film_fps: float | None = None) -> Motion
     return Motion(**numbers, reasons=reasons)
 
 
-def departure(frames: Pixels) -> npt.NDArray[np.float64]:
-    """How far each frame of a clip is from its first in what `drift` is made of, in CIELAB units, (T,)."""
-    return np.asarray(np.hypot.reduce(_statistics(_small(frames))[:, :5], axis=1), np.float64)
+def track(frames: Pixels) -> npt.NDArray[np.float64]:
+    """How far each frame of a clip is from its first, (T, 6): L*, its deviation within cells, a*, b* and the distance
+    from grey in CIELAB units, and the strength of edges in percent. What `drift` is made of, for drift.py."""
+    return _statistics(_small(frames))
 
 
 def table(measured: list[Motion]) -> dict[str, npt.NDArray[np.float64]]:
