@@ -18,6 +18,7 @@ from bricks_core.spec.train import DEFAULT_WEIGHTS, WanSpec
 from bricks_core.storage.artifacts import open_artifact
 from bricks_core.storage.store import Store
 from bricks_core.storage.tables import read_columns
+from bricks_core.storage.trainings import ROOT
 
 _PARTS = ("", ".shift")
 
@@ -51,6 +52,12 @@ def compared(
                 raise
         found |= {f"compare.{name}{part}": each for part, each in of_run.items()}
     return found
+
+
+def compared_states(inputs: Mapping[str, str]) -> set[str]:
+    """The folders of states that an evaluation was made from beside its own training's."""
+    found = (of for name, of in inputs.items() if name.startswith("compare.") and of.startswith(ROOT))
+    return {f"{key.rpartition('/')[0]}/" for key in found}
 
 
 def _of_run(store: Store, spec: EvaluateSpec, name: str, latents: str) -> dict[str, str]:

@@ -20,6 +20,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from bricks_core.errors import CorruptManifest, DataError, NoSuchObject, TryLater
+from bricks_core.pipeline.compared import compared_states
 from bricks_core.pipeline.points import Points
 from bricks_core.spec.items import KINDS, Item, ItemKey
 from bricks_core.spec.stages import STAGES
@@ -265,6 +266,7 @@ class _Marks:
                 newest = newest or points
                 for pointer in points.stages.values():
                     self._want({pointer.stage: pointer.digest} | pointer.inputs)
+                    self.states |= compared_states(pointer.inputs)
             self.begun(run)
             known = newest.stages if newest is not None else {}
             for stage in STAGES:

@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from bricks_core.errors import AlteredObject, CorruptManifest, NoSuchObject
+from bricks_core.pipeline.compared import compared_states
 from bricks_core.pipeline.points import Points, run_names
 from bricks_core.spec.manifest import SCHEMA_VERSION, Manifest
 from bricks_core.spec.stages import STAGES
@@ -309,13 +310,17 @@ class Ledger:
     def evaluations(
         self, by_clip: dict[str, set[str]], trainings: Iterable[Training], shown: set[str]
     ) -> list[Evaluation]:
-        """Those of these trainings, or of data with these clips; a report's files are named after what they show."""
+        """Those of these trainings, or that compare with them, or of data with these clips; a report's files are named
+        after what they show."""
+        trainings = list(trainings)
         digests = {digest for each in trainings for digest in each.artifacts}
+        places = tuple(place for each in trainings for place in each.places)
         found = []
         for digest, artifact in self.artifacts["evaluate"].items():
             inputs, keys = artifact.manifest.inputs, artifact.manifest.objects
             has_clip = bool(by_clip.get(inputs.get("clip", "")))
-            if not has_clip and inputs.get("train") not in digests:
+            is_compared = any(state.startswith(places) for state in compared_states(inputs))
+            if not has_clip and not is_compared and inputs.get("train") not in digests:
                 continue
             shows = any(part in shown for each in keys for part in re.findall(r"[0-9a-f]{16}", each.key))
             found.append(Evaluation(f"evaluate/{digest[:12]}", self.runs_of("evaluate", [digest])[0], shows))

@@ -17,13 +17,14 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from bricks_core.errors import DataError, TryLater
 from bricks_core.pipeline.affected import ROW_IDS, Affected
 from bricks_core.pipeline.compact import BATCH, Piece, Place, described, into_one
+from bricks_core.pipeline.compared import compared_states
 from bricks_core.pipeline.garbage import claims_now
 from bricks_core.pipeline.points import forget, point, read_points, run_names
 from bricks_core.spec.ingest import VideoState
@@ -384,14 +385,26 @@ class _Taking:
             return
         digests = {digest for each in learners for digest in each.artifacts}
         places = {place for each in learners for place in each.places}
+
+        def shows(inputs: Mapping[str, str]) -> bool:
+            """Whether an evaluation has samples of one of them."""
+            of_states = any(state.startswith(tuple(places)) for state in compared_states(inputs))
+            return inputs.get("train") in digests or of_states
+
         for run in run_names(self.store):
-            pointer = read_points(self.store, run).stages.get("train")
-            if pointer is not None and pointer.digest in digests:
-                forget(run, self.store, ["train", "evaluate"])
-                self.store.delete([f"runs/{run}/status/{stage}.json" for stage in ("train", "evaluate")])
+            pointers = read_points(self.store, run).stages
+            train, evaluate = pointers.get("train"), pointers.get("evaluate")
+            if train is not None and train.digest in digests:
+                gone = ["train", "evaluate"]
+            elif evaluate is not None and shows(evaluate.inputs):
+                gone = ["evaluate"]
+            else:
+                continue
+            forget(run, self.store, gone)
+            self.store.delete([f"runs/{run}/status/{stage}.json" for stage in gone])
         for digest in {entry.key.split("/")[2] for entry in self.store.list("artifacts/evaluate/")}:
             manifest = find_manifest(self.store, "evaluate", digest, earlier=True)
-            if manifest is not None and manifest.inputs.get("train") in digests:
+            if manifest is not None and shows(manifest.inputs):
                 self._delete_artifact("evaluate", digest)
         self._items(self.affected.samples)
         for training in learners:

@@ -354,15 +354,20 @@ def continued(store: Store, run: str, spec: TrainSpec) -> str:
     )
 
 
+def state_at(store: Store, folder: str) -> Record | None:
+    """The state in a folder; None where it is gone. It may have no optimizer any more."""
+    key = folder + COMMIT
+    ((_, data),) = store.get_many([key])
+    return None if data is None else _opened(key, data)
+
+
 def record_at(store: Store, folder: str) -> Record:
-    """The state in a folder.
+    """The state in a folder, to go on from.
 
     Raises:
         DataError: it is gone.
     """
-    key = folder + COMMIT
-    ((_, data),) = store.get_many([key])
-    record = None if data is None else _opened(key, data)
+    record = state_at(store, folder)
     if record is None or not record.is_full:
         raise DataError(f"{folder} is gone, or has no optimizer any more: the training cannot go on from it.")
     return record

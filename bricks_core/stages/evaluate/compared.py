@@ -31,7 +31,7 @@ from bricks_core.spec.train import Weights
 from bricks_core.storage.artifacts import open_artifact
 from bricks_core.storage.scratch import scratch
 from bricks_core.storage.store import Store, is_key
-from bricks_core.storage.trainings import ROOT, record_at
+from bricks_core.storage.trainings import ROOT, state_at
 from bricks_core.storage.work import Work
 
 log = logging.getLogger("bricks")
@@ -84,7 +84,8 @@ def _of_run(store: Store, key: str, shift: float | None) -> Compared:
     """What a run has trained, by the key of its weights; that it goes with this run the pipeline has seen."""
     folder, _, name = key.rpartition("/")
     if key.startswith(ROOT):
-        files = {each.key: each for each in record_at(store, f"{folder}/").files}
+        record = state_at(store, f"{folder}/")
+        files = {each.key: each for each in record.files} if record is not None else {}
     else:  # a state of an earlier version, inside its artifact
         artifact = open_artifact(store, "train", key.split("/")[2], earlier=True)
         files = {artifact.full(each.key): each for each in artifact.manifest.objects}
