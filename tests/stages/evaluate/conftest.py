@@ -34,6 +34,7 @@ from bricks_core.stages.evaluate import stage
 from bricks_core.storage.artifacts import Artifact, open_artifact
 from bricks_core.storage.items import digest_of
 from bricks_core.storage.places import open_store
+from bricks_core.storage.shards import PackWriter, pack_key
 from bricks_core.storage.store import Store
 from bricks_core.storage.work import Joined, Work
 from bricks_core.video.write import jpeg, write_mp4
@@ -72,6 +73,7 @@ def run_of(prompts: list[str], tracking: str = "off", **evaluate: Any) -> BrickR
                     "resolution": "32x48",
                     "num_sampling_steps": 2,
                     "num_checkpoints": 3,
+                    "audit_guidance": [],
                     "num_seeds": 1,
                     "held_out_prompts": 0,
                     "plain_prompts": [],
@@ -144,19 +146,20 @@ def finish_inputs(
     held_out: bool = True,
     fps: float = 24,
     pack_size: int = 100,
+    num_held_out: int = 1,
     **evaluate: Any,
 ) -> Finished:
     """Commit ingest to train for some films, each given as its clips (num_frames, height, width, 3).
 
-    Of every film the last clip is dropped by the filter; the last film is held out. `pack_size`: latents to a pack.
+    Of every film the last clip is dropped by the filter; the last films are held out. `pack_size`: latents to a pack.
     """
     made = Finished(open_store(str(folder / "store")), run_of(prompts, **evaluate), {})
     _put_films(made, folder, films, fps)
     clips = list(_rows(made, "clip", "clips", Clip))
-    last_film = content_id("video", list(films)[-1])
+    last_films = {content_id("video", film) for film in list(films)[-num_held_out:]}
     lasts = {content_id("clip", film, len(scenes) - 1) for film, scenes in films.items()}
     scores = [
-        _score(clip, number, clip.id in lasts, held_out and clip.video_id == last_film)
+        _score(clip, number, clip.id in lasts, held_out and clip.video_id in last_films)
         for number, clip in enumerate(clips)
     ]
     made.commit(made.work_of("score"), {"scores": scores})
@@ -267,7 +270,7 @@ def _put_latents(
                 id=content_id("latent", latent.key, text.key, "32x48"), clip_id=clip.id, video_id=clip.video_id,
                 kind=caption.kind, split=split, resolution="32x48", aspect="32x48",
                 height_px=32, width_px=48, time_stride=1, latent_channels=4, latent_height=4, latent_width=6,
-                num_frames=clip.num_frames if caption.kind == "video" else 1, fps=24,
+                num_frames=clip.num_frames if caption.kind == "video" else 1, fps=clip.fps,
                 item=latent.key, text_item=text.key,
                 pack=latent.objects[0].key, latents_offset_bytes=latent.answer["offset_bytes"],
                 text_pack=text.objects[0].key, text_offset_bytes=text.answer["offset_bytes"], num_tokens=4,
@@ -280,16 +283,23 @@ def _put_latents(
 
 
 def _put_packed(work: Work, folder: Path, made: list[Recipe], pack_size: int) -> dict[ItemKey, Item]:
-    """Record items whose files are packs that they share: nobody reads these, but they have keys, places and sizes."""
+    """Record items whose files are packs that they share: 16 frames of latents each, or features of 4 tokens."""
     items = {}
     for first in range(0, len(made), pack_size):
         pack = made[first : first + pack_size]
-        names = "\n".join(each.key.key for each in pack)
-        (folder / "pack.bin").write_bytes(bytes(64 * len(pack)) + names.encode())
-        stored = work.items.put_file(ItemKey("pack", content_id(names) * 2), folder / "pack.bin", ".bin")
-        for place, each in enumerate(pack):
-            items[each.key] = work.items.put(each, {"offset_bytes": 64 * place}, [stored])
+        with PackWriter(folder / "pack.bin") as writer:
+            offsets = [_written(writer, each) for each in pack]
+        stored = work.items.put_file(pack_key([each.key for each in pack]), folder / "pack.bin", ".bin")
+        for offset, each in zip(offsets, pack, strict=True):
+            items[each.key] = work.items.put(each, {"offset_bytes": offset}, [stored])
     return items
+
+
+def _written(writer: PackWriter, made: Recipe) -> int:
+    drawn = np.random.default_rng(int(made.key.key, 16))
+    if made.key.kind == "latent":
+        return writer.add_latents([drawn.normal(size=(16, 4, 4, 6))], 16, 4, 6)
+    return writer.add_text(0.02 * drawn.normal(size=(4, TEXT_WIDTH)))
 
 
 def _put_training(made: Finished, folder: Path, held_out: bool) -> None:

@@ -71,10 +71,12 @@ def compared(predicted: Predicted) -> npt.NDArray[np.float64]:
     """NUMBERS of each sample, (B, 6); nan for what needs another caption where there is none."""
     own, without, target = (_flat(each) for each in (predicted.own, predicted.without, predicted.target))
     other = own if predicted.other is None else _flat(predicted.other)
+    lengths = [np.linalg.norm(each, axis=1) for each in (own, without)]
+    nothing = (lengths[0] == 0) & (lengths[1] == 0)  # a network that has not begun to learn says the same always
     found = np.stack(
         [
-            np.linalg.norm(without, axis=1) / _positive(np.linalg.norm(own, axis=1)),
-            _cosine(own, without),
+            np.where(nothing, 1, lengths[1] / _positive(lengths[0])),
+            np.where(nothing, 1, _cosine(own, without)),
             _cosine(own - without, other - without),
             *(((each - target) ** 2).mean(axis=1) for each in (own, other, without)),
         ],

@@ -128,6 +128,14 @@ def test_a_single_caption_is_held_against_itself():
     assert finding(audited(off, TIMESTEPS, range(6)))
 
 
+def test_a_network_that_says_nothing_yet_says_the_same_with_and_without_a_caption():
+    nothing = np.zeros((3, 5))
+    told = dict(zip(NUMBERS, compared(Predicted(nothing, nothing, nothing, nothing + 1)).T, strict=True))
+    assert {name: values.tolist() for name, values in told.items()} == dict.fromkeys(NUMBERS, [1] * 3) | {
+        "shared": [0] * 3
+    }
+
+
 def test_clips_of_a_single_film_prove_nothing():
     cells = np.ones((8, 5, len(NUMBERS)))
     cells[..., -1] = 9
