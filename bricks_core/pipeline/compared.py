@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from bricks_core.errors import BricksError, SpecError, nearest
-from bricks_core.pipeline.points import run_names
+from bricks_core.pipeline.points import read_pointer, run_names
 from bricks_core.pipeline.trained import find_trained, is_run_with_training
 from bricks_core.spec.evaluate import EvaluateSpec, check_encoders
+from bricks_core.spec.run import BrickRun
 from bricks_core.spec.train import DEFAULT_WEIGHTS, WanSpec
 from bricks_core.storage.artifacts import open_artifact
 from bricks_core.storage.store import Store
@@ -28,7 +29,7 @@ def compared(
 ) -> dict[str, str]:
     """For every name that is a run's, as compare.NAME: the key of its weights.
 
-    latents  the digest of what this run was trained on
+    latents  the digest of what this run was trained on; empty: not known yet
     before   what an evaluation with the same settings was made from: it stands where a run's checkpoint is not there
              any more
     is_here  whether folders must be here: they need not be where the run is only watched
@@ -52,6 +53,20 @@ def compared(
                 raise
         found |= {f"compare.{name}{part}": each for part, each in of_run.items()}
     return found
+
+
+def check_compared(run: BrickRun, store: Store) -> None:
+    """See before the work of hours that what will be compared with is there.
+
+    Raises SpecError: it is not.
+    """
+    spec = run.spec.evaluate
+    if spec is not None and spec.compare:
+        # What this run is to train itself need not be there yet.
+        others = [name for name in spec.compare if name.partition("@")[0] != run.name]
+        pointer = read_pointer(store, run.name, "evaluate")
+        before = pointer.inputs if pointer is not None else {}
+        compared(store, spec.model_copy(update={"compare": others}), "", before, is_here=True)
 
 
 def compared_states(inputs: Mapping[str, str]) -> set[str]:
@@ -80,7 +95,8 @@ def _of_run(store: Store, spec: EvaluateSpec, name: str, latents: str) -> dict[s
             f"evaluate.compare names {run}, whose training is {trained.unfinished}: name one of its checkpoints, such "
             f"as {run}@{trained.state().step}."
         )
-    check_encoders(name, _encoders(store, trained.latents), _encoders(store, latents))
+    if latents:
+        check_encoders(name, _encoders(store, trained.latents), _encoders(store, latents))
     weights = DEFAULT_WEIGHTS if DEFAULT_WEIGHTS in spec.weights else spec.weights[0]
     shift = {".shift": f"{trained.spec.model.shift:g}"} if isinstance(trained.spec.model, WanSpec) else {}
     return {"": trained.state(step).files[weights].key} | shift

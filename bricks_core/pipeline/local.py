@@ -22,6 +22,7 @@ from bricks_core.errors import (
 )
 from bricks_core.pipeline.began import begin as begin_stage
 from bricks_core.pipeline.began import ended
+from bricks_core.pipeline.compared import check_compared
 from bricks_core.pipeline.find import run_file_key
 from bricks_core.pipeline.plan import Step, make_plan, plan_stage
 from bricks_core.pipeline.points import forget, point, read_pointer, read_points
@@ -75,6 +76,8 @@ def run_path(
         if holder is not None:
             raise TryLater(f"Run {run.name} is under way: {holder}. Leave --no-wait out to wait for it.")
         _keep_run_file(run, store)
+        if stop_after in (None, "evaluate"):
+            check_compared(run, store)
         for _ in range(MAX_REPAIRS):
             try:
                 return _run_once(run, store, stop_after, tell, claims, train, renew=renew)

@@ -84,6 +84,13 @@ def test_what_is_no_checkpoint_is_refused_by_a_sentence(made, drawn_films, run_o
         address_alone(asking(run_of, drawn_films, name), made[0], "evaluate")
 
 
+def test_a_wrong_name_is_told_before_anything_is_done(drawn_films, run_of, tmp_path):
+    store = open_store(str(tmp_path / "store"))
+    with pytest.raises(BricksError, match="has no run frist with a training"):
+        run_path(asking(run_of, drawn_films, "frist"), store)
+    assert not list(store.list("items/"))
+
+
 def test_of_a_training_under_way_a_step_must_be_named(made, drawn_films, run_of):
     store, manifests = made
     spec = TrainSpec.model_validate(manifests["train"].spec)
