@@ -298,8 +298,9 @@ class Following:
         )
 
     def _tell_how_far(self, records: dict[int, Record], is_held: bool) -> None:
-        num, waits = max(records, default=0), "" if is_held else " Nobody is at it just now: waiting until it goes on."
-        self._said.once(f"Training {self._run.name}: {num:,} of {self._last:,} steps are kept.{waits}")
+        kept = f"{max(records):,} of {self._last:,} steps are kept" if records else "no checkpoint is there yet"
+        waits = "" if is_held else " Nobody is at it just now: waiting until somebody is."
+        self._said.once(f"Training {self._run.name}: {kept}.{waits}")
 
     def _tell_skipped(self, records: dict[int, Record]) -> None:
         """The checkpoints that are not sampled, each once, and why."""
@@ -309,7 +310,9 @@ class Following:
             at_most = f"evaluate.num_checkpoints is {self._spec.num_checkpoints}: {in_words(chosen)}"
             self._said.once(f"Skipped, as the run's evaluation leaves them out: {in_words(new)} ({at_most}).")
         if new := self._said.new("stops", [step for step in records if step not in self._steps.values()]):
-            self._said.once(f"Skipped, as it was kept only because the training was stopped there: {in_words(new)}.")
+            self._said.once(
+                f"Skipped, as a stop or another run has left them, and this run wants none there: {in_words(new)}."
+            )
         if new := self._said.new("gone", [step for step in chosen if step < newest and step not in records]):
             self._said.once(f"Skipped, as the training keeps no checkpoint there any more: {in_words(new)}.")
 

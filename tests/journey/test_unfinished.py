@@ -111,3 +111,21 @@ def test_the_finished_training_takes_the_samples_that_were_made_on_the_way(user)
     assert len(made) == 4  # two prompts, raw and EMA, after the last step: the base model's are found
     again = user.bricks("run", "end.yaml", "--so-far")
     assert "The training of run tiny is finished." in again.out
+
+
+def test_a_follower_that_is_stopped_leaves_the_report_of_what_it_has_sampled(user):
+    user.bricks("run", "long.yaml", "--until", "latents")  # the name means this one from here on
+    every = ("--every", "0.1", "--set", "evaluate.num_checkpoints=5000")
+    process = user.start("jobs.bricks", "evaluate", "tiny", "--follow", *every)
+    said = ""
+    while "step 0: 2/2 samples" not in said:  # the newest first, so that this is the last
+        assert process.poll() is None, said
+        said += process.stderr.readline()
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate()
+    assert process.returncode == 143, err
+    newest = max(states(user))
+    assert f"Training tiny: {newest:,} of 4,995 steps are kept. Nobody is at it just now" in said
+    assert f"The training of run tiny is not finished: {newest:,} of 4,995 steps are done." in " ".join(out.split())
+    report = user.folder / out.rpartition("Report so far  ")[2].splitlines()[0]
+    assert json.loads((report.parent / "report.json").read_text(encoding="utf-8"))["training"]["num_steps"] == newest

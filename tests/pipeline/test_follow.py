@@ -166,7 +166,7 @@ def test_the_newest_checkpoint_is_sampled_first_and_the_older_ones_are_caught_up
     assert steps_of(made) == [2, 0]
     assert "Step 2 comes before 0: the newest first." in told()
     assert "Skipped, as the run's evaluation leaves them out: 1, 3 (evaluate.num_checkpoints is 3: 0, 2, 4)." in told()
-    words = "Training films: 3 of 4 steps are kept. Nobody is at it just now: waiting until it goes on."
+    words = "Training films: 3 of 4 steps are kept. Nobody is at it just now: waiting until somebody is."
     assert words in told()
 
 
