@@ -205,7 +205,8 @@ def _whiskers(line: Line, y: float, x_of: Callable[[float], float], against: str
 
 
 def _told(each: Whisker) -> str:
-    return f"{each.name} {each.found.value:.3g} ({each.found.low:.3g} to {each.found.high:.3g})"
+    ends = f" ({each.found.low:.3g} to {each.found.high:.3g})" if math.isfinite(each.found.low) else ""
+    return f"{each.name} {each.found.value:.3g}{ends}"
 
 
 def ticks(low: float, high: float) -> list[float]:

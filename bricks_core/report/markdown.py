@@ -62,10 +62,10 @@ def _measures(measures: Measures) -> Iterator[str]:
     if told.motion:
         yield "### Motion"
         yield table(["number", "base", "tuned", "real", "tuned is"], [_motion(row) for row in told.motion])
-    if measures.drift:
-        yield "### Drift with length, CIELAB units per second"
-        rows = [[number(each.num_frames), _found(each.base), _found(each.tuned)] for each in measures.drift]
-        yield table(["frames", "base", "tuned"], rows)
+    for drift in measures.drift:
+        yield f"### Departure from the first pictures, step {number(drift.step)}, CIELAB units"
+        rows = [[number(each.num_frames), _found(each.departure[each.num_frames])] for each in drift.courses]
+        yield table(["frames", "at the end"], [*rows, ["each doubling", _found(drift.per_doubling)]])
     yield from _copies(measures)
     yield from _others(measures)
     if measures.missing:

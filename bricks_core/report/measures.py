@@ -62,6 +62,14 @@ ABOUT: dict[str, About] = {
         "as held-out clips do",
         "bootstrap over prompts, each with its seeds",
     ),
+    "drift": About(
+        "how far samples depart from their own first pictures, by their length: colour, brightness, contrast and "
+        "saturation together",
+        "medians over cells of the distance from the first pictures",
+        "CIELAB units; 2.3 are just seen",
+        "less is better, down to what real clips do",
+        "bootstrap over prompts",
+    ),
     "copies": About(
         "samples that repeat a training clip, in what they show or in how it moves, mirrored ones too",
         "patches laid on each other (Di Zenzo's tensor, normalised cross-correlation), displacements over time",
@@ -145,15 +153,32 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Drift:
-    """How fast samples of one length change colour, brightness, contrast and saturation, in CIELAB units per second."""
+class Course:
+    """Samples of one length, and how far they depart from their first pictures, in CIELAB units."""
 
     num_frames: int
     num_samples: int
+    departure: dict[int, Interval]
+    """By the number of frames gone by: each of the lengths, up to this one."""
+    sharpness: Interval
+    """At the end, in percent of the strength of edges; below 0 it blurs."""
+    jump: Interval
+    """What came at once."""
+    speed: Interval
+    """Per second."""
+
+
+@dataclass(frozen=True)
+class Drift:
+    """One model's samples of the same prompts in several lengths."""
+
     step: int
-    """Of the tuned model: the last."""
-    tuned: Interval | None
-    base: Interval | None
+    courses: list[Course]
+    """The shortest first."""
+    per_doubling: Interval | None
+    """What each doubling of the length adds to the departure at the end. Above 0: the longer, the farther."""
+    from_length: Interval | None
+    """How much farther the longest samples have departed than the shortest when the shortest end."""
 
 
 @dataclass(frozen=True)
@@ -215,6 +240,7 @@ class Measures:
     others: list[Model] = field(default_factory=list)
     """Further checkpoints of this run that were sampled as fully, and those of evaluate.compare."""
     drift: list[Drift] = field(default_factory=list)
+    """Of the base model and of the last step; empty where evaluate.lengths asks for no further ones."""
     memorisation: Memorisation | None = None
     audit: GuidanceAudit | None = None
     missing: dict[str, str] = field(default_factory=dict)

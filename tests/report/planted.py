@@ -9,6 +9,7 @@ from bricks_core.report.intervals import Interval
 from bricks_core.report.measures import (
     Copied,
     CopiedPair,
+    Course,
     Drift,
     KeptFacts,
     Measures,
@@ -69,6 +70,16 @@ def model(name="step 1,200", of="", step=1200, position=0.87, tuned=0.81):
     )  # fmt: skip
 
 
+def drift(step, speed):
+    courses = [
+        Course(
+            n, 2, {m: around(speed * m, 0.3) for m in (8, 16, 32, 64) if m <= n}, *four(-3.1, speed / 9, speed, 0)[:3]
+        )
+        for n in (8, 16, 32, 64)
+    ]
+    return Drift(step, courses, around(1.3, 0.4), around(0.2, 0.3))
+
+
 def measures(**more):
     pair = CopiedPair(
         "content", "0123456789abcdef", "A red car drives to the left at night.", 2, "fedcba9876543210",
@@ -83,7 +94,7 @@ def measures(**more):
         num_held_out_clips=37,
         of_held_out_clips=41,
         others=[model("step 2,000", "", 2000, 0.79), model("brick-v1@900", "brick-v1@900", 900, 0.41, 0.62)],
-        drift=[Drift(n, 6, 2000, around(0.4 + n / 30, 0.3), around(0.3 + n / 90, 0.2)) for n in (8, 16, 32, 64)],
+        drift=[drift(0, 0.4), drift(2000, 0.9)],
         memorisation=Memorisation(
             [
                 Copied("content", 3, 144, around(0.0208, 0.02), 0.0263, 0.7512, 37),

@@ -97,8 +97,6 @@ class Looked:
     training: RealLooks
     too_small: bool = False
     """For features of hand."""
-    longer_looks: dict[str, motion.Motion] = field(default_factory=dict)
-    """By the sample's row."""
 
 
 def checkpoints_of(samples: Sequence[Sample], weights: str) -> tuple[Checkpoint, list[Checkpoint], list[Checkpoint]]:
@@ -141,7 +139,7 @@ def look_at_all(spec: EvaluateSpec, work: Work, samples: Sequence[Sample], weigh
     everyone = [base, *own, *compared]
     stretches = [*held_out.chosen.stretches, *training.chosen.stretches]
     num_compared = len(stretches) and len(held_out.chosen.stretches) + len(base.keys(*OF_FILMS))
-    total = sum(len(each.samples) for each in everyone) + len(longer) + len(stretches) + num_compared
+    total = sum(len(each.samples) for each in everyone) + len(stretches) + num_compared
     work.progress.begin(total, unit="clips measured")
     encoder = None
     if is_styled and own and spec.style_features != style.BY_HAND:
@@ -152,8 +150,6 @@ def look_at_all(spec: EvaluateSpec, work: Work, samples: Sequence[Sample], weigh
         for checkpoint in everyone:
             for key in checkpoint.samples:
                 yield partial(look.at_sample, work, checkpoint, key)
-        for sample in longer:
-            yield partial(look.at_longer, work, sample, found)
         # Decoded here, one after the other, while threads look at those before.
         for real, is_held_out in ((held_out, True), (training, False)):
             pictures = decoded_clips(spec, size, work, codec, real.chosen.stretches)
@@ -185,9 +181,6 @@ class _Looker:
             style=self._styled(frames, str(sample.prompt_index)) if of_films else None,
             print=fingerprint(frames) if of_films and sample.step and not sample.of else None,
         )
-
-    def at_longer(self, work: Work, sample: Sample, found: Looked) -> None:
-        found.longer_looks[sample.id] = motion.measure(frames_of(work, sample), self.spec.fps, self.film_fps)
 
     def at_real(self, real: RealLooks, place: int, frames: Pixels, is_held_out: bool) -> None:
         stretch = real.chosen.stretches[place]

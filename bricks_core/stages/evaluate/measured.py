@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -27,10 +28,11 @@ from bricks_core.stages.evaluate.looks import (
     Looked,
     RealLooks,
     checkpoints_of,
+    frames_of,
     look_at_all,
     need,
 )
-from bricks_core.stages.evaluate.measures import adherence, motion, style
+from bricks_core.stages.evaluate.measures import adherence, drift, motion, style
 from bricks_core.storage.work import Work
 
 T = TypeVar("T")
@@ -70,7 +72,7 @@ def measured(
         num_held_out_clips=seen.held_out.chosen.num_clips,
         of_held_out_clips=seen.held_out.chosen.of,
         others=[model_of(each, seen, {}) for each in others],
-        drift=_drifts(spec, seen),
+        drift=_drifts(spec, work, seen, missing),
         memorisation=copies,
         missing=missing,
     )
@@ -218,34 +220,24 @@ def _motion(
     return found
 
 
-def _drifts(spec: EvaluateSpec, seen: Looked) -> list[report.Drift]:
-    """Of the usual length and further ones, of the prompts that all of these were asked of."""
-    last, asked = seen.own[-1].step, {each.prompt_index for each in seen.longer}
-    if not asked:
-        return []
-
-    def usual(model: Checkpoint) -> dict[int, motion.Motion]:
-        return {prompt: need(model.looks[prompt, 0].motion) for prompt in sorted(asked) if (prompt, 0) in model.looks}
-
-    by_length = {spec.num_frames: (usual(seen.base), usual(seen.own[-1]))}
-    for length in sorted({each.num_frames for each in seen.longer}):
-        sides = [
-            {
-                each.prompt_index: seen.longer_looks[each.id]
-                for each in seen.longer
-                if each.num_frames == length and each.step == step
-            }
-            for step in (seen.base.step, last)
-        ]
-        by_length[length] = (sides[0], sides[1])
+def _drifts(spec: EvaluateSpec, work: Work, seen: Looked, missing: dict[str, str]) -> list[report.Drift]:
+    """Of the base model and of the last step, in the usual length and in further ones, of the prompts that were asked
+    for these."""
+    asked = {each.prompt_index for each in seen.longer}
     found = []
-    for length, sides_of in sorted(by_length.items()):
-        base, tuned = (
-            _mean(np.array([each.drift for each in side.values()], float), [str(prompt) for prompt in side])
-            for side in sides_of
-        )
-        found.append(report.Drift(length, len(sides_of[1]), last, tuned, base))
+    for model in (seen.base, seen.own[-1]) if asked else ():
+        usual = [model.samples[prompt, 0] for prompt in sorted(asked) if (prompt, 0) in model.samples]
+        samples = [*usual, *(each for each in seen.longer if each.step == model.step)]
+        told = _tried("drift with length", missing, partial(_drift, spec, work, samples))
+        if told is not None:
+            courses = [report.Course(**vars(each)) for each in told.courses]
+            found.append(report.Drift(model.step, courses, told.per_doubling, told.from_length))
     return found
+
+
+def _drift(spec: EvaluateSpec, work: Work, samples: Sequence[Sample]) -> drift.Drift:
+    frames = [frames_of(work, each) for each in samples]
+    return drift.drift(frames, [each.prompt_index for each in samples], spec.fps)
 
 
 def _mean(values: Any, groups: Sequence[str]) -> Interval | None:

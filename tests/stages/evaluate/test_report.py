@@ -4,8 +4,10 @@ import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 from urllib.parse import unquote
 
+import jsonschema
 import numpy as np
 import pytest
 
@@ -19,6 +21,8 @@ from bricks_core.spec.train import ClipLossRow, HeldOutRow
 from bricks_core.stages.evaluate import stage
 from bricks_core.stages.evaluate.gallery import NUM_DROPPED, NUM_KEPT
 
+ROOT = Path(__file__).parents[3]
+PLAIN = "One red thing moves to the right on a green ground in daylight."
 NASTY = "<script>alert(1)</script> \"><img src=x onerror='alert(2)'> {{ 7 * 7 }} </style> & ünïcode 积木"
 
 
@@ -187,6 +191,53 @@ def test_a_fallen_loss_of_few_clips_after_a_random_beginning_is_not_enough_evide
     assert fall["low"] < fall["value"] < fall["high"] < 0
     html = run.store.get(artifact.prefix + "report/index.html").decode()
     assert 'class="main good"' not in html.replace("tile ", ""), "a fallen loss is not shown as a success"
+
+
+@pytest.fixture(scope="module")
+def measured(finished_in, tmp_path_factory):
+    """A run of which everything is measured, its report, and its page."""
+    asked = {"num_seeds": 2, "held_out_prompts": 2, "plain_prompts": [PLAIN], "lengths": [6], "compare": []}
+    run = finished_in(tmp_path_factory.mktemp("measured"), **asked)
+    artifact = run.evaluate()
+    return run, artifact, json.loads(run.store.get(artifact.prefix + "report/report.json"))
+
+
+def test_a_real_report_keeps_to_the_published_schema(measured, seen):
+    schema = json.loads((ROOT / "docs/report.schema.json").read_text(encoding="utf-8"))
+    for run, artifact, _ in (measured, seen):
+        jsonschema.validate(json.loads(run.store.get(artifact.prefix + "report/report.json")), schema)
+
+
+def test_the_measures_are_of_all_prompts_and_seeds_and_of_base_and_tuned_samples(measured):
+    _, artifact, told = measured
+    measures = told["measures"]
+    assert measures["num_prompts"] == {"style": 2, "held_out": 1, "plain": 1}, "one clip of the held-out film was kept"
+    assert measures["num_seeds"] == 2
+    assert measures["tuned"]["num_samples"] == 8
+    assert (measures["tuned"]["step"], measures["tuned"]["weights"]) == (60, "ema")
+    kept = {(each["prompt_set"], each["kind"]): each for each in measures["tuned"]["adherence"]}
+    assert kept["style", "colours"]["num_samples"] == 4
+    assert [each["step"] for each in measures["drift"]] == [0, 60]
+    assert [each["num_frames"] for each in measures["drift"][0]["courses"]] == [4, 6]
+    assert told["evidence"]["adherence"]["tuned"] == kept["style", "all"]["tuned"]
+    assert "report/report.md" in {each.key for each in artifact.manifest.objects}
+
+
+def test_the_text_beside_the_page_is_its_verdict(measured):
+    run, artifact, told = measured
+    text = run.store.get(artifact.prefix + "report/report.md").decode()
+    assert text.startswith(f"# {told['verdict']['title']}\n")
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_pictures_of_copies_lie_beside_the_page(measured):
+    run, artifact, told = measured
+    page = Page(run.page(artifact))
+    pairs = told["measures"]["memorisation"]["pairs"]
+    for pair in pairs:
+        for key in (pair["sample_picture"], pair["clip_picture"]):
+            assert run.store.head(artifact.prefix + key) is not None
+            assert key.removeprefix("report/") in page.links
 
 
 def test_licences_are_told_as_the_run_file_tells_them(seen):
