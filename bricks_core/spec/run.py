@@ -171,23 +171,26 @@ class RunSpec(Strict):
     def _whole_latents_in_time(self) -> Self:
         """A codec that shrinks time is read from a clip's first frame on, 4k + 1 frames, none left out between."""
         stride = self.latents.codec.time_stride
-        frames = [
-            (f"train.phases.{i}.buckets.{j}", bucket.num_frames, bucket.frame_interval)
+        buckets = [
+            (f"train.phases.{i}.buckets.{j}", bucket)
             for i, phase in enumerate(self.train.phases if self.train else [])
             for j, bucket in enumerate(phase.buckets)
         ]
-        if self.evaluate:
-            frames.append(("evaluate", self.evaluate.num_frames, 1))
-        for place, num_frames, interval in frames:
-            if interval > 1 and stride > 1:
+        for place, bucket in buckets:
+            if bucket.frame_interval > 1 and stride > 1:
                 raise ValueError(
-                    f"{place}.frame_interval is {interval}, and {self.latents.codec.kind} joins {stride} frames that "
-                    "follow each other: set it to 1."
+                    f"{place}.frame_interval is {bucket.frame_interval}, and {self.latents.codec.kind} joins {stride} "
+                    "frames that follow each other: set it to 1."
                 )
+        frames = [(f"{place}.num_frames", bucket.num_frames) for place, bucket in buckets]
+        if self.evaluate:
+            frames.append(("evaluate.num_frames", self.evaluate.num_frames))
+            frames += [(f"evaluate.lengths.{i}", each) for i, each in enumerate(self.evaluate.lengths)]
+        for place, num_frames in frames:
             if (num_frames - 1) % stride:
                 near = 1 + (num_frames - 1) // stride * stride
                 raise ValueError(
-                    f"{place}.num_frames is {num_frames}, and {self.latents.codec.kind} has whole latents for 1, "
+                    f"{place} is {num_frames}, and {self.latents.codec.kind} has whole latents for 1, "
                     f"{stride + 1}, {2 * stride + 1} ... frames: take {near} or {near + stride}."
                 )
         return self

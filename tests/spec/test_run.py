@@ -243,6 +243,7 @@ def test_wan_has_no_masks_without_being_told_so(run_file):
         ("train.model={}", "stdit2 takes 4: write sd-vae or patch-dct, or set train.model.family to wan"),
         ("train.phases.0.buckets.0.num_frames=16", "num_frames is 16, and wan-vae has whole latents for 1, 5, 9 ..."),
         ("train.phases.0.buckets.0.frame_interval=2", "wan-vae joins 4 frames that follow each other: set it to 1"),
+        ("evaluate.lengths=[33, 64]", "evaluate.lengths.1 is 64, and wan-vae has whole latents for 1, 5, 9 ... frames"),
         (
             "evaluate.num_frames=20",
             "evaluate.num_frames is 20, and wan-vae has whole latents for 1, 5, 9 ... frames: take 17 or 21",
