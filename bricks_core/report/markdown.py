@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Iterator, Sequence
 
@@ -109,15 +110,18 @@ def _motion(row: MotionNumber) -> list[str]:
     nearer = row.nearer
     word = "–" if nearer is None else "as near" if is_noise(nearer) else "nearer" if nearer.value > 0 else "farther"
     name = row.name.replace("_", " ")
-    return [name, _short(row.base), _short(row.tuned), f"{row.real.value:.2g}" if row.real else "–", word]
+    return [name, _short(row.base, False), _short(row.tuned), _short(row.real, False), word]
 
 
-def _short(found: Interval | None) -> str:
-    """To two digits."""
+def _short(found: Interval | None, with_ends: bool = True) -> str:
+    """With as many decimals as the largest of its numbers needs to have two digits."""
     if found is None:
         return "–"
-    ends = f" ({found.low:.2g} to {found.high:.2g})" if is_finite(found) else ""
-    return f"{found.value:.2g}{ends}".replace("-", "−")
+    numbers = [found.value, found.low, found.high] if with_ends and is_finite(found) else [found.value]
+    largest = max(map(abs, numbers))
+    decimals = min(4, max(0, 1 - math.floor(math.log10(largest)))) if largest else 0
+    value, *ends = (f"{each:.{decimals}f}".replace("-", "−") for each in numbers)
+    return f"{value} ({' to '.join(ends)})" if ends else value
 
 
 def _copies(measures: Measures) -> Iterator[str]:

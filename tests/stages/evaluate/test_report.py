@@ -211,9 +211,9 @@ def test_a_real_report_keeps_to_the_published_schema(measured, seen):
 def test_the_measures_are_of_all_prompts_and_seeds_and_of_base_and_tuned_samples(measured):
     _, artifact, told = measured
     measures = told["measures"]
-    assert measures["num_prompts"] == {"style": 2, "held_out": 1, "plain": 1}, "one clip of the held-out film was kept"
+    assert measures["num_prompts"] == {"style": 2, "held_out": 2, "plain": 1}
     assert measures["num_seeds"] == 2
-    assert measures["tuned"]["num_samples"] == 8
+    assert measures["tuned"]["num_samples"] == 10
     assert (measures["tuned"]["step"], measures["tuned"]["weights"]) == (60, "ema")
     kept = {(each["prompt_set"], each["kind"]): each for each in measures["tuned"]["adherence"]}
     assert kept["style", "colours"]["num_samples"] == 4
