@@ -75,15 +75,11 @@ def _measures(measures: Measures) -> Iterator[str]:
 
 
 def _kept(row: KeptFacts) -> list[str]:
-    noise = " noise" if row.change and is_noise(row.change) else ""
     chance = figure(row.chance.value, "share") if row.chance else "–"
-    return [
-        row.kind,
-        _found(row.base, "share"),
-        _found(row.tuned, "share"),
-        _spaced(chance),
-        _found(row.change, "points") + noise,
-    ]
+    change = _found(row.change, "points")
+    if row.change and is_noise(row.change):
+        change = f"noise ({change.partition(' (')[2]}" if is_finite(row.change) else "noise"
+    return [row.kind, _found(row.base, "share"), _found(row.tuned, "share"), _spaced(chance), change]
 
 
 def _style(measures: Measures) -> Iterator[str]:

@@ -18,7 +18,7 @@ from bricks_core.judge.facts import KINDS, facts
 from bricks_core.judge.kept import verdicts
 from bricks_core.report import measures as report
 from bricks_core.report.evidence import Losses
-from bricks_core.report.intervals import Interval, difference, interval
+from bricks_core.report.intervals import Interval, bounded, difference, interval
 from bricks_core.spec.evaluate import EvaluateSpec, PromptSet, Sample
 from bricks_core.stages.evaluate.copies import copies_of
 from bricks_core.stages.evaluate.looks import (
@@ -131,12 +131,17 @@ def kept_facts(
             tuned=tuned[kind].kept,
             base=of_base[kind].kept if kind in of_base else None,
             chance=tuned[kind].chance,
-            gain=tuned[kind].gain,
-            change=changes.get(kind),
+            gain=_of_shares(tuned[kind].gain),
+            change=_of_shares(changes.get(kind)),
         )
         for kind in (report.ALL, *KINDS)
         if kind in tuned
     ]
+
+
+def _of_shares(found: Interval | None) -> Interval | None:
+    """A difference of two shares."""
+    return bounded(found, (-1.0, 1.0)) if found else None
 
 
 def _missing_clips(seen: Looked) -> dict[str, str]:

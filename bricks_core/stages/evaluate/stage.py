@@ -29,6 +29,7 @@ from bricks_core.spec.score import Score
 from bricks_core.spec.train import DEFAULT_WEIGHTS, CheckpointRow, ClipLossRow, HeldOutRow, TrainSpec
 from bricks_core.stages.evaluate import panels
 from bricks_core.stages.evaluate.asked import Asked, asked_samples, object_keys, sample_of
+from bricks_core.stages.evaluate.audit import Audited, asked_audit, audit_of, make_audit
 from bricks_core.stages.evaluate.gallery import exhibits, picture_of
 from bricks_core.stages.evaluate.measured import measured
 from bricks_core.stages.evaluate.samples import make_samples, size_of, strip_places
@@ -44,19 +45,23 @@ _ORDER = {"raw": 0, "ema": 1}
 
 
 def run(spec: EvaluateSpec, work: Work) -> None:
-    """Sample what is not sampled yet; each sample is kept as soon as it is there."""
+    """Sample what is not sampled yet; each sample is kept as soon as it is there. Then the audit of guidance."""
     make_samples(spec, work)
+    make_audit(spec, work)
 
 
 def join(spec: EvaluateSpec, work: Work) -> Joined:
     """Panels, numbers and the page, from the samples and the stages' tables."""
     asked = sorted(asked_samples(spec, work), key=lambda each: (each.prompt_index, each.step, _ORDER[each.weights]))
     shown_on_page = [sample_of(spec, each) for each in asked if each.is_on_the_page]
-    work.made_from(key for each in asked for key in each.keys)
+    keys = [key for each in tasks(spec, work) for key in each.keys]
+    work.made_from(keys)
     samples = [sample_of(spec, each) for each in asked]
     page = Pages(spec, work, shown_on_page)
     page.objects += _taken_into_the_report(spec, asked, work)
-    facts, pictures = gather(spec, work, samples)
+    audit, audited = audit_of(spec, work)
+    page.objects += audited
+    facts, pictures = gather(spec, work, samples, audit)
     for key, data in pictures.items():
         page.put(key, data)
     prompts = [page.prompt(index) for index in range(len(spec.prompts))]
@@ -71,7 +76,7 @@ def join(spec: EvaluateSpec, work: Work) -> Joined:
     _track(work, facts, shown_on_page)
     return Joined(
         {"samples": sorted(samples, key=lambda row: row.id)},
-        [key for each in asked for key in each.keys],
+        keys,
         page.objects,
         {
             "samples": len(samples),
@@ -81,9 +86,10 @@ def join(spec: EvaluateSpec, work: Work) -> Joined:
     )
 
 
-def tasks(spec: EvaluateSpec, work: Work) -> Iterator[Asked]:
-    """Every sample."""
-    return asked_samples(spec, work)
+def tasks(spec: EvaluateSpec, work: Work) -> Iterator[Asked | Audited]:
+    """Every sample, and every part of the audit."""
+    yield from asked_samples(spec, work)
+    yield from asked_audit(spec, work)
 
 
 def _taken_into_the_report(spec: EvaluateSpec, asked: Sequence[Asked], work: Work) -> Iterator[StoredObject]:

@@ -196,7 +196,7 @@ def test_a_fallen_loss_of_few_clips_after_a_random_beginning_is_not_enough_evide
 @pytest.fixture(scope="module")
 def measured(finished_in, tmp_path_factory):
     """A run of which everything is measured, its report, and its page."""
-    asked = {"num_seeds": 2, "held_out_prompts": 2, "plain_prompts": [PLAIN], "lengths": [6], "compare": []}
+    asked = {"num_seeds": 2, "held_out_prompts": 2, "plain_prompts": [PLAIN], "lengths": [6], "audit_guidance": [0, 4]}
     run = finished_in(tmp_path_factory.mktemp("measured"), **asked)
     artifact = run.evaluate()
     return run, artifact, json.loads(run.store.get(artifact.prefix + "report/report.json"))
@@ -220,6 +220,7 @@ def test_the_measures_are_of_all_prompts_and_seeds_and_of_base_and_tuned_samples
     assert [each["step"] for each in measures["drift"]] == [0, 60]
     assert [each["num_frames"] for each in measures["drift"][0]["courses"]] == [4, 6]
     assert told["evidence"]["adherence"]["tuned"] == kept["style", "all"]["tuned"]
+    assert {each["guidance"] for each in measures["audit"]["scales"]} == {0, 4}
     assert "report/report.md" in {each.key for each in artifact.manifest.objects}
 
 
