@@ -29,10 +29,20 @@ from bricks_core.storage.work import Work
 
 PROMPTS_OF_LENGTHS = 2
 """Of the run's own, the first so many are asked for in `lengths`."""
-_WHICH = {"prompts", "num_checkpoints", "weights", "num_seeds", "held_out_prompts", "plain_prompts", "compare"} | {
-    "lengths",
-    "style_features",
-}
+_WHICH = frozenset(
+    [
+        "prompts",
+        "num_checkpoints",
+        "weights",
+        "num_seeds",
+        "held_out_prompts",
+        "plain_prompts",
+        "compare",
+        "lengths",
+        "style_features",
+        "audit_guidance",
+    ]
+)
 """Settings that say which samples are asked for, or what is made of them, and change none."""
 
 

@@ -347,10 +347,8 @@ class Training:
         )
 
     def _note(self) -> str:
-        words = [f"loss {self.loss:.3f}"]
-        if math.isfinite(self.held_out_loss):
-            words.append(f"held-out {self.held_out_loss:.3f}")
-        return ", ".join(words)
+        known = {"loss": self.loss, "held-out": self.held_out_loss}
+        return ", ".join(f"{name} {value:.3f}" for name, value in known.items() if math.isfinite(value))
 
 
 def _check_finite(rows: Sequence[HeldOutRow]) -> None:
