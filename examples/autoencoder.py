@@ -1,6 +1,6 @@
 """Train the autoencoder of examples/world: 8 x 8 pixels become one latent of four numbers, and pictures again.
 
-    python examples/autoencoder.py OUT FOLDER... [--steps 6500] [--sharpen 6000] [--threads 0]
+    python examples/autoencoder.py OUT FOLDER... [--steps 8700] [--threads 0]
 
 leaves OUT/ (config.json and diffusion_pytorch_model.safetensors in float16, diffusers' AutoencoderKL) and
 OUT.training/ (pictures and state). Stopped at any moment, the same command goes on from its last 100 steps.
@@ -8,12 +8,8 @@ OUT.training/ (pictures and state). Stopped at any moment, the same command goes
 What it learns from: every sixth picture of the films at 96x160, as many of each folder, mirrored at random, a third of
 them with other colours, so that it knows more than the films have. What it minimises: absolute and squared error, the
 absolute error of the differences between neighbours (edges), and 3e-4 of the divergence of latents from a standard
-normal, which keeps them centred and leaves a decoder that forgives a little noise.
-
-That blurs what is finer than a latent, as studs are. So in the last `--sharpen` steps a critic learns to tell pictures
-from reconstructions, patch by patch, and the autoencoder is also taught to leave it no difference: hinge losses, a
-weight that gives both their gradients one size at the last layer (arXiv:2012.09841 section 3.1), and equal features in
-the critic's layers (arXiv:1711.11585 section 3.2).
+normal, which keeps them centred and leaves a decoder that forgives a little noise. What is finer than a latent, and
+differs little from what is around it, blurs.
 """
 
 from __future__ import annotations
@@ -29,9 +25,8 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKL
-from torch import Tensor, nn
+from torch import Tensor
 
 from bricks_core.video.read import frames
 from bricks_core.video.resize import fit
@@ -41,10 +36,6 @@ EVERY_FRAMES = 6
 BATCH_SIZE = 6
 LEARNING_RATE = 1e-3
 DIVERGENCE_WEIGHT = 3e-4
-SHARPENING_RATE = 3e-4
-CRITIC_RATE = 3e-4
-CRITIC_SHARE = 0.5
-ALIKE_WEIGHT = 1.0
 CHANNELS = (16, 32, 64, 96)
 KEEP_EVERY_STEPS = 100
 NUM_HELD_OUT = 48
@@ -94,8 +85,8 @@ def batch(folders: Sequence[np.ndarray], step: int) -> Tensor:
     return x
 
 
-def loss_of(model: AutoencoderKL, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What is minimised, the squared error, and the reconstructions, of pictures (B, 3, H, W)."""
+def loss_of(model: AutoencoderKL, x: Tensor) -> tuple[Tensor, Tensor]:
+    """What is minimised, and the squared error, of pictures (B, 3, H, W)."""
     posterior = model.encode(x).latent_dist
     y = model.decode(posterior.sample()).sample.float()
     error = y - x
@@ -103,56 +94,13 @@ def loss_of(model: AutoencoderKL, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     mean, log_variance = posterior.mean.float(), posterior.logvar.float()
     divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
     squared = error.square().mean()
-    return error.abs().mean() + squared + edges + DIVERGENCE_WEIGHT * divergence, squared, y
+    return error.abs().mean() + squared + edges + DIVERGENCE_WEIGHT * divergence, squared
 
 
-class Critic(nn.Module):
-    """Pictures (B, 3, H, W) -> for every patch of about 30 pixels how real it looks, and the features on the way."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(1)
-        widths, layers = (3, 32, 64, 96), []
-        for before, after, stride in zip(widths, widths[1:], (2, 2, 1), strict=False):
-            layers.append(nn.utils.parametrizations.spectral_norm(nn.Conv2d(before, after, 4, stride, 1)))
-        self.layers = nn.ModuleList(layers)
-        self.last = nn.utils.parametrizations.spectral_norm(nn.Conv2d(widths[-1], 1, 4, 1, 1))
-
-    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        features = []
-        for layer in self.layers:
-            x = F.leaky_relu(layer(x), 0.2)
-            features.append(x)
-        judged: Tensor = self.last(x)
-        return judged, features
-
-
-def sharpened(model: AutoencoderKL, critic: Critic, x: Tensor, y: Tensor, loss: Tensor) -> Tensor:
-    """The loss of a reconstruction y of x, with what the critic makes of it."""
-    judged, features = critic(y)
-    with torch.no_grad():
-        _, wanted = critic(x)
-    fooling = -judged.float().mean()
-    alike = torch.stack([(a - b).abs().float().mean() for a, b in zip(features, wanted, strict=True)]).mean()
-    last = model.decoder.conv_out.weight
-    ours, theirs = (torch.autograd.grad(each, last, retain_graph=True)[0].norm() for each in (loss, fooling))
-    weight = (ours / (theirs + 1e-4)).clamp(0, 1e3).detach() * CRITIC_SHARE
-    return loss + weight * fooling + ALIKE_WEIGHT * alike
-
-
-def critics_loss(critic: Critic, x: Tensor, y: Tensor) -> Tensor:
-    """Hinges: real patches above 1, reconstructed ones below -1."""
-    real, made = critic(x)[0].float(), critic(y.detach())[0].float()
-    return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + made).mean())
-
-
-def learning_rate(step: int, num_steps: int, num_sharpening: int) -> float:
-    """A hundred steps up, then half a cosine down to a fiftieth; the same again, lower, with the critic."""
-    rate = LEARNING_RATE
-    if step >= num_steps:
-        step, num_steps, rate = step - num_steps, num_sharpening, SHARPENING_RATE
+def learning_rate(step: int, num_steps: int) -> float:
+    """A hundred steps up, then half a cosine down to a fiftieth."""
     share = max(0, step - 100) / max(1, num_steps - 100)
-    return rate * min(1.0, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
+    return LEARNING_RATE * min(1.0, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
 
 
 @torch.no_grad()
@@ -172,49 +120,39 @@ def judged(model: AutoencoderKL, pictures: np.ndarray) -> dict[str, float]:
     return {"psnr_db": float(psnr.mean()), "latent_mean": float(z.mean()), "latent_deviation": float(z.std())}
 
 
-def train(out: Path, folders: Sequence[np.ndarray], num_steps: int, num_sharpening: int) -> AutoencoderKL:
+def train(out: Path, folders: Sequence[np.ndarray], num_steps: int) -> AutoencoderKL:
     """Go on from the last state to the end."""
-    model, critic = new_autoencoder().to(memory_format=torch.channels_last), Critic()
+    model = new_autoencoder().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.0)
-    other = torch.optim.AdamW(critic.parameters(), lr=CRITIC_RATE, betas=(0.5, 0.99), weight_decay=0.0)
     average = {name: value.detach().clone() for name, value in model.state_dict().items()}
-    parts = {"model": model, "optimizer": optimizer, "critic": critic, "critics_optimizer": other}
-    kept, begun, last = out / "state.pt", 0, num_steps + num_sharpening
+    kept, begun = out / "state.pt", 0
     if kept.exists():
         state = torch.load(kept, weights_only=True)
-        for name, part in parts.items():
-            if name in state:
-                part.load_state_dict(state[name])
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
         average, begun = state["average"], state["step"]
     since, losses = time.monotonic(), []
-    for step in range(begun, last):
+    for step in range(begun, num_steps):
         torch.manual_seed(step)
-        optimizer.param_groups[0]["lr"] = learning_rate(step, num_steps, num_sharpening)
+        optimizer.param_groups[0]["lr"] = learning_rate(step, num_steps)
         x = batch(folders, step).to(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16):
-            loss, squared, y = loss_of(model, x)
-            whole = sharpened(model, critic, x, y, loss) if step >= num_steps else loss
+            loss, squared = loss_of(model, x)
         optimizer.zero_grad()
-        whole.backward()
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        if step >= num_steps:
-            other.zero_grad()
-            with torch.autocast("cpu", torch.bfloat16):
-                critics = critics_loss(critic, x, y)
-            critics.backward()
-            other.step()
-        losses.append((loss.item(), squared.item(), critics.item() if step >= num_steps else 0.0))
+        losses.append((loss.item(), squared.item()))
         for name, value in model.state_dict().items():
             average[name].lerp_(value, 1 - min(0.995, (step + 1) / (step + 10)))
-        if (step + 1) % KEEP_EVERY_STEPS == 0 or step + 1 == last:
-            state = {name: part.state_dict() for name, part in parts.items()}
+        if (step + 1) % KEEP_EVERY_STEPS == 0 or step + 1 == num_steps:
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
             torch.save({**state, "average": average, "step": step + 1}, kept.with_suffix(".part"))
             kept.with_suffix(".part").replace(kept)
-            mean_loss, mean_squared, mean_critics = np.mean(losses, axis=0)
+            mean_loss, mean_squared = np.mean(losses, axis=0)
             seconds = (time.monotonic() - since) / len(losses)
-            told = f"loss {mean_loss:.4f}, {-10 * math.log10(mean_squared / 4):.2f} dB, critic {mean_critics:.3f}"
-            print(f"step {step + 1}/{last}: {told}, {seconds:.2f} s a step", flush=True)
+            told = f"loss {mean_loss:.4f}, {-10 * math.log10(mean_squared / 4):.2f} dB, {seconds:.2f} s a step"
+            print(f"step {step + 1}/{num_steps}: {told}", flush=True)
             since, losses = time.monotonic(), []
     model.load_state_dict(average)
     return model
@@ -224,8 +162,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Train the autoencoder of examples/world.")
     parser.add_argument("out", type=Path)
     parser.add_argument("folders", type=Path, nargs="+")
-    parser.add_argument("--steps", type=int, default=6500)
-    parser.add_argument("--sharpen", type=int, default=6000, help="steps with a critic, after those")
+    parser.add_argument("--steps", type=int, default=8700)
     parser.add_argument("--threads", type=int, default=0, help="0: as many as there are cores")
     given: Any = parser.parse_args(argv)
     torch.set_num_threads(given.threads or os.cpu_count() or 1)
@@ -233,7 +170,7 @@ def main(argv: list[str] | None = None) -> int:
     aside.mkdir(parents=True, exist_ok=True)
     folders = [gather(folder, aside / f"{folder.name}.npy") for folder in given.folders]
     print(f"{[len(each) for each in folders]} pictures, {NUM_HELD_OUT} of each kept from training", flush=True)
-    model = train(aside, folders, given.steps, given.sharpen)
+    model = train(aside, folders, given.steps)
     told = judged(model, np.concatenate([each[-NUM_HELD_OUT:] for each in folders]))
     model.register_to_config(scaling_factor=round(1 / told["latent_deviation"], 4))
     model.to(torch.float16).save_pretrained(given.out)

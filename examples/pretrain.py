@@ -1,6 +1,6 @@
 """Make examples/world again from nothing: films, autoencoder, captions, network. An evening on two cores.
 
-    python examples/pretrain.py WORK_FOLDER [--films 96] [--autoencoder-steps 4000]
+    python examples/pretrain.py WORK_FOLDER [--films 96] [--autoencoder-steps 8700] [--set KEY=VALUE ...]
 
 Everything but the autoencoder (autoencoder.py) is a `bricks run`, of the run files in examples/world:
 
@@ -9,6 +9,8 @@ Everything but the autoencoder (autoencoder.py) is a `bricks run`, of the run fi
     table.csv      the clips with captions: as measured, and for half of them the sentence that their film was made from
     bricks-store/  the run `world`, whose network is examples/world's
     base/          vae/ and transformer/ in float16, to be put into examples/world
+
+--set changes a setting of the run `world`, as `bricks run --set` does.
 
 Stopped at any moment, the same command goes on.
 """
@@ -85,14 +87,16 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Make the base model of examples/world again.")
     parser.add_argument("work", type=Path, help="folder for all that is made on the way; some 3 GB")
     parser.add_argument("--films", type=int, default=96)
-    parser.add_argument("--autoencoder-steps", type=int, default=6500)
+    parser.add_argument("--autoencoder-steps", type=int, default=8700)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the run")
     given = parser.parse_args(argv)
     work: Path = given.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
     films(work, given.films)
     autoencoder(work, given.autoencoder_steps)
     table(work)
-    bricks("run", RUNS / "world.yaml", "--until", "train", cwd=work)
+    changes = [part for each in given.set for part in ("--set", each)]
+    bricks("run", RUNS / "world.yaml", "--until", "train", *changes, cwd=work)
     layout = ("--format", "diffusers", "--dtype", "float16", "--vae", "vae")
     bricks("checkpoint", "export", "world", *layout, "--out", "base", "--force", cwd=work)
     return 0
