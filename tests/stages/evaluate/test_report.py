@@ -340,3 +340,38 @@ def test_wandb_gets_the_numbers_of_the_tables(finished, wandb_history, tmp_path,
 )
 def test_durations_are_said_as_a_person_says_them(seconds, words):
     assert duration(seconds) == words
+
+
+def test_every_number_that_the_page_says_of_the_run_is_in_the_report(measured):
+    run, artifact, told = measured
+    page = run.page(artifact)
+    page = page[page.index('<header class="hero"') : page.index('<section id="settings"')]
+    seen = Page(re.sub(r"<svg.*?</svg>", "", page, flags=re.S))  # their axes are round numbers
+    known = {round(number, 12) for number in numbers_in(told)} | {95}  # of intervals
+    known |= {each["end_timestep"] - 1 for each in told["held_out"]["bins"]}  # the last that belongs to it
+    sums = {sum(told["dataset"]["latents"].values()), sum(told["dataset"]["videos"].values())}
+    captions = [row.caption for row in run.work().rows("latents", "latents", Latent)]
+    texts = set(re.findall(NUMBER, " ".join([*captions, *texts_in(told)])))
+    for number in re.findall(NUMBER, seen.words):
+        value, decimals = float(number.replace(",", "")), len(number.partition(".")[2])
+        is_rounded = any(abs(abs(each) * by - value) <= 0.51 * 10**-decimals for each in known for by in (1, 100))
+        assert is_rounded or value in sums or number in texts, number
+
+
+NUMBER = r"(?<![\w.#-])\d[\d,]*(?:\.\d+)?(?![\w-])"
+
+
+def texts_in(value):
+    if isinstance(value, dict):
+        value = [*value.keys(), *value.values()]
+    if isinstance(value, list):
+        return [text for each in value for text in texts_in(each)]
+    return [value] if isinstance(value, str) else []
+
+
+def numbers_in(value):
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        return {number for each in value for number in numbers_in(each)}
+    return {value} if isinstance(value, int | float) and not isinstance(value, bool) else set()
