@@ -7,20 +7,21 @@ held-out loss is not known before the end. Nothing is written that the training 
 
 from __future__ import annotations
 
+import importlib
 import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from bricks_core.errors import AlteredObject, BricksError, DataError, NoSuchObject, StoreDenied, StoreUnavailable
 from bricks_core.models.beside import CONFIG, STATE
 from bricks_core.pipeline.began import earlier_versions
 from bricks_core.pipeline.plan import Step
 from bricks_core.pipeline.resolve import Address, Found, Resolver
-from bricks_core.pipeline.so_far import address_of_training, evaluate_so_far, outside, stage_module, untracked
+from bricks_core.pipeline.so_far import address_of_training, evaluate_so_far, outside, untracked
 from bricks_core.pipeline.trained import in_words
 from bricks_core.progress import Progress
 from bricks_core.spec.evaluate import EvaluateSpec
@@ -159,7 +160,7 @@ class Following:
         # Whether raw and EMA weights are the same at the beginning is not known before they are there.
         self._is_settled = 0 in records
         asked: Keys = defaultdict(set)
-        for each in stage_module("evaluate").tasks(self._spec, self._work(records, ())):
+        for each in _evaluate("asked").asked_samples(self._spec, self._work(records, ())):
             step = self._steps.get(f"{each.weights_key.rpartition('/')[0]}/")
             if step is not None:
                 asked[Weights(step, each.weights_key)].update(each.keys)
@@ -203,7 +204,7 @@ class Following:
     def _sample(self, records: dict[int, Record], weights: Weights, keys: Collection[ItemKey]) -> None:
         work = self._work(records, [key.key for key in keys], f"step {weights.step}")
         with work.progress:
-            stage_module("evaluate").run(self._spec, work)
+            _evaluate("samples").make_samples(self._spec, work)
 
     def _work(self, records: dict[int, Record], mine: Collection[str], name: str = "evaluate") -> Work:
         """A working place in which some samples are asked for. Nothing is committed there, so it has no address."""
@@ -377,3 +378,8 @@ def _short(run: BrickRun) -> BrickRun:
         update={"num_seeds": 1, "held_out_prompts": 0, "plain_prompts": [], "compare": [], "lengths": []}
     )
     return run.model_copy(update={"spec": run.spec.model_copy(update={"evaluate": short})})
+
+
+def _evaluate(part: str) -> Any:
+    """A part of the stage: what is made of samples comes when the training is finished. Loaded only here: torch."""
+    return importlib.import_module(f"bricks_core.stages.evaluate.{part}")
