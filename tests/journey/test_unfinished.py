@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import time
@@ -118,7 +119,8 @@ def test_a_follower_that_is_stopped_leaves_the_report_of_what_it_has_sampled(use
     every = ("--every", "0.1", "--set", "evaluate.num_checkpoints=5000")
     process = user.start("jobs.bricks", "evaluate", "tiny", "--follow", *every)
     said = ""
-    while "step 0: 2/2 samples" not in said:  # the newest first, so that this is the last
+    # The newest first, and those of the base model are there: so these are the last.
+    while not re.search(r"step 3: 2/2 samples.* step 3 raw\n", said):
         assert process.poll() is None, said
         said += process.stderr.readline()
     process.send_signal(signal.SIGTERM)
