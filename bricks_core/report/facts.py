@@ -201,7 +201,8 @@ def dataset_facts(work: Work) -> Dataset:
             continue  # no film, and nobody thought that it was one
         states[video.state] += 1
         if video.state in {"ok", "damaged"}:
-            licences[video.licence + (f", {video.credit}" if video.credit else "")] += 1
+            credit = f", {video.credit}" if video.credit else ""
+            licences[f"{video.licence}{credit}, consent {video.consent}"] += 1
         if video.state != "ok":
             video_reasons.add(video.reason)
     num_shots = 0

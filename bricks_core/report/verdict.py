@@ -140,7 +140,7 @@ def _by_heart(evidence: Evidence, losses: Losses) -> list[str]:
         found.append(f"Since step {since.since:,} the held-out loss rose by {_percent(since.by)} of the base's.")
     if copies is not None and copies.share.low > copies.expected:
         found.append(
-            f"{copies.num} of {several(copies.of, 'sample')} repeat clips of training; {copies.expected:.0%} is luck."
+            f"{copies.num} of {several(copies.of, 'sample')} repeat clips of training; {_whole(copies.expected)} is luck."
         )
     if found and gap is not None and gap.low > 0:
         found.append(f"Clips of training gained {_percent(gap)} of the base's loss more than held-out ones.")
@@ -153,7 +153,7 @@ def _early(evidence: Evidence, losses: Losses, last: Interval) -> str:
     if last.high >= 0 or last.value > -LEAST:
         return f"The held-out loss is where it was: {_percent(last)}, which is noise."
     if evidence.base_is_random and kept is not None and kept.tuned.low <= kept.chance:
-        return f"Samples keep {_share(kept.tuned)} of the facts of their prompts; {kept.chance:.0%} is luck."
+        return f"Samples keep {_share(kept.tuned)} of the facts of their prompts; {_whole(kept.chance)} is luck."
     if style is not None and style.low <= 0 and style.value < NEAR_BASE:
         return f"Samples stand where the base model's do: {_plain(style)} of the way to the held-out clips."
     if third is not None and third.by.high < 0 and third.by.value < -LEAST:
@@ -167,7 +167,7 @@ def _gains(evidence: Evidence, losses: Losses, last: Rise) -> list[str]:
     if evidence.style is not None:
         found.append(f"Samples stand {_plain(evidence.style)} of the way from the base's to the held-out clips.")
     if (kept := evidence.adherence) is not None:
-        found.append(f"They keep {_share(kept.tuned)} of the facts of their prompts; {kept.chance:.0%} is luck.")
+        found.append(f"They keep {_share(kept.tuned)} of the facts of their prompts; {_whole(kept.chance)} is luck.")
     if evidence.ability is not None:
         found.append(f"Of plain prompts they keep {_share(evidence.ability.tuned)}.")
     return [*found, evidence.weak_null] if evidence.weak_null else found
@@ -181,8 +181,12 @@ def _percent(found: Interval) -> str:
     return f"{value:.1f} % ({ends[0]:.1f} to {ends[1]:.1f})"
 
 
+def _whole(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
 def _share(found: Interval) -> str:
-    return f"{found.value:.0%} ({found.low:.0%} to {found.high:.0%})"
+    return f"{_whole(found.value)} ({100 * found.low:.0f} to {100 * found.high:.0f})"
 
 
 def _plain(found: Interval) -> str:

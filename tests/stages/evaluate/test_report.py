@@ -241,9 +241,9 @@ def test_pictures_of_copies_lie_beside_the_page(measured):
             assert key.removeprefix("report/") in page.links
 
 
-def test_licences_are_told_as_the_run_file_tells_them(seen):
+def test_licences_and_consent_are_told_as_the_run_file_tells_them(seen):
     _, _, page = seen
-    assert "CC0-1.0: 3 videos" in page.words
+    assert "CC0-1.0, consent unknown: 3 videos" in page.words
 
 
 def test_without_held_out_videos_the_page_says_so_plainly(finished):
