@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -167,21 +167,43 @@ class Work:
         with shared.coming() as coming:
             at_once(do_one, coming)
 
+    def in_turn(self, batches: Sequence[tuple[str, Sequence[T]]]) -> Generator[tuple[int, list[T]], None, None]:
+        """Batches of pending tasks, each under the name that is claimed while it is done: the number of a batch, and
+        which of its tasks are pending still. What others are at comes last, and only if they leave it undone.
+
+        Where claims may not be written, others are not waited for, which costs work at most.
+        """
+        left = dict(enumerate(batches))
+        for waits in (False, True):
+            for number, (name, tasks) in list(left.items()):
+                with self._claimed(name, tasks, waits=waits) as is_free:
+                    pending = self.pending(tasks)
+                    if pending and not is_free:
+                        continue
+                    del left[number]
+                    if len(pending) < len(tasks):
+                        self.progress.advance(len(tasks) - len(pending))
+                    if pending:
+                        yield number, pending
+
     @contextmanager
-    def alone(self, batch: str, tasks: Sequence[T]) -> Iterator[list[T]]:
-        """Those of the tasks that are pending, once nobody else is at `batch`: none, where another has done them all
-        meanwhile. Where claims may not be written, others are not waited for, which costs work at most."""
+    def _claimed(self, batch: str, tasks: Sequence[T], *, waits: bool) -> Iterator[bool]:
+        """Whether nobody else is at a batch. `waits`: until that is so, or all its tasks are done."""
 
         def told(holder: Holder) -> None:
             log.info("%s: %d tasks are being done by %s. Waiting for them.", self.stage.name, len(tasks), holder)
 
         try:
-            is_mine = self.claims.take_or_wait(batch, lambda: not self.pending(tasks), told)
+            if waits:
+                is_mine = self.claims.take_or_wait(batch, lambda: not self.pending(tasks), told)
+            else:
+                is_mine = self.claims.take(batch) is None
+            is_free = is_mine
         except StoreDenied as error:
             log.debug("%s is not claimed: %s", batch, error)
-            is_mine = False
+            is_mine, is_free = False, True
         try:
-            yield self.pending(tasks)
+            yield is_free
         finally:
             if is_mine:
                 self.claims.release(batch)

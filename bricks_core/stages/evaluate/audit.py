@@ -7,9 +7,10 @@ an item, and so are the predictions of a checkpoint.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -34,6 +35,7 @@ from bricks_core.spec.train import DEFAULT_WEIGHTS, CheckpointRow, TrainSpec, We
 from bricks_core.stages.evaluate.asked import noise_of
 from bricks_core.stages.evaluate.measures import guidance_audit as measure
 from bricks_core.stages.evaluate.samples import Captions, beside, decoded, frame_of, sampling_of, strip_of
+from bricks_core.storage.items import seconds_since
 from bricks_core.storage.scratch import scratch
 from bricks_core.storage.shards import Packs
 from bricks_core.storage.work import Work
@@ -135,19 +137,15 @@ def make_audit(spec: EvaluateSpec, work: Work) -> None:
     if not todo:
         return
     auditor = _Auditor(spec, work)
-    by_weights: dict[str, list[Audited]] = defaultdict(list)
-    for each in todo:
-        by_weights[each.weights_key].append(each)
     if any(each.guidance is not None for each in todo):
         # The encoder may be far larger than the model: it is gone before the model comes.
         _ = auditor.captions
-    for key, parts in by_weights.items():
-        with work.local("train", key) as file, work.local("train", beside(key, "config.json")) as config:
-            network: Any = auditor.family.load(file, config).to(auditor.device)
-        with auditor.precision():
-            for each in parts:
-                auditor.predict(each, network) if each.guidance is None else auditor.sample(each, network)
-                work.progress.advance(note=f"step {each.step} {each.weights}")
+    with closing(work.in_turn([("/".join(each.made.key), [each]) for each in todo])) as coming:
+        for number, _left in coming:
+            each = todo[number]
+            with auditor.precision():
+                auditor.predict(each) if each.guidance is None else auditor.sample(each)
+            work.progress.advance(note=f"step {each.step} {each.weights}")
 
 
 class _Auditor:
@@ -159,6 +157,8 @@ class _Auditor:
         self._train = TrainSpec.model_validate(work.inputs["train"].manifest.spec)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.family: Family = family_of(self._train.model)
+        self._key = ""
+        self._loaded: Any = None
 
     def precision(self) -> contextlib.AbstractContextManager[object]:
         precise = self.device.type == "cpu" or self._train.precision == "float32"
@@ -172,9 +172,21 @@ class _Auditor:
     def codec(self) -> LatentCodec:
         return load_codec(self._latents.codec, self.device)
 
-    def sample(self, asked: Audited, network: Any) -> None:
+    def _network(self, key: str) -> Any:
+        """The network of a checkpoint: that of the part before, if it is the same."""
+        if self._key != key:
+            self._loaded, self._key = None, key  # its memory is wanted
+            with (
+                self._work.local("train", key) as file,
+                self._work.local("train", beside(key, "config.json")) as config,
+            ):
+                self._loaded = self.family.load(file, config).to(self.device)
+        return self._loaded
+
+    def sample(self, asked: Audited) -> None:
         """Samples of one scale: their videos, strips, and how rough their latents are."""
-        spec = self._spec
+        began_s = time.monotonic()
+        spec, network = self._spec, self._network(asked.weights_key)
         assert asked.guidance is not None
         frame, sampling = frame_of(spec, self.codec), replace(sampling_of(spec), guidance_scale=asked.guidance)
         indices = range(len(spec.prompts[:MAX_PROMPTS]))
@@ -188,7 +200,7 @@ class _Auditor:
             for index, latent in zip(batch, sampled, strict=True):
                 rough.append(measure.roughness(latent.float().cpu().numpy()))
                 objects += self._stored(asked, index, decoded(self.codec, latent))
-        self._work.items.put(asked.made, Answer(roughness=rough), objects)
+        self._work.items.put(asked.made, Answer(roughness=rough), objects, cost=seconds_since(began_s))
 
     def _stored(self, asked: Audited, index: int, frames: Pixels) -> Iterator[StoredObject]:
         what = f"{asked.weights} weights after step {asked.step}, guidance {asked.guidance:g}"
@@ -200,8 +212,10 @@ class _Auditor:
                 yield self._work.items.put_file(asked.made.key, file, f"-{index}{file.suffix}")
 
     @torch.inference_mode()
-    def predict(self, asked: Audited, network: Any) -> None:
+    def predict(self, asked: Audited) -> None:
         """NUMBERS of every clip at every timestep, and how rough the clips' latents are."""
+        began_s = time.monotonic()
+        network = self._network(asked.weights_key)
         numbers, rough = [], []
         stretches, _ = stretches_of(self._spec, self._work)
         with contextlib.ExitStack() as stack:
@@ -215,7 +229,7 @@ class _Auditor:
                 rough.append(measure.roughness(latents.numpy()))
                 numbers.append(self._numbers(each, latents, packs, network).tolist())
         told = [[[_told(number) for number in row] for row in clip] for clip in numbers]
-        self._work.items.put(asked.made, Answer(roughness=rough, numbers=told))
+        self._work.items.put(asked.made, Answer(roughness=rough, numbers=told), cost=seconds_since(began_s))
 
     def _numbers(self, asked: Stretch, latents: Tensor, packs: Packs, network: Any) -> np.ndarray:
         """(timesteps, NUMBERS) of one clip's latents (C, T, H, W)."""

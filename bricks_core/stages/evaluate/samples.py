@@ -5,9 +5,9 @@ A sample is finished, and kept, as soon as its video and its strip are stored.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+import time
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 
 import cv2
@@ -25,8 +25,8 @@ from bricks_core.spec.latents import LatentsSpec
 from bricks_core.spec.train import TrainSpec
 from bricks_core.stages.evaluate.asked import Asked, asked_samples, noise_of, prompts_of
 from bricks_core.stages.evaluate.compared import compared_models
+from bricks_core.storage.items import seconds_since
 from bricks_core.storage.scratch import scratch
-from bricks_core.storage.trainings import sampling_batch
 from bricks_core.storage.work import Work
 from bricks_core.video.buckets import Size, resolution
 from bricks_core.video.read import Pixels
@@ -47,77 +47,127 @@ class _Source:
     num_frames: int
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """Samples that are made together."""
+
+    source: _Source
+    samples: Sequence[Asked]
+    todo: Sequence[Asked] = ()
+    """Those that are missing."""
+
+    @property
+    def claim(self) -> str:
+        """What is claimed by whoever makes it."""
+        return "/".join(self.samples[0].made.key)
+
+    @property
+    def num_frames(self) -> int:
+        return len(self.samples) * self.source.num_frames
+
+
 def make_samples(spec: EvaluateSpec, work: Work) -> None:
     """Make the samples that are asked for, as far as that is not done yet."""
-    asked = list(asked_samples(spec, work))
-    todo = _todo(spec, work, asked)
-    if not todo:
+    batches = _todo(spec, work)
+    if not batches:
         return
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    latents = LatentsSpec.model_validate(work.inputs["latents"].manifest.spec)
-    train = TrainSpec.model_validate(work.inputs["train"].manifest.spec)
-    compared = compared_models(spec, work)
-    # The encoder may be far larger than the model: it is gone before the model comes.
-    captions = Captions.of(load_text_encoder(latents.text, device), [each.text for each in prompts_of(spec, work)])
-    codec = load_codec(latents.codec, device)
-    precise = device.type == "cpu" or train.precision == "float32"
-    for source, samples in _by_source(asked):
-        with _alone(work, source, [each for each in samples if each in todo]) as left:
-            batches = [batch for batch in batches_of(samples, spec.batch_size) if not left.isdisjoint(batch)]
-            if not batches:
-                continue
-            frame = frame_of(spec, codec, source.num_frames)
-            model = compared[source.of] if source.of else None
-            family = model.family if model is not None else family_of(train.model)
-            network = model.load(device) if model is not None else _network(work, family, source.weights_key, device)
-            if model is not None:
-                family.check(network, codec.channels, frame.latents)
-            sampling = replace(sampling_of(spec), shift=model.shift if model is not None else None)
-            with nullcontext() if precise else torch.autocast(device.type, torch.bfloat16):
-                for batch in batches:
-                    generators = [noise_of(spec.seed, each.prompt_index, each.seed_index) for each in batch]
-                    prompts = captions.of_prompts([each.prompt_index for each in batch], device)
-                    sampled = family.sample(network, prompts, frame, generators, sampling)
-                    for each, latent in zip(batch, sampled, strict=True):
-                        if each in left:
-                            keep_sample(work, spec, each, decoded(codec, latent))
+    sampler = _Sampler(spec, work)
+    with closing(work.in_turn([(batch.claim, batch.todo) for batch in batches])) as coming:
+        for number, left in coming:
+            sampler.make(batches[number], set(left))
 
 
-@contextmanager
-def _alone(work: Work, source: _Source, samples: Sequence[Asked]) -> Iterator[set[Asked]]:
-    """Those that are still to be made, while nobody else samples from these weights, such as `bricks evaluate
-    --follow`."""
-    if not samples or work.num_shards > 1:  # shards have shares of the same checkpoint
-        yield set(samples)
-        return
-    with work.alone(sampling_batch(source.weights_key), samples) as left:
-        if len(left) < len(samples):
-            work.progress.advance(len(samples) - len(left))
-        yield set(left)
-
-
-def _todo(spec: EvaluateSpec, work: Work, asked: Sequence[Asked]) -> set[Asked]:
-    """The samples that this shard is to make. Shards share whole batches, so that none is sampled twice."""
-    mine = [
-        each
-        for _, samples in _by_source(asked)
-        for batch in batches_of(samples, spec.batch_size)
-        if work.num_shards == 1 or work.is_mine(batch[0].id)
-        for each in batch
-        if work.num_shards > 1 or work.is_mine(each.id)
-    ]
+def _todo(spec: EvaluateSpec, work: Work) -> list[_Batch]:
+    """The batches with missing samples that this shard is to make, or of these those that are chosen."""
+    batches = shared(batches_of(spec, asked_samples(spec, work)), work.shard, work.num_shards)
+    mine = [each for batch in batches for each in batch.samples if work.num_shards > 1 or work.is_mine(each.id)]
     todo = set(work.pending(mine))
     work.progress.begin(len(mine), done=len(mine) - len(todo), unit="samples")
-    return todo
+    wanted = [replace(batch, todo=[each for each in batch.samples if each in todo]) for batch in batches]
+    return [batch for batch in wanted if batch.todo]
 
 
-def _by_source(asked: Iterable[Asked]) -> Iterator[tuple[_Source, list[Asked]]]:
-    """Samples of the same weights and the same length together, whatever is done: batches are the same after a kill, so
-    that a sample's bytes do not depend on when it was made."""
+def batches_of(spec: EvaluateSpec, asked: Iterable[Asked]) -> list[_Batch]:
+    """Neighbours of the same weights and the same length together, whatever is done: batches are the same after a kill,
+    so that a sample's bytes do not depend on when it was made."""
     found: dict[_Source, list[Asked]] = {}
     for each in asked:
-        found.setdefault(_Source(each.weights_key, each.of, each.num_frames), []).append(each)
-    yield from found.items()
+        source = _Source(each.weights_key, each.of, each.num_frames or spec.num_frames)
+        found.setdefault(source, []).append(each)
+    size = spec.batch_size
+    return [
+        _Batch(source, every[first : first + size])
+        for source, every in found.items()
+        for first in range(0, len(every), size)
+    ]
+
+
+def shared(batches: Sequence[_Batch], shard: int, num_shards: int) -> list[_Batch]:
+    """A shard's share: neighbours, so that it loads few checkpoints, with about as many frames as any other's."""
+    total, before, mine = sum(batch.num_frames for batch in batches), 0, []
+    for batch in batches:
+        middle = 2 * before + batch.num_frames
+        before += batch.num_frames
+        if middle * num_shards // (2 * total) == shard:
+            mine.append(batch)
+    return mine
+
+
+class _Sampler:
+    """What all batches need; the weights of one source at a time."""
+
+    def __init__(self, spec: EvaluateSpec, work: Work):
+        self._spec, self._work = spec, work
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        latents = LatentsSpec.model_validate(work.inputs["latents"].manifest.spec)
+        self._train = TrainSpec.model_validate(work.inputs["train"].manifest.spec)
+        self._compared = compared_models(spec, work)
+        # The encoder may be far larger than the model: it is gone before the model comes.
+        texts = [each.text for each in prompts_of(spec, work)]
+        self._captions = Captions.of(load_text_encoder(latents.text, self._device), texts)
+        self._codec = load_codec(latents.codec, self._device)
+        self._of: tuple[str, str] | None = None
+        self._network: torch.nn.Module | None = None
+
+    def make(self, batch: _Batch, wanted: Collection[Asked]) -> None:
+        """Sample a batch, and keep of it what is wanted."""
+        began_s = time.monotonic()
+        source, work, spec = batch.source, self._work, self._spec
+        frame = frame_of(spec, self._codec, source.num_frames)
+        family = self._family(source)
+        network = self._loaded(family, source)
+        shift = None
+        if source.of:
+            family.check(network, self._codec.channels, frame.latents)
+            shift = self._compared[source.of].shift
+        precise = self._device.type == "cpu" or self._train.precision == "float32"
+        with nullcontext() if precise else torch.autocast(self._device.type, torch.bfloat16):
+            generators = [noise_of(spec.seed, each.prompt_index, each.seed_index) for each in batch.samples]
+            prompts = self._captions.of_prompts([each.prompt_index for each in batch.samples], self._device)
+            sampling = replace(sampling_of(spec), shift=shift)
+            sampled = family.sample(network, prompts, frame, generators, sampling)
+            # Of each sample its share of the batch, and what it takes to make a film of it.
+            share_s = (time.monotonic() - began_s) / len(batch.samples)
+            for each, latent in zip(batch.samples, sampled, strict=True):
+                if each in wanted:
+                    began_s = time.monotonic() - share_s
+                    keep_sample(work, spec, each, decoded(self._codec, latent), began_s)
+
+    def _family(self, source: _Source) -> Family:
+        return self._compared[source.of].family if source.of else family_of(self._train.model)
+
+    def _loaded(self, family: Family, source: _Source) -> torch.nn.Module:
+        """The network of a source: that of the batch before, if it is the same."""
+        which = (source.weights_key, source.of)
+        if self._network is None or self._of != which:
+            self._network = None  # its memory is wanted
+            self._of = which
+            self._network = (
+                self._compared[source.of].load(self._device)
+                if source.of
+                else _network(self._work, family, source.weights_key, self._device)
+            )
+        return self._network
 
 
 def _network(work: Work, family: Family, key: str, device: torch.device) -> torch.nn.Module:
@@ -206,8 +256,9 @@ def to_pixels(pixels: Tensor) -> Pixels:
     return np.ascontiguousarray(scaled.permute(0, 2, 3, 1).cpu().numpy())
 
 
-def keep_sample(work: Work, spec: EvaluateSpec, asked: Asked, frames: Pixels) -> None:
-    """Store a sample's video and strip, and record it as done."""
+def keep_sample(work: Work, spec: EvaluateSpec, asked: Asked, frames: Pixels, began_s: float) -> None:
+    """Store a sample's video and strip, and record it as done. `began_s`: when the work on it began, by the monotonic
+    clock."""
     key = asked.made.key
     which = f"seed {spec.seed}" + (f".{asked.seed_index}" if asked.seed_index else "")
     with scratch() as folder:
@@ -216,7 +267,7 @@ def keep_sample(work: Work, spec: EvaluateSpec, asked: Asked, frames: Pixels) ->
         write_mp4(video, frames, spec.fps, metadata=about)
         strip.write_bytes(jpeg(strip_of(frames)))
         objects = [work.items.put_file(key, video, ".mp4"), work.items.put_file(key, strip, ".jpg")]
-    work.items.put(asked.made, {}, objects)
+    work.items.put(asked.made, {}, objects, cost=seconds_since(began_s))
     work.progress.advance(note=asked.of or f"step {asked.step} {asked.weights}")
 
 
@@ -234,9 +285,3 @@ def strip_places(num_frames: int) -> list[int]:
     """Which frames a strip shows."""
     columns = min(num_frames, STRIP_FRAMES)
     return [round(place * (num_frames - 1) / max(columns - 1, 1)) for place in range(columns)]
-
-
-def batches_of(samples: Sequence[Asked], size: int) -> Iterator[Sequence[Asked]]:
-    """Neighbours together, `size` at a time."""
-    for number in range(math.ceil(len(samples) / size)):
-        yield samples[number * size : (number + 1) * size]

@@ -52,9 +52,11 @@ def run(spec: EvaluateSpec, work: Work) -> None:
 
 def join(spec: EvaluateSpec, work: Work) -> Joined:
     """Panels, numbers and the page, from the samples and the stages' tables."""
-    asked = sorted(asked_samples(spec, work), key=lambda each: (each.prompt_index, each.step, _ORDER[each.weights]))
+    parts = list(tasks(spec, work))
+    asked = [each for each in parts if isinstance(each, Asked)]
+    asked.sort(key=lambda each: (each.prompt_index, each.step, _ORDER[each.weights]))
     shown_on_page = [sample_of(spec, each) for each in asked if each.is_on_the_page]
-    keys = [key for each in tasks(spec, work) for key in each.keys]
+    keys = [key for each in parts for key in each.keys]
     work.made_from(keys)
     samples = [sample_of(spec, each) for each in asked]
     page = Pages(spec, work, shown_on_page)
@@ -88,8 +90,9 @@ def join(spec: EvaluateSpec, work: Work) -> Joined:
 
 def tasks(spec: EvaluateSpec, work: Work) -> Iterator[Asked | Audited]:
     """Every sample, and every part of the audit."""
-    yield from asked_samples(spec, work)
-    yield from asked_audit(spec, work)
+    if work.tasks is None:
+        work.tasks = [*asked_samples(spec, work), *asked_audit(spec, work)]
+    yield from work.tasks
 
 
 def _taken_into_the_report(spec: EvaluateSpec, asked: Sequence[Asked], work: Work) -> Iterator[StoredObject]:

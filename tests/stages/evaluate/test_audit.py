@@ -111,11 +111,11 @@ def test_it_goes_on_where_it_was_stopped_and_comes_out_the_same(finished_in, tmp
     sampled = Counter()
     sample = under_test._Auditor.sample
 
-    def sometimes(self, asked, network):
+    def sometimes(self, asked):
         sampled[asked.id] += 1
         if len(sampled) == 3 and sampled.total() == 3:
             raise KeyboardInterrupt
-        sample(self, asked, network)
+        sample(self, asked)
 
     monkeypatch.setattr(under_test._Auditor, "sample", sometimes)
     with pytest.raises(KeyboardInterrupt):
