@@ -119,7 +119,7 @@ def run_alone(
         address = address_alone(run, store, stage, kept=False)  # what is made now lies where this version looks for it
     with Claims(store, f"{stage} of run {run.name}") as claims:
         if commit:
-            return _commit(run, store, address, _work(run, store, address, claims))
+            return _commit_alone(run, store, address, _work(run, store, address, claims))
         done, is_mended = _find_sound(run, store, address)
         if done is not None:
             log.info("%s: found done at %s", stage, address.prefix)
@@ -136,7 +136,7 @@ def run_alone(
             if num_shards > 1 and (left := _num_pending(address, work)):
                 log.info("%s: shard %d is done; %d items are left to other shards", stage, shard, left)
                 return None
-            return _commit(run, store, address, work)
+            return _commit_alone(run, store, address, work)
 
 
 def mend(store: Store, step: Step) -> None:
@@ -260,12 +260,19 @@ def _found_done(
 
 @contextmanager
 def _dear(work: Work, address: Address) -> Iterator[bool]:
-    """Work that nobody may do twice at the same time, though it is not cut into items: training. True: it is ours;
-    False: another has done it meanwhile."""
-    name = address.stage.name
-    if address.stage.sharded or not _is_first():
+    """Work that nobody may do twice at the same time: training, and an evaluation that is not shared between shards.
+    True: it is ours; False: another has done it meanwhile."""
+    if not address.stage.is_dear or work.num_shards > 1 or not _is_first():
         yield True
         return
+    with _alone(work, address) as is_mine:
+        yield is_mine
+
+
+@contextmanager
+def _alone(work: Work, address: Address) -> Iterator[bool]:
+    """A stage's work while nobody else is at it, or False: another has done it meanwhile."""
+    name = address.stage.name
     batch = f"{name}/{address.digest}"
     if isinstance(address.spec, TrainSpec):
         batch = Trajectory(address.spec, keyed(work.inputs["latents"].manifest, work.fingerprints)).batch
@@ -387,6 +394,14 @@ def _commit(run: BrickRun, store: Store, address: Address, work: Work) -> Manife
     point(run.name, store, _at(address, manifest).pointer())
     ended(store, run.name, manifest)
     return manifest
+
+
+def _commit_alone(run: BrickRun, store: Store, address: Address, work: Work) -> Manifest:
+    """The same, while no other shard joins them, where joining takes long."""
+    if not (address.stage.is_dear and address.stage.sharded):
+        return _commit(run, store, address, work)
+    with _alone(work, address):
+        return _commit(run, store, address, work)
 
 
 def _num_pending(address: Address, work: Work) -> int:

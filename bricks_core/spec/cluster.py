@@ -34,7 +34,7 @@ class StageSettings(Strict):
     """What one stage of this run needs, where it differs from the cluster's profile. null: as the profile says."""
 
     shards: How[int | None] = Field(None, ge=1, le=10_000)
-    """Pods the stage's items are shared between (ingest, clip, score, caption, latents)."""
+    """Pods the stage's items are shared between (all stages but train)."""
     parallelism: How[int | None] = Field(None, ge=1, le=10_000)
     """Of them at the same time, at most."""
     cpu: How[Quantity | None] = None

@@ -32,6 +32,8 @@ class Stage:
     """Kinds of items that it makes (spec/items.py)."""
     sharded: bool
     """Its work is cut into tasks that any shard can do alone."""
+    is_dear: bool = False
+    """What is done beside its items takes long: one process at a time does it, and others wait for it."""
     keyed_by: tuple[str, ...] | None = None
     """Of `needs`, those that are in its cache key; None: all. What the others add changes no number it makes."""
 
@@ -81,6 +83,7 @@ STAGES: dict[str, Stage] = {
             },
             ("held_out",),
             sharded=False,
+            is_dear=True,
         ),
         Stage(
             "evaluate",
@@ -88,7 +91,8 @@ STAGES: dict[str, Stage] = {
             ("ingest", "clip", "score", "caption", "latents", "train"),
             {"samples": Sample},
             ("sample", "guidance"),
-            sharded=False,
+            sharded=True,
+            is_dear=True,
             keyed_by=("train",),
         ),
     )

@@ -132,9 +132,20 @@ def test_a_sharded_stage_is_an_indexed_job_with_a_pod_for_every_shard(stage):
 
 
 def test_a_stage_that_has_no_shards_is_one_pod_whatever_is_asked():
-    job = workload(Task(run_with(stages={"evaluate": {"shards": 5}}), "evaluate", PROFILE))
+    job = workload(Task(run_with(stages={"train": {"shards": 5}}), "train", PROFILE))
     assert job["spec"]["completions"] == 1
-    assert container(Task(QUICKSTART, "evaluate", PROFILE))["args"] == ["--run", "/etc/bricks/run.yaml"]
+    assert container(Task(QUICKSTART, "train", PROFILE))["args"] == ["--run", "/etc/bricks/run.yaml"]
+
+
+def test_samples_are_made_by_one_pod_with_a_gpu_unless_the_run_or_the_profile_asks_for_more():
+    job = workload(Task(QUICKSTART, "evaluate", PROFILE))
+    assert job["spec"]["completions"] == 1
+    profile = profile_with(stages={"evaluate": {"shards": 3, "gpus": 2}})
+    shared = Task(QUICKSTART, "evaluate", profile)
+    assert workload(shared)["spec"]["completions"] == 3
+    assert container(shared)["resources"]["limits"]["nvidia.com/gpu"] == "2"
+    run = run_with(stages={"evaluate": {"shards": 5}})
+    assert workload(Task(run, "evaluate", profile))["spec"]["completions"] == 5
 
 
 def test_exit_codes_decide_what_a_job_does():

@@ -20,8 +20,11 @@ from bricks_core.stages.evaluate.asked import chosen_steps, noise_of
 from bricks_core.stages.evaluate.samples import (
     STRIP_FRAMES,
     Captions,
+    _Batch,
+    _Source,
     frame_of,
     sampling_of,
+    shared,
     size_of,
     strip_of,
     strip_places,
@@ -170,3 +173,13 @@ def test_large_frames_are_made_smaller_in_a_strip_and_keep_their_shape():
 def test_pixels_outside_the_range_are_clamped_not_wrapped():
     pixels = torch.tensor([-1.5, -1.0, 0.0, 1.0, 2.0]).reshape(1, 1, 1, 5).expand(1, 3, 1, 5)
     assert to_pixels(pixels)[0, 0, :, 0].tolist() == [0, 0, 128, 255, 255]
+
+
+@given(st.lists(st.tuples(st.integers(1, 8), st.sampled_from([1, 16, 64])), max_size=60), st.integers(1, 12))
+def test_shards_share_all_batches_as_neighbours_and_about_evenly(sizes, num_shards):
+    batches = [_Batch(_Source(f"{number}", "", frames), [None] * num) for number, (num, frames) in enumerate(sizes)]
+    shares = [shared(batches, shard, num_shards) for shard in range(num_shards)]
+    assert [each for share in shares for each in share] == batches
+    largest, total = max((each.num_frames for each in batches), default=0), sum(each.num_frames for each in batches)
+    for share in shares:
+        assert abs(sum(each.num_frames for each in share) - total / num_shards) <= largest
