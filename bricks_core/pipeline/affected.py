@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bricks_core.errors import DataError, UsageError, nearest
-from bricks_core.pipeline.ledger import Film, Ledger, Training, full_name
+from bricks_core.pipeline.ledger import Evaluation, Film, Ledger, Training, full_name
 from bricks_core.pipeline.lineage import of_clip
 from bricks_core.pipeline.points import run_names
 from bricks_core.spec.items import KINDS, Item, ItemKey
@@ -32,7 +32,7 @@ _NAME = re.compile(r"[0-9a-f]{64}|[a-z_]+/[0-9a-f]{32}")
 _BETWEEN = ("score", "caption", "latents")
 ROW_IDS = ("id", "clip_id", "video_id")
 """Columns by which a row is known to be of a film."""
-_OF_A_TRAINING = ("held_out", "sample")
+_OF_A_TRAINING = ("held_out", "sample", "guidance")
 _STAYS = ("content", *_OF_A_TRAINING)
 """`content` says of an object in S3 which content it has: what refuses it unread. The others are its trainings'."""
 
@@ -64,6 +64,8 @@ class Affected:
     """Digests of those made from its data: their reports may show it."""
     samples: list[ItemKey] = field(default_factory=list)
     """Samples, and held-out losses, of trainings that learnt from it."""
+    reports: list[Evaluation] = field(default_factory=list)
+    """Of other data, that show samples of trainings that learnt from it."""
     runs: list[str] = field(default_factory=list)
     """That point to something of it now."""
     outside_items: set[str] = field(default_factory=set)
@@ -166,6 +168,8 @@ class _Graph:
         """By what is in their recipes: a content, `kind/key` of another item, or the folder of a training."""
         self.texts: dict[str, list[ItemKey]] = defaultdict(list)
         """Items of kind text by their text."""
+        self.prompted: dict[str, list[ItemKey]] = defaultdict(list)
+        """Items of kind sample by their prompt."""
         self.said: dict[ItemKey, list[str]] = {}
         """Captions that came out."""
         self.cut: dict[ItemKey, list[str]] = {}
@@ -208,6 +212,8 @@ class _Graph:
                 self.users["/".join(each.split("/")[:2]) + "/"].append(key)
         if kind == "text":
             self.texts[record["made_of"].get("text", "")].append(key)
+        if kind == "sample":
+            self.prompted[record["made_of"].get("prompt", "")].append(key)
         if kind in ("answer", "description"):
             self.said[key] = [each for each in record["answer"].values() if isinstance(each, str)]
         if kind in ("clip", "file"):
@@ -289,7 +295,7 @@ def _rows_of(ledger: Ledger, films: set[str]) -> tuple[dict[Place, set[str]], se
 
 
 def _items_of(ledger: Ledger, graph: _Graph, films: set[str], rows: dict[Place, set[str]]) -> set[ItemKey]:
-    """The items that are made of the film, and features of captions that nothing else has."""
+    """The items that are made of the film, and features and samples of captions that nothing else has."""
     found = graph.made_of(films)
     own = {text for key in found for text in graph.said.get(key, ())}
     others: set[str] = {""}
@@ -307,6 +313,19 @@ def _items_of(ledger: Ledger, graph: _Graph, films: set[str], rows: dict[Place, 
                     others.add(row[column])
     for text in own - others:
         found.update(graph.texts.get(text, ()))
+    for text in own - others - _prompts(ledger, rows):
+        found.update(graph.prompted.get(text, ()))
+    return found
+
+
+def _prompts(ledger: Ledger, rows: dict[Place, set[str]]) -> set[str]:
+    """What evaluations sample that is no caption of the film: somebody may have written the same."""
+    found = set()
+    for artifact in ledger.artifacts["evaluate"].values():
+        clips = rows.get(("clip", artifact.manifest.inputs.get("clip", "")), set())
+        for row in ledger.rows(artifact, "samples", ["prompt", "prompt_set", "held_out_clip"]):
+            if row["prompt_set"] != "held_out" or row["held_out_clip"] not in clips:
+                found.add(row["prompt"])
     return found
 
 
@@ -369,6 +388,9 @@ def _of_trainings(ledger: Ledger, affected: Affected, graph: _Graph) -> None:
     places |= {f"artifacts/train/{digest}" for digest in digests}
     found = {key for place in places for key in graph.users.get(place, ()) if key.kind in _OF_A_TRAINING}
     affected.samples = sorted(found)
+    own = {f"evaluate/{digest[:12]}" for digest in affected.evaluations}
+    shown = ledger.evaluations({}, affected.learners, set()) if affected.learners else []
+    affected.reports = [each for each in shown if each.artifact not in own]
 
 
 def _has_rows(ledger: Ledger, place: Place, affected: Affected) -> bool:

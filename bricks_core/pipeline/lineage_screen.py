@@ -160,6 +160,10 @@ def _takedown_lines(affected: Affected, *, deleted: bool, withdrawn: bool) -> It
         yield f"{verb}: {each.name}{whose}, which learnt from it{base}: {steps}."
     if learners and not withdrawn:
         yield f"With --withdraw these go, too, and {len(affected.samples):,} samples and measurements of theirs."
+    for report in affected.reports:
+        whose = f" of run{'s' if len(report.runs) != 1 else ''} {', '.join(report.runs)}" if report.runs else ""
+        verb = "Deleted with them" if withdrawn else "Would go with them"
+        yield f"{verb}: {report.artifact}{whose}, a report that shows samples of theirs."
     for each in affected.trainings:
         if not each.learnt:
             yield f"Not to withdraw: {each.name} has not learnt from it, only its held-out loss was measured on it."

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 from bricks_core.errors import BricksError
 from bricks_core.pipeline.compared import compared_states
+from bricks_core.pipeline.garbage import collect
 from bricks_core.pipeline.ledger import Ledger
 from bricks_core.pipeline.local import run_path
 from bricks_core.pipeline.plan import make_plan
@@ -13,7 +16,7 @@ from bricks_core.pipeline.points import read_pointer
 from bricks_core.pipeline.resolve import address_alone, finished
 from bricks_core.spec.evaluate import Sample, check_encoders
 from bricks_core.spec.train import TrainSpec
-from bricks_core.storage.artifacts import Artifact
+from bricks_core.storage.artifacts import Artifact, find_manifest, problems
 from bricks_core.storage.places import open_store
 from bricks_core.storage.trainings import begin, begun, keyed
 from tests.journey.tiny_run import TINY
@@ -129,6 +132,20 @@ def test_an_evaluation_stays_done_when_the_other_run_is_gone(made, drawn_films, 
         for key, data in kept.items():
             store.put(key, data)
     assert read_pointer(store, "first", "train") is not None
+
+
+def test_gc_keeps_the_checkpoints_that_a_report_compares_with_when_their_own_run_is_gone(made, tmp_path):
+    store, manifests = made
+    copy = open_store(str(shutil.copytree(store.uri, tmp_path / "store")))
+    states = [each for name, each in manifests["evaluate"].inputs.items() if name.startswith("compare.")]
+    assert len(states) == 2
+    copy.delete([entry.key for entry in copy.list("runs/first/")])
+    collect(copy, delete=True, keep_days=0)
+    assert all(copy.head(state) is not None for state in states)
+    assert problems(copy, find_manifest(copy, "evaluate", manifests["evaluate"].digest), items=True) == []
+    copy.delete([entry.key for entry in copy.list("runs/second/")])
+    collect(copy, delete=True, keep_days=0)
+    assert not any(copy.head(state) is not None for state in states)
 
 
 def test_codecs_and_text_encoders_must_be_the_same():

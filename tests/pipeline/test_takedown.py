@@ -23,16 +23,18 @@ from bricks_core.pipeline.takedown import take_down
 from bricks_core.pipeline.transfer import copy_run, words_of
 from bricks_core.spec.caption import Caption
 from bricks_core.spec.clip import Clip
+from bricks_core.spec.evaluate import Sample
 from bricks_core.spec.ingest import Video
 from bricks_core.spec.items import recipe
 from bricks_core.spec.latents import Latent
-from bricks_core.spec.manifest import Manifest
+from bricks_core.spec.manifest import Manifest, Table
 from bricks_core.spec.train import TrainSpec
 from bricks_core.storage.artifacts import MANIFEST, artifact_prefix, open_artifact, problems
 from bricks_core.storage.claims import Claims
 from bricks_core.storage.items import Items
 from bricks_core.storage.places import open_store
 from bricks_core.storage.shards import Packs
+from bricks_core.storage.tables import write_rows
 from bricks_core.storage.takedowns import Takedown, Takedowns, put_mark
 from bricks_core.storage.trainings import COMMIT, OPTIMIZER, Record, begin, begun, keyed
 from bricks_core.video.write import write_mp4
@@ -84,15 +86,26 @@ class User:
             self.store.put(folder + COMMIT, record.model_dump_json().encode())
         return trajectory.folder(3)
 
-    def evaluate(self, run="films"):
-        """An evaluation that shows its clips; its digest."""
-        inputs = {stage: pointer.digest for stage, pointer in read_points(self.store, run).stages.items()}
-        digest = "e" * 32
+    def sample(self, prompt, **made_of):
+        """A sample of a prompt; its item's key."""
+        items, made = Items(self.store), recipe("sample", prompt=prompt, **made_of)
+        (self.folder / "file").write_bytes(prompt.encode())
+        return items.put(made, {}, [items.put_file(made.key, self.folder / "file", ".mp4")]).item_key
+
+    def evaluate(self, run="films", digest="e" * 32, samples=(), **more):
+        """An evaluation that shows its clips, with these rows of samples; its digest."""
+        inputs = {stage: pointer.digest for stage, pointer in read_points(self.store, run).stages.items()} | more
         clip = self.rows("clip", "clips", Clip, run)[0].id
         stored = self._put(artifact_prefix("evaluate", digest) + f"report/clips/{clip}.jpg")
         told = {"stage": "evaluate", "stage_version": 2, "digest": digest, "spec": {}, "inputs": inputs, "tables": {}}
         at = datetime.now(UTC)
         objects = [stored.model_copy(update={"key": f"report/clips/{clip}.jpg"})]
+        if samples:
+            num_rows = write_rows(self.folder / "samples.parquet", Sample, sorted(samples, key=lambda row: row.id))
+            key = artifact_prefix("evaluate", digest) + "samples.parquet"
+            table = self.store.put_file(key, self.folder / "samples.parquet")
+            objects.append(table.model_copy(update={"key": "samples.parquet"}))
+            told["tables"] = {"samples": Table(key="samples.parquet", row="Sample", num_rows=num_rows)}
         manifest = Manifest(**told, code_version="test", objects=objects, started_at=at, finished_at=at)
         self.store.put(artifact_prefix("evaluate", digest) + MANIFEST, manifest.model_dump_json().encode())
         pointer = Pointer(stage="evaluate", digest=digest, cache_key=digest, spec={}, inputs=inputs)
@@ -297,9 +310,68 @@ def test_answers_that_were_paid_for_and_what_no_artifact_has_go_as_well(user):
     assert user.store.head(other.key.record) is not None
 
 
+def sampled(number, prompt, prompt_set, clip=""):
+    """A row of samples."""
+    return Sample(
+        id=f"{number:016x}", prompt_index=number, prompt=prompt, step=0, weights="ema", seed=1,
+        video_key="report/samples/one.mp4", strip_key="report/samples/one.jpg", prompt_set=prompt_set,
+        held_out_clip=clip,
+    )  # fmt: skip
+
+
+def test_samples_whose_prompt_was_its_caption_go_and_those_of_others_and_of_what_users_wrote_stay(user, tmp_path):
+    names = {row.id: row.name for row in user.rows("ingest", "videos", Video)}
+    films = {row.id: names[row.video_id] for row in user.rows("clip", "clips", Clip)}
+    captions = {films[row.clip_id]: row for row in user.rows("caption", "captions", Caption)}
+    of_its, of_others = captions["one.mp4"], captions["two.mp4"]
+    written = next(
+        row.text
+        for row in user.rows("caption", "captions", Caption)
+        if films[row.clip_id] == "one.mp4" and row.text != of_its.text
+    )
+    gone = user.sample(of_its.text, index=3)
+    stay = [user.sample(text, index=3) for text in (of_others.text, written, "A car.")]
+    rows = [sampled(0, of_its.text, "held_out", of_its.clip_id)]
+    user.evaluate(samples=rows)
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copy(user.films / "three.mp4", tmp_path / "elsewhere" / "three.mp4")
+    user.go("other", films=tmp_path / "elsewhere")
+    user.evaluate("other", "f" * 32, [sampled(0, written, "style")])
+    files = {entry.key for key in stay for entry in user.store.list(key.place)}
+    affected = user.take_down()
+    assert affected.items["sample"] == [gone]
+    assert len(files) == 2 * len(stay)
+    assert {entry.key for entry in user.store.list("items/sample/")} == files
+    assert affected.evaluations == ["e" * 32]
+    assert user.store.head(artifact_prefix("evaluate", "f" * 32) + MANIFEST) is not None
+    assert find_affected(user.store, "one.mp4").is_empty
+
+
+def test_a_report_of_another_run_that_shows_samples_of_a_training_to_withdraw_is_named_and_goes_with_it(
+    user, tmp_path, capsys
+):
+    folder = user.train()
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copy(user.films / "three.mp4", tmp_path / "elsewhere" / "three.mp4")
+    user.go("other", films=tmp_path / "elsewhere")
+    user.evaluate("other", "f" * 32, **{"compare.films@3": f"{folder}ema.safetensors"})
+    user.evaluate("other", "d" * 32)
+    affected = find_affected(user.store, "one.mp4")
+    assert [(each.artifact, each.runs) for each in affected.reports] == [("evaluate/ffffffffffff", [])]
+    takedown_screen(affected, user.store, "one.mp4", deleted=False, withdrawn=False)
+    told = " ".join(capsys.readouterr().out.split())
+    assert "Would go with them: evaluate/ffffffffffff, a report that shows samples of theirs." in told
+    take_down(user.store, affected)
+    assert user.store.head(artifact_prefix("evaluate", "f" * 32) + MANIFEST) is not None
+    user.take_down(withdraw=True)
+    assert user.store.head(artifact_prefix("evaluate", "f" * 32) + MANIFEST) is None
+    assert user.store.head(artifact_prefix("evaluate", "d" * 32) + MANIFEST) is not None
+
+
 def test_trainings_stay_unless_they_are_withdrawn(user):
     folder = user.train()
     sample = Items(user.store).put(recipe("sample", weights_of=f"{folder}ema.safetensors", prompt="p"), {}).item_key
+    audit = Items(user.store).put(recipe("guidance", weights_of=f"{folder}ema.safetensors", of="samples"), {}).item_key
     affected = user.take_down()
     assert [each.runs for each in affected.learners] == [["films"]]
     assert user.store.head(folder + COMMIT) is not None
@@ -307,6 +379,7 @@ def test_trainings_stay_unless_they_are_withdrawn(user):
     user.take_down(withdraw=True)
     assert list(user.store.list("trainings/")) == []
     assert user.store.head(sample.record) is None
+    assert user.store.head(audit.record) is None
     assert begun(user.store, "films") == []
     assert is_sound(user.store)
 
