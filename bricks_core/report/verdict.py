@@ -139,9 +139,8 @@ def _by_heart(evidence: Evidence, losses: Losses) -> list[str]:
     if since is not None and since.by.low > 0 and since.by.value > LEAST:
         found.append(f"Since step {since.since:,} the held-out loss rose by {_percent(since.by)} of the base's.")
     if copies is not None and copies.share.low > copies.expected:
-        found.append(
-            f"{copies.num} of {several(copies.of, 'sample')} repeat clips of training; {_whole(copies.expected)} is luck."
-        )
+        luck = _whole(copies.expected)
+        found.append(f"{copies.num} of {several(copies.of, 'sample')} repeat clips of training; {luck} is luck.")
     if found and gap is not None and gap.low > 0:
         found.append(f"Clips of training gained {_percent(gap)} of the base's loss more than held-out ones.")
     return found

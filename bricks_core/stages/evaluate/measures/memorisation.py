@@ -17,14 +17,14 @@ Unit: none, 1 is a copy. Direction: less is better.
 Interval: report/intervals.py `interval` over `Memorisation.content` and `.motion` (0 or 1 each), grouped by prompt.
 Thresholds: what held-out clips, which cannot have been copied, reach against the same training clips: the highest, of
     100 and more the 99 % quantile, and at least FLOOR. So of samples that copy nothing about one in `num_held_out` + 1
-    (one in 100) is flagged all the same. Held-out clips that are copies themselves (`COPY`) do not count here, and are
-    named.
+    (one in 100) is flagged all the same. Held-out clips that are copies themselves (`COPY`, in the same colours) do not
+    count here, and are named.
 Validated on: tests/stages/evaluate/measures/test_memorisation.py: a copy, mirrored, hue turned by 120 degrees, blurred,
     5 to 15 % cropped, at a corner too, brighter, noisy, as JPEG, and several of these at once are found; other films of
     the same sets and kinds of scenes are not. Of 56 scenes of brick films such copies scored 0.85 to 1 (blurred by 3
-    pixels of 160 0.77, by 4 0.63), 24 scenes of other films at most 0.74; of real films 0.83 to 1, and 0.24. Less sure:
-    a copy without colours (0.25 to 1), and one a quarter of a step later in fast motion (0.44 to 1). The motion of
-    cropped copies is not found (0.3 to 0.9); their content is.
+    pixels of 160 0.77, by 4 0.63), other actors on the very same set at most 0.76; of real films 0.83 to 1, and 0.24.
+    Less sure: a copy without colours (0.25 to 1), and one a quarter of a step later in fast motion (0.44 to 1). The
+    motion of cropped copies is not found (0.3 to 0.9); their content is.
 Needs: nothing. A clip is 24 kB and takes 14 ms, which can be kept; 24,000 x 96 took 18 s of one core and 0.9 GB.
 """
 
@@ -47,10 +47,12 @@ Floats = npt.NDArray[np.float32]
 
 NUM_FRAMES = 8
 """Of a clip that are looked at, evenly spaced."""
-FLOOR = {"content": 0.75, "motion": 0.9}
+FLOOR = {"content": 0.78, "motion": 0.9}
 """Below, nothing is called a copy, however little alike held-out and training clips are."""
 COPY = {"content": 0.8, "motion": 0.98}
-"""From here on a held-out clip repeats a training clip, instead of telling how alike two different clips are."""
+"""From here on a held-out clip repeats a training clip, instead of telling how alike two different clips are..."""
+SAME_COLOURS = 0.9
+"""... if its colours are the same too, not turned: bricks that slide over a plate are laid out as others are."""
 QUANTILE = 0.99
 NUM_SHORTLISTED = 24
 
@@ -97,6 +99,13 @@ class Match:
     """... this frame of the training clip. Both counted in the 8 that are looked at."""
     scale: float = 1.0
     """Below 1 the clip shows a part of the training clip, as large as the whole picture."""
+    same_colours: float = 1.0
+    """How far colours agree as they are: 1 is a copy's, also a brighter one's; a recoloured one's is lower."""
+
+    @property
+    def is_the_same_clip(self) -> bool:
+        """Of a held-out clip: it repeats the training clip, rather than being laid out like it."""
+        return self.part == "content" and self.score >= COPY["content"] and self.same_colours >= SAME_COLOURS
 
 
 @dataclass(frozen=True)
@@ -175,8 +184,10 @@ def memorised(samples: Sequence[Nearest], held_out: Sequence[Nearest]) -> Memori
         theirs = [getattr(each, part) for each in held_out]
         # How things move may well be the same in two films: only content makes a held-out clip a copy.
         if part == "content":
-            copies = [Pair(i, match) for i, match in enumerate(theirs) if match.score >= COPY[part]]
-        scores = [match.score for match in theirs if match is not None and match.score < COPY[part]]
+            copies = [Pair(i, match) for i, match in enumerate(theirs) if match.is_the_same_clip]
+            scores = [match.score for match in theirs if not match.is_the_same_clip]
+        else:
+            scores = [match.score for match in theirs if match is not None and match.score < COPY[part]]
         highest = float(np.quantile(scores, QUANTILE, method="higher")) if scores else 0.0
         thresholds[part], num[part] = max(highest, FLOOR[part]), len(scores)
         ours = [getattr(each, part) for each in samples]
@@ -281,10 +292,12 @@ def _nearest_content(clip: Fingerprint, training: Sequence[Fingerprint], wholes:
     for n, (index, (place, likeness, detail)) in enumerate(zip(shortlist, found, strict=True)):
         others = np.sort([other[1] for k, other in enumerate(found) if k != n], axis=0)
         shown = np.clip(others[-_COMMON], 0, 1) if len(others) >= _COMMON else np.zeros_like(likeness)
-        score = _worst(likeness, detail * ((1 - shown) ** 2 + 0.02)) * _colour_agreement(clip, training[index], place)
+        turned, same = _colour_agreement(clip, training[index], place)
+        score = _worst(likeness, detail * ((1 - shown) ** 2 + 0.02)) * turned
         if score > best.score:
             at = int(likeness.mean(axis=(1, 2)).argmax())
-            best = Match("content", int(index), score, place.mirrored, _KEYS[at], place.frames[at], place.scale)
+            frames = (_KEYS[at], place.frames[at])
+            best = Match("content", int(index), score, place.mirrored, *frames, place.scale, same)
     return best
 
 
@@ -404,12 +417,13 @@ def _worst(likeness: Floats, weights: Floats) -> float:
     return max(float(likeness.ravel()[order[np.searchsorted(total, _WORST * total[-1])]]), 0.0)
 
 
-def _colour_agreement(clip: Fingerprint, training: Fingerprint, place: _Place) -> float:
-    """How far colours differ from each other in the one as in the other, whichever way they are turned: 0 to 1.
+def _colour_agreement(clip: Fingerprint, training: Fingerprint, place: _Place) -> tuple[float, float]:
+    """How far colours differ from each other in the one as in the other, whichever way they are turned, and as they
+    are: each up to 1.
 
     A change of hue is a rotation of all colours; another film on the set has other colours in some places only.
     """
-    agreements = []
+    agreements, as_they_are = [], []
     for key, frame, (down, right) in zip(_KEYS, place.frames, place.shifts, strict=True):
         own = clip.colours[key].astype(np.float32)[:, :: -1 if place.mirrored else 1]
         laid = _warped(
@@ -418,6 +432,7 @@ def _colour_agreement(clip: Fingerprint, training: Fingerprint, place: _Place) -
         inside = laid[..., 3] > 250
         a, b = laid[inside][:, :3], training.colours[frame][inside].astype(np.float32)
         a, b = a - a.mean(axis=0), b - b.mean(axis=0)
-        together = np.linalg.svd(a.T @ b, compute_uv=False).sum() + 1.0
-        agreements.append(together / np.sqrt(((a**2).sum() + 1.0) * ((b**2).sum() + 1.0)))
-    return min(float(np.mean(agreements)), 1.0)
+        together, spread = a.T @ b, np.sqrt(((a**2).sum() + 1.0) * ((b**2).sum() + 1.0))
+        agreements.append((np.linalg.svd(together, compute_uv=False).sum() + 1.0) / spread)
+        as_they_are.append((np.trace(together) + 1.0) / spread)
+    return min(float(np.mean(agreements)), 1.0), min(float(np.mean(as_they_are)), 1.0)

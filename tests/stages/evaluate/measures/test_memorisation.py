@@ -1,5 +1,7 @@
 """Copies are found whatever was done to them, and other films of the same sets are none. Generated brick films."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -161,6 +163,26 @@ def test_held_out_clips_that_are_copies_are_named_and_make_no_threshold():
     assert [pair.sample for pair in told.held_out_copies] == [0]
     assert (told.thresholds["content"], told.num_held_out["content"]) == (FLOOR["content"], 2)
     assert told.content.tolist() == [1.0]
+
+
+def test_a_held_out_clip_laid_out_like_one_of_training_in_other_colours_is_no_repeat_and_makes_the_threshold():
+    like = [Nearest(replace(each.content, same_colours=0.5), None) for each in scored(0.84, 0.3)]
+    told = memorised(scored(0.83, 0.85), like)
+    assert not told.held_out_copies
+    assert (told.thresholds["content"], told.num_held_out["content"]) == (0.84, 2)
+    assert told.content.tolist() == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("how", ["as it is", "mirrored", "blurred", "cropped by 10 %", "brighter", "as a poor JPEG"])
+def test_the_same_film_on_both_sides_is_the_same_clip_whatever_was_done_to_it(how, films, training):
+    found = nearest([fingerprint(COPIES[how](films[0][0]))], training)[0].content
+    assert (found.training, found.is_the_same_clip) == (0, True), found
+
+
+def test_a_clip_in_other_colours_is_not_the_same_one(films, training):
+    found = nearest([fingerprint(hue_turned(films[0][0]))], training)[0].content
+    assert (found.training, found.is_the_same_clip) == (0, False)
+    assert found.score >= COPY["content"]
 
 
 def test_motion_that_other_films_have_as_well_is_natural():
