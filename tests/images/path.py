@@ -102,10 +102,8 @@ class TinyPath:
     def stop_clip(self) -> None:
         """SIGTERM in the midst of clips: 143, and what was finished is kept."""
         # One film after the other, and slowly: the others are still to come when the first one is done.
-        *configs, workload = self.objects("clip")
-        template = json.loads(json.dumps(workload["spec"]["template"]))
+        configs, template = self._clip_in_one_shard()
         (container,) = template["spec"]["containers"]
-        container["args"][container["args"].index("--num-shards") + 1] = "1"
         container["env"] = [
             each | {"value": "1"} if each["name"] == "BRICKS_CPUS" else each for each in container["env"]
         ]
@@ -121,9 +119,18 @@ class TinyPath:
         assert not changed, f"clip made again what was finished: {changed}"
         self.say(f"clip: SIGTERM gave 143; {len(kept)} finished clips were kept")
 
+    def _clip_in_one_shard(self) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """Its configs and its pod's template. Which of two shards a film is of, its bytes decide: one may have none."""
+        *configs, workload = self.objects("clip")
+        template = json.loads(json.dumps(workload["spec"]["template"]))
+        (container,) = template["spec"]["containers"]
+        container["args"][container["args"].index("--num-shards") + 1] = "1"
+        return configs, template
+
     def starve_clip(self) -> None:
         """Memory that runs out: the process is killed, or what it reads a film with; the film is not blamed."""
-        pod = self.start("clip", 0, memory="112Mi")
+        configs, template = self._clip_in_one_shard()
+        pod = self.node.start(template, configs, memory="112Mi")
         code = pod.wait()
         assert code in (137, 75), f"clip with too little memory ended with {code}:\n{pod.said}"
         assert self.manifest("clip") is None, "clip finished with too little memory"
