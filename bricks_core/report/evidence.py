@@ -95,6 +95,8 @@ class Evidence:
     """Of plain prompts: what the base model could do."""
     style: Interval | None = None
     """Where tuned samples stand, 0 at the base's, 1 among the held-out clips."""
+    told_from_real: Interval | None = None
+    """How well a classifier tells tuned samples from held-out clips: 0.5 not at all, 1 always."""
     copies: Copies | None = None
     repeats: list[tuple[str, str]] = field(default_factory=list)
     """Held-out clips, and the clips of training that they repeat: then the held-out loss says nothing."""
@@ -130,6 +132,7 @@ def with_measures(evidence: Evidence, measures: Measures) -> Evidence:
         adherence=_kept(tuned.kept("style")),
         ability=_kept(tuned.kept("plain")),
         style=tuned.style.position if tuned.style else None,
+        told_from_real=tuned.style.tuned_from_real if tuned.style else None,
         copies=Copies(content.num, content.of, content.share, content.expected) if content else None,
         repeats=sorted(repeats.items()),
         weak_null=measures.audit.finding if measures.audit else "",

@@ -7,7 +7,9 @@ The rule, from top to bottom; the first that holds is the verdict:
                            of any network falls at first, whatever it learns
     worse than base        the held-out loss rose, or samples keep fewer facts of plain prompts or of the run's own
     overfitting            an earlier step's held-out loss is lower, or samples are copies of clips of training
-    train longer           nothing changed, or the loss is still falling, or samples stand where the base's stand
+    train longer           nothing changed, or the loss is still falling, or samples stand where the base's stand; from
+                           a random beginning also: samples follow their prompts no better than luck, or are told from
+                           held-out clips nearly always
     keep                   else
 
 A difference counts when its interval (95 %, by films or by prompts) leaves 0 out and it is larger than LEAST: within
@@ -46,6 +48,10 @@ LEAST_KEPT = 0.1
 """Of the facts of prompts: a smaller loss of ability is none."""
 NEAR_BASE = 0.2
 """Of the way from base samples to real clips: samples nearer to the base have not taken on the style."""
+
+ALWAYS = 0.95
+"""Of pairs, a sample and a held-out clip, that are told apart: from there on samples of a network that began with
+random weights are not yet what the clips are. A tuned base model has a base to be held against instead."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +159,12 @@ def _early(evidence: Evidence, losses: Losses, last: Interval) -> str:
         return f"The held-out loss is where it was: {_percent(last)}, which is noise."
     if evidence.base_is_random and kept is not None and kept.tuned.low <= kept.chance:
         return f"Samples keep {_share(kept.tuned)} of the facts of their prompts; {_whole(kept.chance)} is luck."
+    apart = evidence.told_from_real
+    if evidence.base_is_random and apart is not None and apart.value > ALWAYS:
+        told = f"samples are told from held-out clips in {_whole(apart.value)} of pairs"
+        return f"It began from random weights, and {told}."
+            f"It began from random weights, and samples are told from held-out clips in {_whole(apart.value)} of pairs."
+        )
     if style is not None and style.low <= 0 and style.value < NEAR_BASE:
         return f"Samples stand where the base model's do: {_plain(style)} of the way to the held-out clips."
     if third is not None and third.by.high < 0 and third.by.value < -LEAST:

@@ -166,6 +166,14 @@ def test_a_random_beginning_is_judged_by_what_samples_keep_of_their_prompts():
     assert word(by_luck) == "train longer"
 
 
+@pytest.mark.parametrize(("apart", "wanted"), [(1.0, "train longer"), (0.97, "train longer"), (0.8, "keep")])
+def test_a_random_beginning_is_no_success_while_its_samples_are_told_from_held_out_clips(apart, wanted):
+    """Blotches in the words' colours keep more of their prompts than luck does."""
+    scratch = replace(GOOD, base_is_random=True, ability=None, told_from_real=Interval(apart, 0.4, 1.0, 3))
+    assert word(scratch) == wanted
+    assert word(replace(scratch, base_is_random=False)) == "keep"
+
+
 def test_what_was_not_measured_is_told():
     loss_alone = replace(GOOD, adherence=None, ability=None, style=None, copies=None)
     assert verdict_of(loss_alone).word == "keep"
