@@ -163,8 +163,6 @@ def _early(evidence: Evidence, losses: Losses, last: Interval) -> str:
     if evidence.base_is_random and apart is not None and apart.value > ALWAYS:
         told = f"samples are told from held-out clips in {_whole(apart.value)} of pairs"
         return f"It began from random weights, and {told}."
-            f"It began from random weights, and samples are told from held-out clips in {_whole(apart.value)} of pairs."
-        )
     if style is not None and style.low <= 0 and style.value < NEAR_BASE:
         return f"Samples stand where the base model's do: {_plain(style)} of the way to the held-out clips."
     if third is not None and third.by.high < 0 and third.by.value < -LEAST:
