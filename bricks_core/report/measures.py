@@ -163,7 +163,7 @@ class Course:
     sharpness: Interval
     """At the end, in percent of the strength of edges; below 0 it blurs."""
     jump: Interval
-    """What came at once."""
+    """What came at once: nearly the departure where something changes at once, a small part of it where it drifts."""
     speed: Interval
     """Per second."""
 

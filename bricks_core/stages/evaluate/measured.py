@@ -235,8 +235,7 @@ def _drifts(spec: EvaluateSpec, work: Work, seen: Looked, missing: dict[str, str
         samples = [*usual, *(each for each in seen.longer if each.step == model.step)]
         told = _tried("drift with length", missing, partial(_drift, spec, work, samples))
         if told is not None:
-            courses = [report.Course(**vars(each)) for each in told.courses]
-            found.append(report.Drift(model.step, courses, told.per_doubling, told.from_length))
+            found.append(report.Drift(model.step, told.courses, told.per_doubling, told.from_length))
     return found
 
 

@@ -28,6 +28,7 @@ import numpy.typing as npt
 
 from bricks_core.errors import DataError
 from bricks_core.report.intervals import Interval, interval
+from bricks_core.report.measures import Course
 from bricks_core.stages.evaluate.measures.motion import Pixels, measure, track
 
 Floats = npt.NDArray[np.float64]
@@ -35,22 +36,6 @@ Floats = npt.NDArray[np.float64]
 TOGETHER = 4
 """Pictures that are taken as one, at most: a third of the clip."""
 _SHARPNESS = 5  # of `track`; what is before it is the departure
-
-
-@dataclass(frozen=True)
-class Course:
-    """Samples of one length."""
-
-    num_frames: int
-    num_samples: int
-    departure: dict[int, Interval]
-    """By the number of frames gone by: each of the lengths, up to this one."""
-    sharpness: Interval
-    """At the end."""
-    jump: Interval
-    """In CIELAB units: nearly the departure where something changes at once, a small part of it where it drifts."""
-    speed: Interval
-    """CIELAB units per second, as `Motion.drift`."""
 
 
 @dataclass(frozen=True)
