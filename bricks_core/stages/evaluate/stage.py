@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+from bricks_core.models.image_encoder import load_image_encoder
 from bricks_core.report.audit import GuidanceAudit
 from bricks_core.report.evidence import Evidence, losses_of, repeats_of, with_measures
 from bricks_core.report.facts import (
@@ -32,6 +33,7 @@ from bricks_core.stages.evaluate.asked import Asked, asked_samples, object_keys,
 from bricks_core.stages.evaluate.audit import Audited, asked_audit, audit_of, make_audit
 from bricks_core.stages.evaluate.gallery import exhibits, picture_of
 from bricks_core.stages.evaluate.measured import measured
+from bricks_core.stages.evaluate.measures.style import BY_HAND
 from bricks_core.stages.evaluate.samples import make_samples, size_of, strip_places
 from bricks_core.storage.code_version import code_version, host_facts
 from bricks_core.storage.scratch import scratch
@@ -45,7 +47,12 @@ _ORDER = {"raw": 0, "ema": 1}
 
 
 def run(spec: EvaluateSpec, work: Work) -> None:
-    """Sample what is not sampled yet; each sample is kept as soon as it is there. Then the audit of guidance."""
+    """Sample what is not sampled yet; each sample is kept as soon as it is there. Then the audit of guidance.
+
+    Raises SpecError or ServiceUnavailable before any of that: style_features names an encoder that cannot be had.
+    """
+    if spec.style_features != BY_HAND:
+        load_image_encoder(spec.style_features)
     make_samples(spec, work)
     make_audit(spec, work)
 

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import create_model
 
+from bricks_core.errors import SpecError
 from bricks_core.judge.facts import facts
 from bricks_core.spec.evaluate import PLAIN_PROMPTS, EvaluateSpec, Sample
 from bricks_core.spec.latents import Latent
@@ -259,3 +260,11 @@ def test_the_noise_is_the_same_for_every_checkpoint_and_another_for_every_seed(f
     assert base == last
     assert base[0] != base[1]
     assert all(each[0] == base[0] for each in seen)
+
+
+def test_an_encoder_that_cannot_be_had_is_told_before_anything_is_sampled(finished_in, tmp_path):
+    (tmp_path / "empty").mkdir()
+    run = finished_in(tmp_path, PROMPTS[:1], style_features=str(tmp_path / "empty"))
+    with pytest.raises(SpecError, match="empty"):
+        stage.run(run.spec, run.work())
+    assert not files_of(run)
