@@ -208,8 +208,9 @@ def tiles(facts: Facts, num_checkpoints: int) -> list[Tile]:
     if overall := facts.change:
         arrow = Markup('<span class="arrow" aria-label="to">→</span>')
         value = Markup("{} {} {}").format(loss(overall.before), arrow, loss(overall.after))
-        # Green is a claim: made where the verdict makes it.
-        is_gain = overall.improvement_percent > 0 and verdict_of(facts.evidence).word in ("keep", "train longer")
+        # Green is a claim: made where the verdict makes it. That of random weights falls at first, whatever is learnt.
+        gains = ("keep",) if facts.evidence.base_is_random else ("keep", "train longer")
+        is_gain = overall.improvement_percent > 0 and verdict_of(facts.evidence).word in gains
         note = f"{change(overall.improvement_percent)}, {WEIGHTS[overall.weights]} weights"
         found.append(Tile("Held-out loss", value, note, "main good" if is_gain else "main"))
     data, seen = facts.dataset, f"{several(facts.training.samples_seen, 'sample')} seen"

@@ -10,11 +10,12 @@ import jsonschema
 import pytest
 
 from bricks_core.report.evidence import with_measures
+from bricks_core.report.facts import Change
 from bricks_core.report.files import report_json
 from bricks_core.report.gates import judge
 from bricks_core.report.intervals import Interval
 from bricks_core.report.markdown import WIDTH, report_md
-from bricks_core.report.page import Picture, Player, Prompt, page_of
+from bricks_core.report.page import Picture, Player, Prompt, page_of, tiles
 from bricks_core.report.schema import report_schema
 from bricks_core.report.verdict import verdict_of
 from bricks_core.spec.gates import Gate
@@ -193,3 +194,19 @@ def test_what_was_not_measured_passes_no_gate():
 def test_a_position_has_no_base():
     with pytest.raises(ValueError, match=r"style\.position has no base"):
         Gate(metric="style.position", at_least_of_base=1)
+
+
+@pytest.mark.parametrize(("is_random", "apart", "style"), [(True, 1.0, "main"), (False, 1.0, "main good")])
+def test_a_fallen_loss_is_green_only_where_it_is_a_gain(facts, is_random, apart, style):
+    shown = replace(
+        facts,
+        held_out=replace(facts.held_out, changes=[Change(facts.weights, "", 1.0, 0.1, 24)]),
+        evidence=replace(
+            facts.evidence,
+            base_is_random=is_random,
+            told_from_real=Interval(apart, 0.4, 1.0, 3),
+            style=Interval(0.1, -0.1, 0.2, 3),
+        ),
+    )
+    assert verdict_of(shown.evidence).word == "train longer"
+    assert tiles(shown, 2)[0].style == style
